@@ -1,0 +1,59 @@
+# Everything runs in .venv, which the first target that needs it makes.
+PYTHON  ?= python3
+STORAGE ?= results
+BIN     := .venv/bin
+PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.PHONY: help setup demo test unit integration lint format bench clean
+
+help:            ## show this list
+	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 14
+
+setup: .venv/base ## install into .venv
+
+demo: .venv/base ## run a small grid on this machine and print its table (STORAGE=dir or s3://…)
+	$(BIN)/resnet-dist grid run demo --storage $(STORAGE)
+
+test: .venv/test unit integration ## run all tests
+
+unit: .venv/test ## run the fast tests
+	$(PYTEST) -m "not integration"
+
+integration: .venv/test ## run the tests that start Ray, servers and worker processes
+	$(PYTEST) -m integration
+
+lint: .venv/dev  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/dev ## put the code into the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/test ## measure speed against targets (QUICK=1: under two minutes)
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
+
+clean:           ## remove .venv and the demo's results
+	rm -rf .venv results
+
+.venv/python: # the virtual environment itself
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than 3.11; run make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -m venv .venv || \
+	  { rm -rf .venv; echo "error: cannot make .venv; on Debian: apt-get install python3-venv"; exit 1; }
+	@touch $@
+
+.venv/base: .venv/python pyproject.toml constraints.txt
+	@echo "installing into .venv (a few minutes the first time)"
+	@$(PIP) .
+	@touch $@
+
+.venv/test: .venv/base
+	@$(PIP) '.[test]'
+	@touch $@
+
+.venv/dev: .venv/test
+	@$(PIP) '.[dev]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""Where runs happen and where their results live: storage, Ray clusters, TensorBoard."""

@@ -1,0 +1,61 @@
+"""The Ray cluster that a command uses: the one it runs on, one given by address, or a local one of its own."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from resnet_dist.errors import UserError
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a cluster has in total."""
+
+    cpus: int
+    gpus: int
+    nodes: int
+
+    def require_workers(self, workers: int, use_gpu: bool) -> None:
+        """Raise a `UserError` unless `workers` workers fit, each with one CPU and, on GPUs, one GPU."""
+        have, kind = (self.gpus, "GPU") if use_gpu else (self.cpus, "CPU")
+        if workers > have:
+            plural = "" if have == 1 else "s"
+            raise UserError(
+                f"run.workers: {workers} workers need {workers} {kind}s and the cluster has {have} {kind}{plural}; "
+                f"give --workers {have} or fewer, or add nodes"
+                if have
+                else f"run.workers: {workers} workers need {workers} {kind}s and the cluster has none; add nodes"
+            )
+
+
+@contextmanager
+def connected(address: str | None = None) -> Iterator[Resources]:
+    """Connect to a cluster for the duration of the block.
+
+    With neither `address` nor RAY_ADDRESS (which `ray job submit` sets) a local cluster is started, and stopped at
+    the end.
+    """
+    # Quiet what Ray says by default on every start; errors still come through.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # our own event files go to tb/
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints a banner even when told to be silent
+    import ray
+
+    address = address or os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        else:
+            ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"cannot connect to the Ray cluster at {address}: {first}") from error
+    try:
+        total = ray.cluster_resources()
+        alive = sum(1 for node in ray.nodes() if node["Alive"])
+        yield Resources(cpus=int(total.get("CPU", 0)), gpus=int(total.get("GPU", 0)), nodes=alive)
+    finally:
+        ray.shutdown()

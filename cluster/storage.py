@@ -1,0 +1,279 @@
+"""Storage by URI: a directory, or S3 (`cluster.s3`), behind the interface that a run knows."""
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from io import BufferedWriter
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from resnet_dist.errors import StorageError
+from resnet_dist.storage import Storage, StoredObject
+
+T = TypeVar("T")
+
+MAX_KEY_BYTES = 1024
+"""What S3 allows, in UTF-8, prefix included."""
+
+
+class BrowsableStorage(Storage, Protocol):
+    """Storage that this package opens: what a run needs, and what someone who looks around in it needs."""
+
+    def folders(self, prefix: str) -> tuple[str, ...]:
+        """Names one level below `prefix` (empty, or ending in `/`) that have objects below them, sorted."""
+
+    def check_writable(self) -> None:
+        """Write, read, list and delete a small object; a `StorageError` says what is missing."""
+
+
+def open_storage(uri: str) -> BrowsableStorage:
+    """Storage at a directory (absolute or relative) or at `s3://bucket[/prefix]`.
+
+    Nothing is read or written yet. The object can be pickled to other processes; it holds no credentials.
+    """
+    if uri.startswith("s3://"):
+        # Imported here because only those who use S3 should pay for boto3, and because it imports this module.
+        from cluster.s3 import S3Storage
+
+        return S3Storage(uri)
+    if scheme := re.match(r"([sS]3):|([^/]*)://", uri):
+        # The rest is not shown: it may hold a password.
+        raise StorageError(f"storage {scheme[0]}… is not known; give a directory, or s3://bucket/prefix")
+    if not uri.strip() or "\0" in uri:
+        raise StorageError(f"storage {uri!r} has no name; give a directory, or s3://bucket/prefix")
+    return LocalStorage(uri)
+
+
+def validate_key(key: str) -> None:
+    """Raise a `StorageError` unless `key` names an object in a directory as well as in S3."""
+    reason = None
+    try:
+        encoded = key.encode()
+    except UnicodeEncodeError:
+        reason = "it is not valid Unicode"
+    else:
+        if not key or any(part in ("", ".", "..") for part in key.split("/")):
+            reason = "it must be names separated by single slashes, without '.' and '..'"
+        elif any(ord(character) < 32 or ord(character) == 127 for character in key):
+            reason = "it must not contain control characters"
+        elif len(encoded) > MAX_KEY_BYTES:
+            reason = f"it has {len(encoded)} bytes in UTF-8 and may have {MAX_KEY_BYTES}"
+    if reason:
+        shown = key if len(key) <= 120 else key[:100] + "…"
+        raise StorageError(f"storage key {shown!r} is not allowed: {reason}")
+
+
+def validate_prefix(prefix: str) -> None:
+    """Raise a `StorageError` unless some valid key can start with `prefix`."""
+    if prefix:
+        validate_key(prefix.removesuffix("/"))
+
+
+def probe(storage: BrowsableStorage) -> None:
+    """Use every operation once on a small object of a name of its own; raises what fails as `StorageError`."""
+    key = f".check-{secrets.token_hex(8)}"
+    content = b"resnet-dist checks that it can write here"
+    created = storage.create(key, content)
+    try:
+        if not created or storage.create(key, b""):
+            raise StorageError(
+                f"{storage.uri}: the store does not honour 'write only if absent' (If-None-Match), without which "
+                "two workers could claim one trial; use a store that does, or a directory"
+            )
+        storage.put(key, content)
+        if storage.get(key) != content or [item.key for item in storage.list(key)] != [key]:
+            raise StorageError(
+                f"{storage.uri}: an object that was just written is not found again, or differs; "
+                "use a store with read-after-write consistency"
+            )
+    except StorageError:
+        with contextlib.suppress(StorageError):  # the first failure is the one to report
+            storage.delete(key)
+        raise
+    storage.delete(key)
+
+
+class LocalStorage:
+    """Objects as files below a directory, which is created by the first write.
+
+    Readers see whole objects: each is written under a hidden name beside its place, synced to disk, and then
+    renamed (`put`) or linked (`create`) into place.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.root = Path(os.path.abspath(Path(directory).expanduser()))  # noqa: PTH100 - keeps symbolic links
+        self.uri = str(self.root)
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write an object, replacing an older one. It is on disk when this returns."""
+        self._write(key, data, os.replace)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write an object unless one is there already. True if this call wrote it."""
+
+        def link(temporary: Path, target: Path) -> bool:
+            try:
+                os.link(temporary, target)
+            except FileExistsError:
+                if target.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)) from None
+                return False
+            return True
+
+        return self._write(key, data, link)
+
+    def get(self, key: str) -> bytes | None:
+        """Read an object; None if there is none."""
+        validate_key(key)
+        try:
+            return (self.root / key).read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise self._error("read", key, error) from error
+
+    def list(self, prefix: str) -> list[StoredObject]:
+        """Every object whose key starts with `prefix`, in key order (that of UTF-8 bytes, as in S3)."""
+        validate_prefix(prefix)
+        folder, _, start = prefix.rpartition("/")
+        found = list(self._walk(f"{folder}/" if folder else "", start))
+        return sorted(found, key=lambda item: item.key.encode())
+
+    def delete(self, key: str) -> None:
+        """Remove an object, and the directories that it leaves empty. One that is not there is no error."""
+        validate_key(key)
+        target = self.root / key
+        try:
+            target.unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            if target.is_dir():
+                return
+            raise self._error("delete", key, error) from error
+        for parent in target.parents:
+            if parent == self.root:
+                break
+            try:
+                parent.rmdir()
+            except OSError:
+                break  # not empty, or another process was faster
+
+    def folders(self, prefix: str) -> tuple[str, ...]:
+        """Names one level below `prefix` (empty, or ending in `/`) that are directories, sorted."""
+        validate_prefix(prefix)
+        names = (entry.name for entry in self._scan(prefix) if entry.is_dir())
+        return tuple(sorted(names, key=str.encode))
+
+    def check_writable(self) -> None:
+        """Write, read, list and delete a small object; a `StorageError` says what is missing."""
+        probe(self)
+
+    def _write(self, key: str, data: bytes, publish: Callable[[Path, Path], T]) -> T:
+        validate_key(key)
+        target = self.root / key
+        # Without the key's name in it: TensorBoard reads every file whose name contains "tfevents".
+        temporary = target.with_name(f".put-{secrets.token_hex(8)}.tmp")
+        try:
+            file = self._open_new(temporary)
+            try:
+                with file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                result = publish(temporary, target)
+            finally:
+                temporary.unlink(missing_ok=True)
+            _sync_directory(target.parent)
+        except OSError as error:
+            raise self._error("write", key, error) from error
+        return result
+
+    def _open_new(self, path: Path) -> BufferedWriter:
+        # Another process may remove an empty directory (`delete`) between its creation and its first file.
+        attempts = 20
+        while True:
+            attempts -= 1
+            try:
+                _make_directory(path.parent)
+                return path.open("xb")
+            except FileNotFoundError:
+                if not attempts:
+                    raise
+
+    def _walk(self, folder: str, start: str = "") -> Iterator[StoredObject]:
+        for entry in self._scan(folder):
+            if not entry.name.startswith(start):
+                continue
+            key = folder + entry.name
+            try:
+                if entry.is_dir():
+                    yield from self._walk(f"{key}/")
+                elif entry.is_file():
+                    stat = entry.stat()
+                    # The inode tells two writes of one size within one tick of the clock apart.
+                    yield StoredObject(key, stat.st_size, f"{stat.st_mtime_ns}-{stat.st_size}-{stat.st_ino}")
+            except FileNotFoundError:
+                continue  # deleted since
+            except OSError as error:
+                raise self._error("list", key, error) from error
+
+    def _scan(self, folder: str) -> tuple[os.DirEntry[str], ...]:
+        try:
+            with os.scandir(self.root / folder) as entries:
+                return tuple(entry for entry in entries if _is_ours(entry.name))
+        except (FileNotFoundError, NotADirectoryError):
+            return ()
+        except OSError as error:
+            raise self._error("list", folder, error) from error
+
+    def _error(self, action: str, key: str, error: OSError) -> StorageError:
+        remedies = {
+            errno.EACCES: "give this user the permission, or choose another storage",
+            errno.EPERM: "give this user the permission, or choose another storage",
+            errno.EROFS: "remount it for writing, or choose another storage",
+            errno.ENOSPC: "free some space, or choose another storage",
+            errno.EDQUOT: "free some space, or choose another storage",
+            errno.EEXIST: "a part of this path is a file; choose another storage",
+            errno.ENOTDIR: "a part of this path is a file; choose another storage",
+            errno.EISDIR: "a directory stands where the file should be; remove it",
+            errno.ENAMETOOLONG: "choose shorter names",
+            errno.EOPNOTSUPP: "the file system lacks hard links; choose another storage",
+        }
+        remedy = remedies.get(error.errno or 0, "check the directory, or choose another storage")
+        return StorageError(f"cannot {action} {self.root / key}: {error.strerror or error}; {remedy}")
+
+
+_TEMPORARY = re.compile(r"\.put-[0-9a-f]{16}\.tmp")
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a file of this name can be an object: no half-written one, no name that is not Unicode."""
+    try:
+        validate_key(name)
+    except StorageError:
+        return False
+    return not _TEMPORARY.fullmatch(name)
+
+
+def _make_directory(directory: Path) -> None:
+    """Create a directory and its parents; what is new is on disk when this returns."""
+    if directory.is_dir():
+        return
+    _make_directory(directory.parent)
+    directory.mkdir(exist_ok=True)
+    _sync_directory(directory.parent)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # some network file systems cannot
+            raise
+    finally:
+        os.close(descriptor)

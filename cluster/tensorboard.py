@@ -1,0 +1,287 @@
+"""TensorBoard for what is in storage, while it grows: `resnet-dist tensorboard STORAGE`.
+
+STORAGE is the storage of one experiment, or one level above it, where all experiments are shown together. A directory
+is linked to, S3 is copied (`cluster.mirror`); either way TensorBoard sees a local directory and can use its fast
+loader, which reads neither S3 nor, in that case, a list of directories.
+"""
+
+import contextlib
+import errno
+import http.client
+import logging
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import BinaryIO, Protocol
+
+from cluster.mirror import Mirror
+from cluster.storage import BrowsableStorage, LocalStorage, open_storage
+from resnet_dist.errors import StorageError, UserError
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_PORT = 6006
+START_SECONDS = 60.0
+"""How long TensorBoard may take until it answers."""
+POINTS_PER_CURVE = 10_000
+"""TensorBoard shows a random choice of 1,000 points where it is not told otherwise."""
+OPEN_FILES = 65_536
+"""TensorBoard's fast loader keeps each event file open and crashes when it may not; the usual limit is 1,024."""
+
+
+def serve(storage_uri: str, host: str = "127.0.0.1", port: int | None = None, reload_seconds: int = 10) -> int:
+    """Serve TensorBoard until Ctrl-C or SIGTERM; returns the exit code 0.
+
+    `port` None means 6006, or the next free one; 0 means any free one. New points appear within about 1.5 times
+    `reload_seconds`. Raises a `UserError` if the storage cannot be read, the port is taken or TensorBoard does not
+    start.
+    """
+    storage = open_storage(storage_uri)
+    if isinstance(storage, LocalStorage) and not storage.root.is_dir():
+        raise UserError(f"there is no directory {storage.uri}; give the storage in which a run or grid writes")
+    with (
+        _interrupted_by_sigterm(),
+        tempfile.TemporaryDirectory(prefix="resnet-dist-tensorboard-", ignore_cleanup_errors=True) as scratch,
+    ):
+        events, log = Path(scratch, "events"), Path(scratch, "tensorboard.log")
+        events.mkdir()
+        try:
+            return _serve(storage, events, log, host, port, reload_seconds)
+        except KeyboardInterrupt:
+            return 0
+
+
+def _serve(storage: BrowsableStorage, events: Path, log: Path, host: str, port: int | None, reload_seconds: int) -> int:
+    view = Links(storage, events) if isinstance(storage, LocalStorage) else Copies(storage, events)
+    if not view.experiments():
+        _say(f"No event files in {storage.uri} yet; they are shown here as soon as they are written.")
+    chosen = _choose_port(host, port)
+    if port is None and chosen != DEFAULT_PORT:
+        _say(f"Port {DEFAULT_PORT} is taken; using {chosen}.")
+    if host in ("0.0.0.0", "::"):
+        _say("Anyone who can reach this machine can see these results: TensorBoard asks for no password.")
+    _raise_file_limit()
+    stop = threading.Event()
+    refresher = threading.Thread(target=_refresh, args=(view, reload_seconds, stop), daemon=True)
+    with log.open("wb") as output, _tensorboard(events, host, chosen, reload_seconds, output) as process:
+        refresher.start()
+        try:
+            _wait_until_it_answers(process, host, chosen, log)
+            _say(f"TensorBoard shows {storage.uri} at {_url(host, chosen)} (Ctrl-C ends it)")
+            process.wait()
+            raise UserError(f"TensorBoard ended by itself: {_last_line(log)}")
+        finally:
+            stop.set()
+
+
+class View(Protocol):
+    """Event files of a storage as a local directory that TensorBoard can watch."""
+
+    def experiments(self) -> dict[str, str]:
+        """Prefix in storage of the event files of each experiment, by its name; `""` is the storage itself."""
+
+    def refresh(self) -> None:
+        """Bring the directory up to date."""
+
+
+class Links:
+    """The event files of a directory, by symbolic links: nothing is copied."""
+
+    def __init__(self, storage: LocalStorage, directory: Path) -> None:
+        self.storage = storage
+        self.directory = directory
+
+    def experiments(self) -> dict[str, str]:
+        """Prefix in storage of the event files of each experiment, by its name; `""` is the storage itself."""
+        return _experiments(self.storage)
+
+    def refresh(self) -> None:
+        """Link to what is new, and take away links to what is gone."""
+        wanted: dict[str, Path] = {}
+        for name, prefix in self.experiments().items():
+            events = self.storage.root / prefix
+            # TensorBoard names runs relative to its log directory: those of one experiment go without its name.
+            wanted |= {name: events} if name else {item.name: item for item in events.iterdir()}
+        for link in self.directory.iterdir():
+            if wanted.get(link.name) != link.readlink():
+                link.unlink()
+        for name, target in wanted.items():
+            link = self.directory / name
+            if not link.is_symlink():
+                link.symlink_to(target)
+
+
+class Copies:
+    """The event files of a store that is not a file system, by a mirror of each experiment."""
+
+    def __init__(self, storage: BrowsableStorage, directory: Path) -> None:
+        self.storage = storage
+        self.directory = directory
+        self._mirrors: dict[str, Mirror] = {}
+
+    def experiments(self) -> dict[str, str]:
+        """Prefix in storage of the event files of each experiment, by its name; `""` is the storage itself."""
+        return _experiments(self.storage)
+
+    def refresh(self) -> None:
+        """Copy what is new. Experiments that have vanished lose their copies as well."""
+        for name, prefix in self.experiments().items():
+            if name not in self._mirrors:
+                self._mirrors[name] = Mirror(self.storage, prefix, self.directory / name)
+        for mirror in self._mirrors.values():
+            mirror.sync()
+
+
+def _experiments(storage: BrowsableStorage) -> dict[str, str]:
+    folders = storage.folders("")
+    if "tb" in folders:
+        return {"": "tb/"}
+    shown = (name for name in folders if not name.startswith("."))
+    return {name: f"{name}/tb/" for name in shown if "tb" in storage.folders(f"{name}/")}
+
+
+def _refresh(view: View, seconds: float, stop: threading.Event) -> None:
+    """Refresh again and again; a failure is reported once, and once it is over."""
+    failing = False
+    while not stop.is_set():
+        try:
+            view.refresh()
+        except (StorageError, OSError) as error:
+            if not failing and not stop.is_set():
+                _say(f"No news from storage, trying again every {seconds} s: {error}")
+            failing = True
+        else:
+            if failing:
+                _say("Storage can be read again.")
+            failing = False
+        stop.wait(seconds)
+
+
+@contextlib.contextmanager
+def _tensorboard(
+    events: Path, host: str, port: int, reload_seconds: int, output: BinaryIO
+) -> Iterator[subprocess.Popen[bytes]]:
+    # Twice as often as the copies are renewed, so that it sees that a run is missing which a mirror copies anew.
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(events), "--host", host, "--port", str(port)]
+    command += ["--reload_interval", str(max(1, reload_seconds // 2)), "--load_fast", "auto"]
+    command += ["--samples_per_plugin", f"scalars={POINTS_PER_CURVE}", "--window_title", "resnet-dist"]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        yield process
+    finally:
+        with _no_interrupt():  # a second Ctrl-C must not leave it running
+            process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait_until_it_answers(process: subprocess.Popen[bytes], host: str, port: int, log: Path) -> None:
+    end = time.monotonic() + START_SECONDS
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise UserError(f"TensorBoard does not start: {_last_line(log)}")
+        connection = http.client.HTTPConnection(address, port, timeout=5)  # asks no proxy
+        try:
+            connection.request("GET", "/data/environment")
+            if connection.getresponse().status == 200:
+                return
+        except (OSError, http.client.HTTPException):
+            pass
+        finally:
+            connection.close()
+        time.sleep(0.1)
+    raise UserError(f"TensorBoard does not answer within {START_SECONDS:.0f} s: {_last_line(log)}")
+
+
+def _choose_port(host: str, port: int | None) -> int:
+    """The port asked for; any free one for 0; 6006 or the next free one for None."""
+    candidates = range(DEFAULT_PORT, DEFAULT_PORT + 100) if port is None else (port,)
+    for candidate in candidates:
+        if (free := _free_port(host, candidate)) is not None:
+            return free
+    if port is None:
+        raise UserError(f"ports {DEFAULT_PORT} to {DEFAULT_PORT + 99} are all taken; name a free one with --port")
+    raise UserError(f"port {port} is taken; name another one with --port, or leave it out to have a free one chosen")
+
+
+def _free_port(host: str, port: int) -> int | None:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            return int(listener.getsockname()[1])
+    except socket.gaierror as error:
+        raise UserError(f"--host {host}: {error.strerror}; give an address of this machine") from None
+    except OverflowError:
+        raise UserError(f"--port {port}: it must be from 0 to 65535") from None
+    except PermissionError:
+        raise UserError(f"--port {port}: this user may not use it; name one above 1023") from None
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return None
+        raise UserError(f"--host {host}: {error.strerror}; give an address of this machine") from None
+
+
+def _raise_file_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))  # inherited by TensorBoard
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1].strip()[:200] if lines else "it says nothing"
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM, by which containers are stopped, end this process like Ctrl-C."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    with _handling(signal.SIGTERM, interrupt):
+        yield
+
+
+@contextlib.contextmanager
+def _no_interrupt() -> Iterator[None]:
+    with _handling(signal.SIGINT, signal.SIG_IGN), _handling(signal.SIGTERM, signal.SIG_IGN):
+        yield
+
+
+@contextlib.contextmanager
+def _handling(
+    number: signal.Signals, handler: Callable[[int, FrameType | None], None] | signal.Handlers
+) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python delivers signals to the main thread alone
+        return
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)

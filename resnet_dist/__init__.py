@@ -1,0 +1,1 @@
+"""One training run of a residual network, on one process or on many workers."""

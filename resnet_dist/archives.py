@@ -1,0 +1,115 @@
+"""Members of .tar and .zip archives, read in their order without writing anything to disk.
+
+A damaged archive is an error even where the standard library would take the damage for the archive's end.
+"""
+
+import contextlib
+import functools
+import gzip
+import io
+import lzma
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
+
+from resnet_dist.errors import DataError
+
+SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".zip")
+"""Names of archives end in one of these."""
+
+
+class Member(NamedTuple):
+    """A file or directory in an archive or below a directory."""
+
+    name: str
+    """Path below the root, with `/` between its parts."""
+    is_directory: bool
+    special: str
+    """What it is if neither a file nor a directory, such as "a link"; else empty."""
+    size: int
+    """Bytes."""
+    read: Callable[[], bytes]
+    """Gives the content. Of an archive's member only until the next member is asked for."""
+    stamp: str = ""
+    """Changes when the content does, where that is known without reading it."""
+
+
+def archive_members(path: Path) -> Iterator[Member]:
+    """Every member in the order of the archive; a `DataError` naming the archive if it is damaged."""
+    with _damage_named(path):
+        yield from (_zip_members if path.name.lower().endswith(".zip") else _tar_members)(path)
+
+
+@contextlib.contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (NotImplementedError, RuntimeError) as error:  # zipfile: an unknown compression; a password
+        raise DataError(f"data.source: {path} cannot be unpacked ({_one_line(error)})") from error
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        lzma.LZMAError,
+        gzip.BadGzipFile,
+        zlib.error,
+        struct.error,
+        EOFError,
+        ValueError,
+    ) as error:
+        raise DataError(f"data.source: {path} is damaged or cut off ({_one_line(error)})") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or "it ends early"
+
+
+def _tar_members(path: Path) -> Iterator[Member]:
+    suffix = next(suffix for suffix in _DECOMPRESSORS if path.name.lower().endswith(suffix))
+    # tarfile steps back a few bytes now and then, which without a buffer would decompress from the start again.
+    raw = io.BufferedReader(_DECOMPRESSORS[suffix](path), 2**20)
+    with raw as stream, tarfile.open(fileobj=cast(BinaryIO, stream), mode="r:") as archive:
+        while info := archive.next():
+            special = "" if info.isreg() or info.isdir() else "a link or special file"
+            read = functools.partial(_read_tar_member, path, archive, info)
+            yield Member(info.name, info.isdir(), special, info.size, read)
+            archive.members.clear()  # type: ignore[attr-defined]  # or it keeps every header
+        # tarfile takes a damaged header for the end, so look for the block of zeros that marks it.
+        stream.seek(archive.offset)
+        if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"no valid header after {archive.offset} bytes")
+        while stream.read(2**20):  # the checksum stands at the end of the compressed stream
+            pass
+
+
+_DECOMPRESSORS: dict[str, Callable[[Path], Any]] = {
+    ".tar": functools.partial(open, mode="rb", buffering=0),
+    ".tar.gz": gzip.open,
+    ".tgz": gzip.open,
+    ".tar.xz": lzma.open,
+}
+
+
+def _read_tar_member(path: Path, archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
+    with _damage_named(path):
+        file = archive.extractfile(info)
+        assert file is not None  # a regular file has content
+        return file.read()
+
+
+def _zip_members(path: Path) -> Iterator[Member]:
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            special = "" if kind in (0, stat.S_IFREG, stat.S_IFDIR) else "a link or special file"
+            read = functools.partial(_read_zip_member, path, archive, info)
+            yield Member(info.filename, info.is_dir(), special, info.file_size, read)
+
+
+def _read_zip_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    with _damage_named(path):
+        return archive.read(info)

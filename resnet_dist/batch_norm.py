@@ -1,0 +1,113 @@
+"""Batch norm over the global batch, on CPU (gloo) and CUDA (NCCL), for shards of any size, empty ones included.
+
+`torch.nn.SyncBatchNorm` refuses CPU tensors, so the CPU path is here; on CUDA torch's own is used.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SynchronisedBatchNorm(nn.BatchNorm2d):
+    """Batch norm over [N, C, H, W] whose training statistics are those of all workers' samples together.
+
+    `momentum` is the weight of the newest batch in the running statistics, a plain number that the training loop
+    may set before each step (no device is asked for it). The running variance is the unbiased one, as in torch.
+    """
+
+    momentum: float
+
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__(channels, eps=eps, momentum=momentum)
+        self.num_batches_tracked = None  # momentum is never a function of it
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise [N, C, H, W]; in training mode with the statistics of the global batch."""
+        if self.training and dist.is_initialized() and dist.get_world_size() > 1:
+            assert not input.is_cuda, "on CUDA networks go through `synchronised` first"
+            return _GlobalBatchNorm.apply(  # type: ignore[no-untyped-call, no-any-return]
+                input, self.weight, self.bias, self.running_mean, self.running_var, self.eps, self.momentum
+            )
+        return F.batch_norm(
+            input, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
+        )
+
+
+def synchronised(network: nn.Module, device: torch.device) -> nn.Module:
+    """A network whose batch norm is synchronised on this device: on CUDA, torch's layers take the place of ours."""
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-any-return]
+    return network
+
+
+def set_momentum(network: nn.Module, momentum: float) -> None:
+    """Set the momentum of every batch norm of a network."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = momentum
+
+
+def combine(counts: Tensor, means: Tensor, squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Count, mean and sum of squared deviations of a whole from those of its parts.
+
+    counts: [W, 1]; means, squares: [W, C]. Deviations are taken from the parts' means, never from zero, so that a
+    large mean does not cancel a small variance (Chan, Golub and LeVeque 1979).
+    """
+    count = counts.sum()
+    mean = (means * (counts / count)).sum(0)
+    square = (squares + counts * (means - mean).square()).sum(0)
+    return count, mean, square
+
+
+class _GlobalBatchNorm(torch.autograd.Function):
+    """One all-gather forward, one all-reduce backward, whatever the shards' sizes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+        eps: float,
+        momentum: float,
+    ) -> Tensor:
+        statistic = running_mean.dtype  # float32 for bfloat16 images, else the images' own type
+        channels = input.shape[1]
+        count = input.numel() // channels
+        message = torch.zeros(2 * channels + 1, dtype=statistic, device=input.device)
+        if count:
+            variance, mean = torch.var_mean(input.to(statistic), dim=(0, 2, 3), correction=0)
+            message[:channels] = mean
+            message[channels:-1] = variance * count
+            message[-1] = count
+        parts = [torch.empty_like(message) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, message)
+        gathered = torch.stack(parts)
+        total, mean, square = combine(gathered[:, -1:], gathered[:, :channels], gathered[:, channels:-1])
+        variance = square / total
+        running_mean.lerp_(mean, momentum)
+        running_var.lerp_(square / (total - 1), momentum)
+        ctx.save_for_backward(input, weight, mean, (variance + eps).rsqrt(), total)
+        # Evaluation's kernel with these statistics: (x - mean) / sqrt(variance + eps) * weight + bias
+        return F.batch_norm(input, mean, variance, weight, bias, training=False, eps=eps)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        input, weight, mean, inverse_std, total = ctx.saved_tensors
+        statistic = mean.dtype
+        shape = (1, -1, 1, 1)
+        grad = grads[0].to(statistic)
+        normalised = (input.to(statistic) - mean.view(shape)) * inverse_std.view(shape)
+        grad_bias = grad.sum((0, 2, 3))
+        grad_weight = (grad * normalised).sum((0, 2, 3))
+        sums = torch.cat([grad_bias, grad_weight])  # the local ones stay: DistributedDataParallel reduces those
+        dist.all_reduce(sums)
+        mean_grad, mean_product = (sums / total).view(2, 1, -1, 1, 1)
+        scale = (weight.to(statistic) * inverse_std).view(shape)
+        grad_input = (grad - mean_grad - normalised * mean_product) * scale
+        return grad_input.to(input.dtype), grad_weight.to(weight.dtype), grad_bias.to(weight.dtype), *[None] * 4

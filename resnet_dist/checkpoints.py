@@ -1,0 +1,105 @@
+"""Checkpoints in storage: complete or absent.
+
+A checkpoint is a state object and a manifest, `checkpoints/<step>/state.pt` and `checkpoints/<step>/manifest.json`.
+The manifest holds the state's size and SHA-256 and is written last; without it the checkpoint does not exist. Older
+ones are deleted only after the new one is complete.
+"""
+
+import hashlib
+import io
+import json
+import logging
+from typing import Any
+
+import torch
+
+from resnet_dist.errors import CheckpointError
+from resnet_dist.storage import Storage
+
+log = logging.getLogger(__name__)
+
+KEEP = 2
+"""Complete checkpoints kept: the newest, and the one before it in case the newest turns out to be damaged."""
+
+
+def encode(state: dict[str, Any]) -> bytes:
+    """A state of tensors and plain values as bytes."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def decode(data: bytes) -> dict[str, Any]:
+    """The state, on the CPU. No code in it is run: `weights_only`."""
+    state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    assert isinstance(state, dict)
+    return state
+
+
+class Checkpoints:
+    """The checkpoints of one trial, below `prefix` (which ends in `/`)."""
+
+    def __init__(self, storage: Storage, prefix: str, identity: dict[str, Any]) -> None:
+        self.storage = storage
+        self.prefix = prefix
+        self.identity = identity
+
+    def write(self, step: int, data: bytes) -> None:
+        """Write the checkpoint of a step, then delete all but the newest `KEEP`."""
+        name = f"{self.prefix}{step:010d}/"
+        manifest = {
+            "step": step,
+            "size": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "identity": self.identity,
+        }
+        self.storage.put(name + "state.pt", data)
+        self.storage.put(name + "manifest.json", json.dumps(manifest, indent=1).encode())
+        for old in self.complete()[KEEP:]:
+            self._delete(old)
+
+    def complete(self) -> list[int]:
+        """Steps that have a complete checkpoint, newest first."""
+        keys = [item.key for item in self.storage.list(self.prefix)]
+        return sorted((int(key.split("/")[-2]) for key in keys if key.endswith("/manifest.json")), reverse=True)
+
+    def latest(self) -> bytes | None:
+        """The newest sound checkpoint. Damaged ones are named in the log and passed over."""
+        for step in self.complete():
+            name = f"{self.prefix}{step:010d}/"
+            manifest_bytes, data = self.storage.get(name + "manifest.json"), self.storage.get(name + "state.pt")
+            try:
+                manifest = json.loads(manifest_bytes or b"")
+                sound = data is not None and hashlib.sha256(data).hexdigest() == manifest["sha256"]
+            except (ValueError, KeyError, TypeError):
+                sound = False
+            if not sound:
+                log.warning("%s is damaged and passed over", name)
+                continue
+            if differing := differences(manifest["identity"], self.identity):
+                raise CheckpointError(f"{name} belongs to another configuration: {', '.join(differing)} differ")
+            return data
+        return None
+
+    def delete_all(self) -> None:
+        """Remove every checkpoint, manifests first."""
+        for step in self.complete():
+            self._delete(step)
+        for item in self.storage.list(self.prefix):  # states whose manifest was never written
+            self.storage.delete(item.key)
+
+    def _delete(self, step: int) -> None:
+        self.storage.delete(f"{self.prefix}{step:010d}/manifest.json")
+        self.storage.delete(f"{self.prefix}{step:010d}/state.pt")
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of the settings in which two nested configurations differ."""
+    names = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            names += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            names.append(prefix + key)
+    return names

@@ -1,0 +1,25 @@
+"""Errors that a user can cause. The command line prints them as one line; a traceback means a bug."""
+
+
+class UserError(Exception):
+    """Something the user can put right. The message is one line that says what is wrong and what to do."""
+
+
+class ConfigurationError(UserError, ValueError):
+    """A setting is unknown or has an impossible value."""
+
+
+class DataError(UserError):
+    """A data source is missing, corrupt or not of the expected form."""
+
+
+class StorageError(UserError):
+    """Storage cannot be reached, read or written."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint does not belong to this run."""
+
+
+class Diverged(UserError):
+    """The training loss is no longer a finite number. The same run would diverge again."""

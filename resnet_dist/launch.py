@@ -1,0 +1,120 @@
+"""Three ways to call the one training function: in this process, in a Ray Tune trial, on N Ray Train workers."""
+
+import contextlib
+import functools
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from resnet_dist.configuration import DataConfig, TrainingConfig
+from resnet_dist.errors import Diverged
+from resnet_dist.storage import Storage, TrialKeys
+
+if TYPE_CHECKING:
+    from resnet_dist.workers import Workers
+
+OpenStorage = Callable[[], Storage]
+"""Opens the storage of a run. It travels to Ray workers, so it must pickle, and carries no credentials."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One trial to be trained, and where its records go."""
+
+    config: TrainingConfig
+    experiment: str
+    name: str
+    """The trial's name in TensorBoard and reports."""
+    open_storage: OpenStorage
+
+    @property
+    def keys(self) -> TrialKeys:
+        """Keys of the trial's records."""
+        return TrialKeys(self.experiment, self.config.trial_id())
+
+
+def run_in_process(job: Job, **observers: Any) -> dict[str, Any]:
+    """Train on one worker, in this process, with `observers` as `training.train` takes them."""
+    from resnet_dist.workers import alone
+
+    return _train_recorded(job, alone(job.config.run.device), **observers)
+
+
+def run_on_workers(
+    job: Job, ray_storage: str, use_gpu: bool, cpus_per_worker: float = 1, callbacks: list[Any] | None = None
+) -> dict[str, Any]:
+    """Train on `run.workers` Ray Train workers of a Ray cluster that is connected already.
+
+    `ray_storage` is where Ray keeps its own state of the run: a directory that all nodes share, or an s3:// URI.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    # A group whose nodes are still being started by an autoscaler takes longer than Ray's minute.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1800")
+    resources = {"CPU": cpus_per_worker, **({"GPU": 1} if use_gpu else {})}
+    trainer = TorchTrainer(
+        _train_worker,
+        train_loop_config={"job": job},
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=job.config.run.workers, use_gpu=use_gpu, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            # Train resumes an older run of the same name, so the name is the trial's own.
+            name=f"train-{job.config.trial_id()}",
+            storage_path=ray_storage,
+            failure_config=FailureConfig(max_failures=3),
+            callbacks=callbacks or [],
+        ),
+    )
+    trainer.fit()
+    storage = job.open_storage()
+    record = storage.get(job.keys.result)
+    if record is None:
+        failure = storage.get(job.keys.failure)
+        assert failure is not None, "the workers ended without an error and without a result"
+        raise Diverged(json.loads(failure)["reason"])
+    return dict(json.loads(record))
+
+
+def _train_worker(loop_config: dict[str, Any]) -> None:
+    import ray.train
+
+    from resnet_dist.workers import current
+
+    job: Job = loop_config["job"]
+    workers = current(job.config.run.device, ray.train.get_context().get_local_rank())
+    # A run that diverges would diverge again: its failure is on record, and Ray is not to retry it.
+    with contextlib.suppress(Diverged):
+        _train_recorded(job, workers, on_epoch=lambda line: ray.train.report(dict(line)))
+
+
+def _train_recorded(job: Job, workers: "Workers", **observers: Any) -> dict[str, Any]:
+    from resnet_dist.recorder import Recorder
+    from resnet_dist.training import train
+
+    dataset = _dataset(_content(job.config.data))
+    recorder = Recorder(job.open_storage(), job.experiment, job.name, job.config) if workers.is_first else None
+    try:
+        return train(job.config, dataset, workers, recorder, **observers)
+    except Diverged as error:
+        if recorder:
+            recorder.fail("diverged", str(error))
+        raise
+
+
+def _content(data: DataConfig) -> DataConfig:
+    """The configuration reduced to what decides which images there are, so that trials share one data set."""
+    kept = ("source", "fingerprint", "train_limit", "test_limit", "holdout")
+    return replace(DataConfig(), batch_size=2, **{name: getattr(data, name) for name in kept})
+
+
+@functools.lru_cache(maxsize=1)
+def _dataset(content: DataConfig) -> Any:
+    # A Tune actor trains many trials one after another: what they share is loaded once.
+    from resnet_dist.dataset import load_dataset
+
+    return load_dataset(content)

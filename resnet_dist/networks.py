@@ -1,0 +1,103 @@
+"""The residual networks for 32x32 images of He et al. 2015 (arXiv:1512.03385, section 4.2) and the study's blocks.
+
+Depth 6n+2: a 3x3 convolution, three groups of n blocks of two 3x3 convolutions at 32x32, 16x16 and 8x8, global
+average pooling and a linear layer. Convolutions have biases, as in the study.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resnet_dist.batch_norm import SynchronisedBatchNorm
+from resnet_dist.configuration import BatchNormConfig, NetworkConfig
+
+
+class SubsampledIdentity(nn.Module):
+    """Shortcut A: every `stride`-th pixel, and zero channels appended after the existing ones."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.extra = out_channels - in_channels
+        self.stride = stride
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, C, H, W] → [N, C + extra, H / stride, W / stride]."""
+        return F.pad(images[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
+
+
+def projection(in_channels: int, out_channels: int, stride: int, batch_norm: BatchNormConfig) -> nn.Module:
+    """Shortcuts B and C: a 1x1 convolution and batch norm."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, stride),
+        SynchronisedBatchNorm(out_channels, batch_norm.eps),
+    )
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions beside a shortcut.
+
+    batch norm before the addition:  y = [relu] (bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))
+    batch norm after the addition:   y = [relu] (bn2(conv2(relu(bn1(conv1(x)))) + shortcut(x)))
+
+    where [relu] stands if `relu_after_addition`. A plain block has no shortcut.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, network: NetworkConfig, batch_norm: BatchNormConfig
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1)
+        self.norm1 = SynchronisedBatchNorm(out_channels, batch_norm.eps)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.norm2 = SynchronisedBatchNorm(out_channels, batch_norm.eps)
+        self.relu_after_addition = network.relu_after_addition
+        self.norm_after_addition = network.batch_norm_position == "after"
+        changes_shape = stride != 1 or in_channels != out_channels
+        self.shortcut: nn.Module | None
+        if network.family == "plain":
+            self.shortcut = None
+        elif network.shortcut == "C" or (network.shortcut == "B" and changes_shape):
+            self.shortcut = projection(in_channels, out_channels, stride, batch_norm)
+        elif changes_shape:
+            self.shortcut = SubsampledIdentity(in_channels, out_channels, stride)
+        else:
+            self.shortcut = nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, C, H, W] → [N, C', H', W']."""
+        out = self.conv2(F.relu(self.norm1(self.conv1(images))))
+        if self.shortcut is None:
+            out = self.norm2(out)
+        elif self.norm_after_addition:
+            out = self.norm2(out + self.shortcut(images))
+        else:
+            out = self.norm2(out) + self.shortcut(images)
+        return F.relu(out) if self.relu_after_addition else out
+
+
+class ResidualNetwork(nn.Module):
+    """The whole network: standardised images [N, 3, 32, 32] → logits [N, classes]."""
+
+    def __init__(self, network: NetworkConfig, batch_norm: BatchNormConfig, classes: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, network.width, 3, padding=1)
+        self.norm = SynchronisedBatchNorm(network.width, batch_norm.eps)
+        channels = network.width
+        blocks = []
+        for group in range(3):
+            for index in range(network.blocks_per_group):
+                out_channels = network.width << group
+                stride = 2 if group and not index else 1
+                blocks.append(Block(channels, out_channels, stride, network, batch_norm))
+                channels = out_channels
+        self.blocks = nn.Sequential(*blocks)
+        self.linear = nn.Linear(channels, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [N, classes]."""
+        out = self.blocks(F.relu(self.norm(self.conv(images))))
+        return self.linear(out.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Trainable numbers of a network."""
+    return sum(parameter.numel() for parameter in network.parameters())

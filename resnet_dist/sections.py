@@ -1,0 +1,172 @@
+"""Sections of a configuration: conversion to and from plain values, and errors that name the field.
+
+A section is a frozen dataclass whose fields are int, float, str, bool, a Literal, a tuple of int, or a union of
+these; each field is followed by its own docstring, from which the command line takes its help.
+"""
+
+import ast
+import difflib
+import functools
+import inspect
+import math
+import types
+import typing
+from dataclasses import fields
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from resnet_dist.errors import ConfigurationError
+
+T = TypeVar("T")
+
+
+class Section:
+    """Base of the configuration's sections: coerces plain values to the declared types, then calls `check`."""
+
+    def __post_init__(self) -> None:
+        for name, hint in field_types(type(self)).items():
+            value = convert(f"{section_name(type(self))}.{name}", getattr(self, name), hint)
+            object.__setattr__(self, name, value)
+        self.check()
+
+    def check(self) -> None:
+        """Refuse values that are impossible; sections override it."""
+
+    def require(self, name: str, condition: bool, allowed: str) -> None:
+        """Raise a `ConfigurationError` for field `name` unless the condition holds."""
+        if not condition:
+            raise ConfigurationError(
+                f"{section_name(type(self))}.{name}: {_plain(getattr(self, name))!r} is not allowed; it must be {allowed}"
+            )
+
+
+def section_name(section: type) -> str:
+    """`BatchNormConfig` → `batch_norm`, the name by which configuration files and options know it."""
+    stem = section.__name__.removesuffix("Config")
+    return "".join(("_" if c.isupper() and i else "") + c.lower() for i, c in enumerate(stem))
+
+
+@functools.cache
+def field_types(section: type) -> dict[str, Any]:
+    """Declared type of each field, in order."""
+    hints = typing.get_type_hints(section)
+    return {item.name: hints[item.name] for item in fields(section)}
+
+
+@functools.cache
+def field_docs(section: type) -> dict[str, str]:
+    """The docstring that stands below each field, on one line."""
+    (body,) = ast.parse(inspect.cleandoc(inspect.getsource(section))).body
+    assert isinstance(body, ast.ClassDef)
+    docs = {}
+    for statement, following in zip(body.body, body.body[1:], strict=False):
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            assert isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+            docs[statement.target.id] = " ".join(str(following.value.value).split())
+    return docs
+
+
+def describe_type(hint: Any) -> str:
+    """What a field accepts, in words: `int`, `number or 'dynamic'`, `'A', 'B' or 'C'`."""
+    words: list[str] = []
+    for option in _options(hint):
+        if get_origin(option) is Literal:
+            words += [repr(choice) for choice in get_args(option)]
+        elif option is not types.NoneType:
+            words.append(
+                {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(
+                    option, "whole numbers separated by commas"
+                )
+            )
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def convert(name: str, value: Any, hint: Any) -> Any:
+    """`value`, which may be text from a command line, as the declared type; else a `ConfigurationError`."""
+    for option in _options(hint):
+        converted = _convert_one(value, option)
+        if converted is not _NO:
+            return converted
+    suggestion = ""
+    literals = [str(c) for option in _options(hint) if get_origin(option) is Literal for c in get_args(option)]
+    if near := difflib.get_close_matches(str(value), literals, n=1):
+        suggestion = f"; did you mean {near[0]!r}?"
+    raise ConfigurationError(f"{name}: {value!r} is not allowed; it must be {describe_type(hint)}{suggestion}")
+
+
+def choices(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise a `ConfigurationError` that names the nearest match unless `value` is one of `allowed`."""
+    if value not in allowed:
+        near = difflib.get_close_matches(value, allowed, n=1)
+        suggestion = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigurationError(f"{name}: {value!r} is not known; it must be one of {', '.join(allowed)}{suggestion}")
+
+
+def build(cls: type[T], plain: dict[str, Any]) -> T:
+    """A configuration of dataclass `cls`, whose fields are sections, from nested plain values."""
+    sections = field_types(cls)
+    arguments = {}
+    for section, values in plain.items():
+        choices("section", section, tuple(sections))
+        if not isinstance(values, dict):
+            raise ConfigurationError(f"{section}: {values!r} is not allowed; it must be a table of settings")
+        for key in values:
+            known = tuple(f"{section}.{name}" for name in field_types(sections[section]))
+            choices("setting", f"{section}.{key}", known)
+        arguments[section] = sections[section](**values)
+    return cls(**arguments)
+
+
+def to_plain(section: Any) -> dict[str, Any]:
+    """Field values as JSON has them."""
+    return {item.name: _plain(getattr(section, item.name)) for item in fields(section)}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+_NO = object()
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    # A literal comes before a free type: "dynamic" before a number.
+    if get_origin(hint) in (types.UnionType, typing.Union):
+        return tuple(sorted(get_args(hint), key=lambda option: get_origin(option) is not Literal))
+    return (hint,)
+
+
+def _convert_one(value: Any, option: Any) -> Any:
+    if get_origin(option) is Literal:
+        return value if value in get_args(option) else _NO
+    if option is types.NoneType:
+        return None if value is None else _NO
+    if option is bool:
+        words = {"true": True, "false": False, "yes": True, "no": False, "on": True, "off": False}
+        return value if isinstance(value, bool) else words.get(str(value).lower(), _NO)
+    if get_origin(option) is tuple:
+        if isinstance(value, str):
+            value = [part for part in value.replace(",", " ").split() if part]
+        if not isinstance(value, (list, tuple)):
+            return _NO
+        items = [_convert_one(part, get_args(option)[0]) for part in value]
+        return _NO if _NO in items else tuple(items)
+    if option is str:
+        return value if isinstance(value, str) else _NO
+    return _convert_number(value, option)
+
+
+def _convert_number(value: Any, option: type[int] | type[float]) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return _NO
+    try:
+        number = float(value)
+    except ValueError:
+        return _NO
+    if not math.isfinite(number):
+        return _NO
+    if option is float:
+        return number + 0.0 if number else 0.0  # -0.0 and 0.0 are one setting
+    try:
+        return int(value) if isinstance(value, (int, str)) else (int(value) if value.is_integer() else _NO)
+    except ValueError:
+        return int(number) if number.is_integer() else _NO

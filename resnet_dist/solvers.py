@@ -1,0 +1,53 @@
+"""The study's solvers, and the learning rate and batch-norm momentum at each step."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from resnet_dist.batches import EpochPlan
+from resnet_dist.configuration import BatchNormConfig, ScheduleConfig, SolverConfig
+
+
+def make_solver(config: SolverConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """torch's optimizer with the settings written out; they follow Torch7's formulas where defaults differ.
+
+    Weight decay acts on every parameter, biases and batch norm included, as in the study.
+    """
+    assert config.learning_rate is not None and config.weight_decay is not None
+    shared = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if config.kind == "sgd":
+        assert config.momentum is not None and config.nesterov is not None
+        return torch.optim.SGD(parameters, **shared, momentum=config.momentum, dampening=0, nesterov=config.nesterov)
+    assert config.eps is not None
+    if config.kind == "rmsprop":
+        assert config.alpha is not None
+        return torch.optim.RMSprop(parameters, **shared, alpha=config.alpha, eps=config.eps)
+    if config.kind == "adagrad":
+        return torch.optim.Adagrad(parameters, **shared, eps=config.eps)
+    assert config.kind == "adadelta" and config.rho is not None
+    return torch.optim.Adadelta(parameters, **shared, rho=config.rho, eps=config.eps)
+
+
+def learning_rate(solver: SolverConfig, schedule: ScheduleConfig, step: int, epoch: int) -> float:
+    """Learning rate of the update at `step` (over the whole run) of `epoch`, both counted from 0."""
+    if step < schedule.warmup_iterations:
+        return schedule.warmup_learning_rate
+    assert solver.learning_rate is not None
+    if schedule.kind == "constant":
+        return solver.learning_rate
+    drops = sum(epoch >= milestone for milestone in schedule.milestones)
+    # Divided by 10 twice, 0.1 is the 0.001 that the study set; multiplied by 0.1 twice it is 0.0010000000000000002.
+    return float(solver.learning_rate / (1 / schedule.gamma) ** drops)
+
+
+def batch_norm_momentum(config: BatchNormConfig, plan: EpochPlan, step: int, accumulation: int, part: int) -> float:
+    """Batch norm's momentum for sub-batch `part` of the batch at `step`.
+
+    Dynamic momentum is 1 / (1 + k), k the sub-batches since the epoch's start: at its end the running statistics
+    are the plain average over the epoch's batches.
+    """
+    if config.momentum != "dynamic":
+        return config.momentum
+    seen = (step - plan.start(plan.epoch(step))) * accumulation + part
+    return 1.0 / (1.0 + seen)

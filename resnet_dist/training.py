@@ -1,0 +1,251 @@
+"""One training run, from configuration to result record. The same function runs on one worker or on many.
+
+configuration → network, data, solver → for each step: batch → loss → gradients → update
+              → each epoch: test error → summaries, metrics line, checkpoint → result record
+"""
+
+import math
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from resnet_dist import checkpoints
+from resnet_dist.batch_norm import set_momentum, synchronised
+from resnet_dist.batches import Batch, Standardiser, TrainingBatches
+from resnet_dist.configuration import TrainingConfig
+from resnet_dist.dataset import Dataset
+from resnet_dist.errors import ConfigurationError, Diverged
+from resnet_dist.evaluation import ImageSet
+from resnet_dist.initialisation import initialise
+from resnet_dist.networks import ResidualNetwork, parameter_count
+from resnet_dist.recorder import Recorder
+from resnet_dist.solvers import batch_norm_momentum, learning_rate, make_solver
+from resnet_dist.workers import Workers
+
+OnStep = Callable[[int, Tensor], None]
+"""Called after each update with the number of updates so far and this worker's part of the loss, undetached from
+the device: reading it waits for the device."""
+OnEpoch = Callable[[dict[str, Any]], None]
+"""Called after each epoch, on every worker, with the epoch's metrics line."""
+
+
+class Training:
+    """The state of one run on one worker."""
+
+    def __init__(self, config: TrainingConfig, dataset: Dataset, workers: Workers) -> None:
+        self.config = config
+        self.workers = workers
+        run = config.run
+        images = len(dataset.train_labels)
+        if config.data.batch_size > images:
+            raise ConfigurationError(
+                f"data.batch_size: {config.data.batch_size} is more than the {images} training images; lower it"
+            )
+        dtype = torch.float64 if run.precision == "float64" else torch.float32
+        standardise = Standardiser(dataset.mean, dataset.std, dtype, workers.device)
+        self.batches = TrainingBatches(
+            dataset.train_images, dataset.train_labels, standardise, config.data, run.seed, workers
+        )
+        self.plan = self.batches.order.plan
+        self.test = ImageSet(dataset.test_images, dataset.test_labels, standardise, workers)
+        self.validation = (
+            ImageSet(dataset.validation_images, dataset.validation_labels, standardise, workers)
+            if config.data.holdout
+            else None
+        )
+        network = ResidualNetwork(config.network, config.batch_norm, len(dataset.classes))
+        initialise(network, config.network, run.seed)
+        # On CPUs and GPUs alike convolutions run fastest with the channels last in memory.
+        self.network = network.to(workers.device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.autocast = torch.autocast(
+            workers.device.type, dtype=torch.bfloat16, enabled=run.precision == "bfloat16", cache_enabled=False
+        )
+        self.step = 0
+        self.losses = torch.zeros(0)
+        self._forward: nn.Module = self.network
+        if workers.size > 1:
+            self.network = synchronised(self.network, workers.device)
+            self._forward = _data_parallel(self.network, workers)
+
+        self.solver = make_solver(config.solver, self.network.parameters())
+
+    @property
+    def epoch(self) -> int:
+        """The epoch to which the next step belongs, counted from 0."""
+        return self.plan.epoch(self.step)
+
+    def start_epoch(self) -> None:
+        """Make room for the losses of the epoch's steps, unless a checkpoint brought some of them."""
+        steps = self.plan.start(self.epoch + 1) - self.plan.start(self.epoch)
+        if self.step == self.plan.start(self.epoch):
+            self.losses = torch.zeros(steps, dtype=torch.float64, device=self.workers.device)
+
+    def update(self) -> Tensor:
+        """One update of the weights. Returns this worker's part of the batch's mean loss, on the device."""
+        config = self.config
+        rate = learning_rate(config.solver, config.schedule, self.step, self.epoch)
+        for group in self.solver.param_groups:
+            group["lr"] = rate
+        self.solver.zero_grad(set_to_none=True)
+        size, parts = self.batches.step(self.step)
+        loss = torch.zeros((), dtype=torch.float64, device=self.workers.device)
+        count = min(config.data.accumulation, size)
+        for part, batch in enumerate(parts):
+            set_momentum(self.network, batch_norm_momentum(config.batch_norm, self.plan, self.step, count, part))
+            loss += self._forward_backward(batch, size, is_last=part == count - 1)
+        self.solver.step()
+        self.losses[self.step - self.plan.start(self.epoch)] = loss
+        self.step += 1
+        return loss
+
+    def _forward_backward(self, batch: Batch, size: int, is_last: bool) -> Tensor:
+        """Add one sub-batch's gradients; returns this worker's share of the mean loss over the `size` images."""
+        wait = isinstance(self._forward, DistributedDataParallel) and not is_last
+        with self._forward.no_sync() if wait else nullcontext():  # type: ignore[operator]
+            with self.autocast:
+                logits = self._forward(batch.images)
+            logits = logits.to(self.batches.standardise.mean.dtype)
+            loss = F.cross_entropy(logits, batch.labels, reduction="sum") / size
+            # DistributedDataParallel averages over workers; samples, not workers, are to be weighted equally.
+            (loss * self.workers.size).backward()
+        return loss.detach()
+
+    def epoch_line(self, losses: list[float], seconds: float) -> dict[str, Any]:
+        """Evaluate, and make the line of metrics.jsonl for the epoch that has just ended."""
+        epoch = self.plan.epoch(self.step - 1)
+        first = self.plan.start(epoch)
+        sizes = [self.plan.size(step) for step in range(first, self.step)]
+        line: dict[str, Any] = {
+            "epoch": epoch + 1,
+            "step": self.step,
+            "learning_rate": self.solver.param_groups[0]["lr"],
+            "train_loss": math.fsum(a * b for a, b in zip(losses, sizes, strict=True)) / sum(sizes),
+        }
+        if not math.isfinite(line["train_loss"]):
+            raise Diverged(
+                f"the training loss is {line['train_loss']} in epoch {epoch + 1}; a lower solver.learning_rate may help"
+            )
+        test = self.test.evaluate(self.network, self.autocast)
+        line |= {
+            "test_loss": test.loss if math.isfinite(test.loss) else None,
+            "top1_error": test.top1_error,
+            "top5_error": test.top5_error,
+        }
+        if self.validation is not None:
+            line["validation_error"] = self.validation.evaluate(self.network, self.autocast).top1_error
+        return line | {"seconds": round(seconds, 3), "images_per_second": round(sum(sizes) / seconds, 1)}
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds, the same on every worker. Draws are functions of the step and need no state."""
+        return {
+            "step": self.step,
+            "network": self.network.state_dict(),
+            "solver": self.solver.state_dict(),
+            "losses": self.workers.sum(self.losses.clone()),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self.step = state["step"]
+        self.network.load_state_dict(state["network"])
+        self.solver.load_state_dict(state["solver"])
+        # The losses so far are sums over workers: the first one carries them on.
+        losses = state["losses"].to(self.workers.device)
+        self.losses = losses if self.workers.is_first else torch.zeros_like(losses)
+
+
+def _data_parallel(network: nn.Module, workers: Workers) -> DistributedDataParallel:
+    devices = [workers.device] if workers.device.type == "cuda" else None
+    with warnings.catch_warnings():
+        # Running statistics are computed alike on every worker: there is nothing to broadcast. The option's newer
+        # name, forward_sync_buffers, is unknown to older releases.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        return DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
+
+
+def train(
+    config: TrainingConfig,
+    dataset: Dataset,
+    workers: Workers,
+    recorder: Recorder | None,
+    on_epoch: OnEpoch | None = None,
+    on_step: OnStep | None = None,
+) -> dict[str, Any]:
+    """Train to the end, from the newest checkpoint if there is one. Returns the result record, on every worker.
+
+    `recorder` is given on the first worker alone. A finished trial is not trained again.
+    """
+    result = workers.broadcast(recorder.result() if recorder else None)
+    if result is not None:
+        return dict(result)
+    training = Training(config, dataset, workers)
+    if recorder:
+        recorder.start(workers, dataset.fingerprint)
+    data = workers.broadcast(recorder.checkpoints.latest() if recorder else None)
+    if data is not None:
+        training.load(checkpoints.decode(data))
+
+    run, plan = config.run, training.plan
+    while training.step < plan.start(run.epochs):
+        epoch = training.epoch
+        training.start_epoch()
+        started, first = time.perf_counter(), training.step
+        while training.step < plan.start(epoch + 1):
+            loss = training.update()
+            if on_step:
+                on_step(training.step, loss)
+            inside = training.step < plan.start(epoch + 1)
+            if run.checkpoint_steps and inside and training.step % run.checkpoint_steps == 0:
+                _checkpoint(training, recorder)
+        losses = workers.sum(training.losses).tolist()  # waits for the device, so the time is right
+        elapsed = time.perf_counter() - started
+        # After a resume inside an epoch, the time of the whole one is estimated from the part that was run.
+        elapsed *= (plan.start(epoch + 1) - plan.start(epoch)) / (training.step - first)
+        line = training.epoch_line(losses, elapsed)
+        if recorder:
+            rates = [learning_rate(config.solver, config.schedule, s, epoch) for s in _steps(training, epoch)]
+            recorder.epoch(line, losses, rates)
+        last = epoch + 1 == run.epochs
+        if last or (epoch + 1) % run.checkpoint_epochs == 0:
+            _checkpoint(training, recorder)
+        if on_epoch:
+            on_epoch(line)
+    return _finish(training, recorder)
+
+
+def _steps(training: Training, epoch: int) -> range:
+    return range(training.plan.start(epoch), training.plan.start(epoch + 1))
+
+
+def _checkpoint(training: Training, recorder: Recorder | None) -> None:
+    state = training.state()  # a collective: every worker takes part
+    if recorder:
+        recorder.checkpoints.write(training.step, checkpoints.encode(state))
+
+
+def _finish(training: Training, recorder: Recorder | None) -> dict[str, Any]:
+    result = None
+    if recorder:
+        lines = [recorder.lines[epoch] for epoch in sorted(recorder.lines)]
+        last = lines[-1]
+        summary = {
+            "epochs": training.config.run.epochs,
+            "steps": training.step,
+            **{name: last[name] for name in ("top1_error", "top5_error", "test_loss", "train_loss")},
+            **({"validation_error": last["validation_error"]} if "validation_error" in last else {}),
+            "seconds": round(math.fsum(line["seconds"] for line in lines), 3),
+            "images_per_second": round(sum(line["images_per_second"] for line in lines) / len(lines), 1),
+            "workers": training.workers.size,
+            "device": training.workers.device.type,
+            "parameters": parameter_count(training.network),
+        }
+        weights = {"network": training.network.state_dict(), "config": training.config.to_dict()}
+        result = recorder.finish(checkpoints.encode(weights), summary)
+    return dict(training.workers.broadcast(result))

@@ -1,0 +1,25 @@
+"""Fixtures that many tests use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache directory of this test's own, which the code finds by its environment variable."""
+    directory = tmp_path / "cache"
+    monkeypatch.setenv("RESNET_DIST_CACHE", str(directory))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The archive of CIFAR-10 as JPEG files, where there is one."""
+    chosen = os.environ.get("RESNET_DIST_REAL_DATA")
+    beside = Path(__file__).parents[2] / "shared" / "data" / "cifar10-jpeg.tar.xz"
+    path = Path(chosen) if chosen else beside
+    if not chosen and not path.exists():
+        pytest.skip("no real images; set RESNET_DIST_REAL_DATA to an archive of CIFAR-10 as images")
+    return path

@@ -1,0 +1,333 @@
+import io
+import logging
+import os
+import stat
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnet_dist.archives import SUFFIXES
+from resnet_dist.decoded_images import DecodedImages
+from resnet_dist.errors import DataError
+from resnet_dist.image_folder import folder_images, folder_key
+from tests.image_trees import CLASSES, encoded, image_tree, pixels, write_archive, write_directory
+
+
+def refusal(path: Path) -> str:
+    """The one-line message with which `path` is refused."""
+    with pytest.raises(DataError) as caught:
+        folder_images(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_directory_gives_each_image_with_its_class(tmp_path: Path) -> None:
+    images = folder_images(write_directory(tmp_path, image_tree(train=4, test=2)))
+    assert images.classes == CLASSES
+    assert images.train_labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert images.test_labels.tolist() == [0, 0, 1, 1, 2, 2]
+    for index in range(12):
+        assert np.array_equal(images.train_images[index], pixels(index).transpose(2, 0, 1))
+    for index in range(6):
+        assert np.array_equal(images.test_images[index], pixels(12 + index).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".TAR"])
+@pytest.mark.parametrize("top", ["", "./", "cifar/", "./cifar/"])
+def test_every_archive_is_read_like_the_directory(tmp_path: Path, suffix: str, top: str) -> None:
+    tree = image_tree()
+    expected = folder_images(write_directory(tmp_path / "directory", tree)).fingerprint()
+    # Reversed: the order in an archive does not matter.
+    shuffled = {top + name: tree[name] for name in reversed(tree)}
+    path = write_archive(tmp_path / f"archive{suffix.lower()}", shuffled)
+    assert folder_images(path.rename(tmp_path / f"archive{suffix}")).fingerprint() == expected
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP"])
+def test_other_formats_decode_as_pillow_decodes_them(tmp_path: Path, kind: str) -> None:
+    data = encoded(pixels(99), kind)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    images = folder_images(write_directory(tmp_path, image_tree() | {"train/ant/0.png": data}))
+    assert np.array_equal(images.train_images[0], expected)
+
+
+def test_grey_and_transparent_images_become_three_channels(tmp_path: Path) -> None:
+    grey = pixels(1)[:, :, 0]
+    transparent = np.dstack([pixels(2), grey])
+    tree = image_tree() | {"train/ant/0.png": encoded(grey), "train/ant/1.png": encoded(transparent)}
+    images = folder_images(write_directory(tmp_path, tree))
+    assert np.array_equal(images.train_images[0], np.stack([grey] * 3))
+    assert np.array_equal(images.train_images[1], pixels(2).transpose(2, 0, 1))
+
+
+def test_hidden_files_and_files_outside_the_classes_are_ignored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tree = image_tree()
+    extra = {
+        "README": b"words",
+        "notes/about.txt": b"words",
+        "train/labels.csv": b"words",
+        "train/ant/.DS_Store": b"words",
+        "__MACOSX/train/ant/._0.png": b"words",
+        ".cache/train/x/0.png": b"words",
+    }
+    expected = folder_images(write_directory(tmp_path / "plain", tree)).fingerprint()
+    with caplog.at_level(logging.INFO):
+        assert folder_images(write_archive(tmp_path / "a.zip", extra | tree)).fingerprint() == expected
+    assert "ignoring 3 files in no class folder, the first 'README'" in caplog.text
+
+
+def test_the_last_of_two_members_of_one_name_counts(tmp_path: Path) -> None:
+    path = write_archive(tmp_path / "a.tar", image_tree())
+    replacement = encoded(pixels(77))
+    with tarfile.open(path, "a") as archive:
+        info = tarfile.TarInfo("train/ant/0.png")
+        info.size = len(replacement)
+        archive.addfile(info, io.BytesIO(replacement))
+    images = folder_images(path)
+    assert len(images.train_labels) == 12
+    assert np.array_equal(images.train_images[0], pixels(77).transpose(2, 0, 1))
+
+
+def test_nothing_is_extracted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_archive(tmp_path / "a.tar.xz", image_tree())
+    working = tmp_path / "working"
+    working.mkdir()
+    monkeypatch.chdir(working)
+    folder_images(path)
+    assert sorted(tmp_path.iterdir()) == [path, working] and not list(working.iterdir())
+
+
+def test_a_missing_path_is_named(tmp_path: Path) -> None:
+    assert f"no file or directory at {tmp_path / 'none.tar'}" in refusal(tmp_path / "none.tar")
+
+
+@pytest.mark.parametrize("name", ["images.rar", "images"])
+def test_an_unknown_suffix_is_refused_with_the_known_ones(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    message = refusal(tmp_path / name)
+    assert str(tmp_path / name) in message and all(suffix in message for suffix in SUFFIXES)
+
+
+def test_a_pipe_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.tar")
+    assert "pipe.tar is neither a directory" in refusal(tmp_path / "pipe.tar")
+    write_directory(tmp_path / "directory", image_tree())
+    os.mkfifo(tmp_path / "directory/train/ant/pipe.png")
+    assert "train/ant/pipe.png" in refusal(tmp_path / "directory")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("damage", ["empty", "garbage", "first half", "all but the last tenth"])
+def test_a_damaged_archive_is_named(tmp_path: Path, suffix: str, damage: str) -> None:
+    path = write_archive(tmp_path / f"a{suffix}", image_tree())
+    data = path.read_bytes()
+    path.write_bytes(
+        {
+            "empty": b"",
+            "garbage": np.random.default_rng(0).bytes(5000),
+            "first half": data[: len(data) // 2],
+            "all but the last tenth": data[: len(data) * 9 // 10] if suffix != ".tar" else data[: 13 * 3584],
+        }[damage]
+    )
+    assert f"{path} is damaged or cut off" in refusal(path)
+
+
+def test_a_tar_with_a_damaged_header_is_not_taken_for_a_shorter_one(tmp_path: Path) -> None:
+    # tarfile itself stops at the damage without a word; here the test split stays whole, so nothing else shows it.
+    tree = image_tree()
+    path = write_archive(tmp_path / "a.tar", {name: tree[name] for name in sorted(tree)})
+    data = bytearray(path.read_bytes())
+    data[data.index(b"train/cow/3.png")] ^= 0xFF
+    path.write_bytes(data)
+    assert f"{path} is damaged or cut off" in refusal(path)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_no_damaged_byte_causes_anything_but_a_data_error(tmp_path: Path, suffix: str) -> None:
+    path = write_archive(tmp_path / f"a{suffix}", image_tree(train=2, test=1, classes=("ant", "bee")))
+    data, random = path.read_bytes(), np.random.default_rng(1)
+    refused = 0
+    for _ in range(60):
+        damaged = bytearray(data)
+        damaged[random.integers(len(data))] ^= 1 << int(random.integers(8))
+        path.write_bytes(damaged)
+        try:
+            folder_images(path)
+        except DataError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused
+
+
+def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
+    path = write_archive(tmp_path / "a.zip", image_tree())
+    data = bytearray(path.read_bytes())
+    # Bit 0 of the flags, in the local header and in the central directory, says encrypted.
+    data[data.index(b"PK\x03\x04") + 6] |= 1
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(data)
+    message = refusal(path)
+    assert str(path) in message and "cannot be unpacked" in message and "password" in message
+
+
+def test_an_image_that_does_not_decode_is_named(tmp_path: Path) -> None:
+    for number, data in enumerate([b"", b"not an image", image_tree()["train/ant/0.png"][:300]]):
+        path = write_archive(tmp_path / f"{number}.zip", image_tree() | {"train/bee/1.png": data})
+        assert f"train/bee/1.png in {path} is not an image that can be decoded" in refusal(path)
+
+
+def test_postscript_is_never_handed_to_an_interpreter(tmp_path: Path) -> None:
+    data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n"
+    path = write_archive(tmp_path / "a.zip", image_tree() | {"train/bee/1.eps": data})
+    assert "train/bee/1.eps" in refusal(path)
+
+
+def test_an_image_of_another_size_is_named_with_its_size(tmp_path: Path) -> None:
+    tree = image_tree() | {"test/cow/1.png": encoded(pixels(0, (48, 31)))}
+    assert "test/cow/1.png" in (message := refusal(write_archive(tmp_path / "a.tar.gz", tree)))
+    assert "48x31" in message and "32x32" in message
+
+
+def test_an_image_of_sixteen_bits_is_refused(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((32, 32), np.uint16)).save(buffer, "PNG")
+    tree = image_tree() | {"test/cow/1.png": buffer.getvalue()}
+    assert "test/cow/1.png" in (message := refusal(write_directory(tmp_path, tree))) and "8 bits" in message
+
+
+@pytest.mark.parametrize(("present", "absent"), [("train", "test"), ("test", "train")])
+def test_a_class_folder_in_one_split_only_is_named(tmp_path: Path, present: str, absent: str) -> None:
+    message = refusal(write_directory(tmp_path, image_tree() | {f"{present}/dog/0.png": encoded(pixels(0))}))
+    assert f"{present}/dog but no {absent}/dog" in message
+
+
+def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
+    write_directory(tmp_path, image_tree() | {"test/dog/0.png": encoded(pixels(0))})
+    (tmp_path / "train/dog").mkdir()
+    assert "no images in train/dog" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_missing_split_is_named(tmp_path: Path, split: str) -> None:
+    tree = {name: data for name, data in image_tree().items() if not name.startswith(split)}
+    assert f"no images in {split}/" in refusal(write_archive(tmp_path / "a.tar", tree))
+
+
+def test_an_empty_directory_is_refused(tmp_path: Path) -> None:
+    assert "no images in train/" in refusal(tmp_path)
+
+
+def test_a_single_class_is_refused(tmp_path: Path) -> None:
+    assert "one class, ant" in refusal(write_directory(tmp_path, image_tree(classes=("ant",))))
+
+
+@pytest.mark.parametrize("name", ["train/0.png", "train/ant/deep/0.png", "test/ant/very/deep/0.png"])
+def test_an_image_at_the_wrong_depth_is_named(tmp_path: Path, name: str) -> None:
+    tree = image_tree() | {name: encoded(pixels(0))}
+    assert f"{name} in" in refusal(write_archive(tmp_path / "a.tar", tree))
+    assert name.split("/0")[0] in refusal(write_directory(tmp_path / "directory", tree))
+
+
+@pytest.mark.parametrize("first", ["", "a/"])
+def test_two_data_sets_in_one_archive_are_refused(tmp_path: Path, first: str) -> None:
+    tree = {first + name: data for name, data in image_tree().items()}
+    other = {f"b/{name}": data for name, data in image_tree().items()}
+    message = refusal(write_archive(tmp_path / "a.tar", tree | other))
+    assert f"'{first}train' and 'b/train'" in message
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+@pytest.mark.parametrize("name", ["train/ant/9.png", "train/ant"])
+def test_links_and_special_files_in_a_tar_are_refused(tmp_path: Path, kind: bytes, name: str) -> None:
+    path = write_archive(tmp_path / "a.tar", image_tree())
+    with tarfile.open(path, "a") as archive:
+        info = tarfile.TarInfo(name)
+        info.type, info.linkname = kind, "/etc/hostname"
+        archive.addfile(info)
+    assert f"{name} in {path} is a link or special file" in refusal(path)
+
+
+def test_links_in_a_zip_are_refused(tmp_path: Path) -> None:
+    path = write_archive(tmp_path / "a.zip", image_tree())
+    with zipfile.ZipFile(path, "a") as archive:
+        info = zipfile.ZipInfo("train/ant/9.png")
+        info.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(info, "/etc/hostname")
+    assert "train/ant/9.png" in (message := refusal(path)) and "link" in message
+
+
+def test_links_in_a_directory_are_followed(tmp_path: Path) -> None:
+    elsewhere = write_directory(tmp_path / "elsewhere", image_tree())
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for split in ("train", "test"):
+        (linked / split).symlink_to(elsewhere / split)
+    assert folder_images(linked).fingerprint() == folder_images(elsewhere).fingerprint()
+
+
+def test_a_broken_link_is_named(tmp_path: Path) -> None:
+    write_directory(tmp_path, image_tree())
+    (tmp_path / "train/ant/9.png").symlink_to(tmp_path / "nowhere")
+    assert f"{tmp_path}/train/ant/9.png cannot be read" in refusal(tmp_path)
+
+
+def test_a_name_with_a_line_break_stays_on_one_line(tmp_path: Path) -> None:
+    assert "new\\nline.png" in refusal(
+        write_archive(tmp_path / "a.tar", image_tree() | {"train/ant/new\nline.png": b""})
+    )
+
+
+def test_an_archive_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_archive(tmp_path / "a.tar", image_tree())
+    convert = Image.Image.convert
+
+    def convert_and_touch(image: Image.Image, mode: str) -> Image.Image:
+        os.utime(path, ns=(1, 1))
+        return convert(image, mode)
+
+    monkeypatch.setattr(Image.Image, "convert", convert_and_touch)
+    assert "changed while it was read" in refusal(path)
+
+
+def test_the_key_follows_every_change_of_a_directory(tmp_path: Path) -> None:
+    write_directory(tmp_path, image_tree())
+    keys = [folder_key(tmp_path)]
+    assert folder_key(tmp_path) == keys[0]
+    (tmp_path / "train/ant/0.png").write_bytes(b"other")
+    keys.append(folder_key(tmp_path))
+    (tmp_path / "train/ant/0.png").rename(tmp_path / "train/ant/00.png")
+    keys.append(folder_key(tmp_path))
+    os.utime(tmp_path / "test/cow/0.png", ns=(1, 1))
+    keys.append(folder_key(tmp_path))
+    (tmp_path / "test/dog").mkdir()
+    keys.append(folder_key(tmp_path))
+    assert len(set(keys)) == len(keys)
+
+
+def test_the_key_follows_every_change_of_an_archive(tmp_path: Path) -> None:
+    path = write_archive(tmp_path / "a.tar", image_tree())
+    keys = [folder_key(path)]
+    assert folder_key(path) == keys[0]
+    os.utime(path, ns=(1, 1))
+    keys.append(folder_key(path))
+    keys.append(folder_key(path.rename(tmp_path / "b.tar")))
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.integration
+def test_the_real_archive_is_all_of_cifar10(real_data: Path) -> None:
+    images: DecodedImages = folder_images(real_data)
+    assert len(images.classes) == 10 and images.classes[0] == "airplane"
+    assert np.bincount(images.train_labels).tolist() == [5000] * 10
+    assert np.bincount(images.test_labels).tolist() == [1000] * 10
+    # The published means of CIFAR-10's channels, which JPEG encoding leaves as they are.
+    mean = images.train_images.mean((0, 2, 3)) / 255
+    assert np.allclose(mean, [0.4914, 0.4822, 0.4465], atol=0.002)

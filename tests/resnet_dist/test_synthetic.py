@@ -1,0 +1,103 @@
+import time
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from resnet_dist.decoded_images import DecodedImages
+from resnet_dist.synthetic import CLASSES, PATTERNS, draw_images, synthetic_images
+
+GOLDEN_FINGERPRINT = "75eb2e6596c4ecd2"
+
+
+@pytest.fixture(scope="module")
+def images() -> DecodedImages:
+    return synthetic_images()
+
+
+def test_the_bytes_are_the_same_for_ever(images: DecodedImages) -> None:
+    assert images.fingerprint() == GOLDEN_FINGERPRINT
+
+
+def test_there_are_ten_balanced_classes(images: DecodedImages) -> None:
+    assert images.classes == CLASSES and len(set(CLASSES)) == 10
+    assert np.bincount(images.train_labels).tolist() == [1000] * 10
+    assert np.bincount(images.test_labels).tolist() == [200] * 10
+
+
+def test_an_image_depends_on_its_number_alone(images: DecodedImages) -> None:
+    assert np.array_equal(draw_images(777, 3), images.train_images[777:780])
+    assert np.array_equal(draw_images(10_001, 1), images.test_images[1:2])
+
+
+def test_no_two_images_are_the_same(images: DecodedImages) -> None:
+    both = np.concatenate([images.train_images, images.test_images])
+    assert len({image.tobytes() for image in both}) == 12_000
+
+
+def test_it_is_made_in_seconds() -> None:
+    started = time.process_time()
+    synthetic_images()
+    assert time.process_time() - started < 6
+
+
+def test_a_linear_classifier_fails_and_a_small_network_does_not(images: DecodedImages) -> None:
+    # The linear classifier is given all 10,000 images and its best penalty, the network 2,000 images four times.
+    linear = min(ridge_error(images, penalty) for penalty in (1e3, 1e4, 1e5))
+    network = network_error(images, train=2_000, epochs=4)
+    assert linear >= 0.55
+    assert network <= linear - 0.2
+
+
+def test_classes_have_the_same_mean(images: DecodedImages) -> None:
+    means = np.stack([images.train_images[images.train_labels == label].mean(0) for label in range(10)])
+    assert np.abs(means - means.mean(0)).mean() < 0.02 * images.train_images.std() + 1.0
+
+
+def test_a_mirrored_image_keeps_its_class() -> None:
+    # Flips are part of the augmentation, so no two patterns may be each other's mirror images: diagonals go both ways.
+    label = CLASSES.index(f"coarse {PATTERNS[2]}")
+    slopes = []
+    for number in range(label, 2_000, 10):
+        image = draw_images(number, 1)[0].astype(np.float64).mean(0)
+        image -= image.mean()
+        slopes.append((image[1:, 1:] * image[:-1, :-1]).mean() > (image[1:, :-1] * image[:-1, 1:]).mean())
+    assert 0.35 < np.mean(slopes) < 0.65
+
+
+def ridge_error(images: DecodedImages, penalty: float) -> float:
+    """Test error of least squares on pixels and one-hot labels, in closed form."""
+
+    def features(split: NDArray[np.uint8]) -> NDArray[np.float64]:
+        return np.hstack([split.reshape(len(split), -1) / 255 - 0.5, np.ones((len(split), 1))])
+
+    train, test = features(images.train_images), features(images.test_images)
+    gram = train.T @ train + penalty * np.eye(train.shape[1])
+    weights = np.linalg.solve(gram, train.T @ np.eye(10)[images.train_labels])
+    return float(((test @ weights).argmax(1) != images.test_labels).mean())
+
+
+def network_error(images: DecodedImages, train: int, epochs: int) -> float:
+    """Error on 1,000 test images of three convolutions trained briefly."""
+    layers: list[nn.Module] = []
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for channels, following, stride in ((3, 16, 1), (16, 32, 2), (32, 64, 2)):
+            layers += [nn.Conv2d(channels, following, 5, stride, 2), nn.BatchNorm2d(following), nn.ReLU()]
+        network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+        order = torch.cat([torch.randperm(train) for _ in range(epochs)])
+    inputs = torch.from_numpy(images.train_images[:train]).float()
+    mean, std = inputs.mean(0), inputs.std()
+    labels = torch.from_numpy(images.train_labels[:train])
+    solver = torch.optim.Adam(network.parameters(), 3e-3)
+    for batch in order.split(50):
+        solver.zero_grad()
+        scores = network((inputs[batch] - mean) / std)
+        nn.functional.cross_entropy(scores, labels[batch]).backward()  # type: ignore[no-untyped-call]
+        solver.step()
+    network.eval()
+    with torch.no_grad():
+        found = network((torch.from_numpy(images.test_images[:1000]).float() - mean) / std).argmax(1)
+    return float((found != torch.from_numpy(images.test_labels[:1000])).double().mean())

@@ -1,0 +1,75 @@
+"""Experiments with known results, written to storage in the documented forms, for tests of what reads them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster.storage import open_storage
+from resnet_dist.storage import Storage, TrialKeys, experiment_key
+from tune_jobs.experiment import Experiment, Trial, experiment_record, load_experiment, trials
+
+TWO_ROWS = """
+name = "two-rows"
+title = "Two rows"
+[recipe.data]
+source = "cifar10"
+[[table]]
+name = "depths"
+title = "Depths"
+[[table.cell]]
+label = "shallow"
+reference = 0.10
+paper = 0.09
+[[table.cell]]
+label = "deep"
+set = { "network.depth" = 32 }
+reference = 0.08
+"""
+
+
+def experiment_from(text: str, folder: Path, **settings: Any) -> Experiment:
+    """An experiment from the text of a file."""
+    path = folder / "experiment.toml"
+    path.write_text(text, encoding="utf-8")
+    return load_experiment(str(path), **settings)
+
+
+def record_experiment(folder: Path, experiment: Experiment, seeds: int) -> tuple[Storage, tuple[Trial, ...]]:
+    """Storage that holds the experiment's record, and its trials."""
+    storage = open_storage(str(folder / "storage"))
+    record = experiment_record(experiment, seeds, {})
+    storage.put(experiment_key(experiment.name), json.dumps(record).encode())
+    return storage, trials(experiment, seeds)
+
+
+def record_metrics(storage: Storage, experiment: str, trial: Trial, errors: Sequence[float]) -> None:
+    """One line of metrics for each error, 391 steps an epoch."""
+    rows = [
+        {"epoch": epoch, "step": 391 * epoch, "learning_rate": 0.1, "train_loss": 2.0 / epoch, "test_loss": 1.0}
+        | {"top1_error": error, "top5_error": error / 10, "seconds": 2.0, "images_per_second": 25000.0}
+        for epoch, error in enumerate(errors, start=1)
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    storage.put(TrialKeys(experiment, trial.trial_id).metrics, text.encode())
+
+
+def record_result(
+    storage: Storage, experiment: str, trial: Trial, error: float, provenance: Mapping[str, Any] | None = None
+) -> None:
+    """A finished trial: metrics of two epochs, provenance and a result."""
+    keys = TrialKeys(experiment, trial.trial_id)
+    record_metrics(storage, experiment, trial, [0.5, error])
+    stated = {"commit": "1f" * 20, "dirty": False, "data_fingerprint": "ab" * 16, "workers": 1, "device": "cpu"}
+    storage.put(keys.provenance, json.dumps(stated | dict(provenance or {})).encode())
+    result = {"layout": 1, "trial": trial.trial_id, "name": trial.name, "epochs": 2, "steps": 782}
+    result |= {"top1_error": error, "top5_error": error / 10, "test_loss": 1.0, "train_loss": 1.0}
+    result |= {"best_top1_error": error, "seconds": 4.0, "images_per_second": 25000.0, "workers": 1, "device": "cpu"}
+    result |= {"parameters": 270000, "attempts": 1}
+    storage.put(keys.result, json.dumps(result).encode())
+
+
+def record_failure(storage: Storage, experiment: str, trial: Trial, reason: str) -> None:
+    """A trial that has given up."""
+    failure = {"layout": 1, "trial": trial.trial_id, "reason": reason, "attempts": 1}
+    storage.put(TrialKeys(experiment, trial.trial_id).failure, json.dumps(failure).encode())

@@ -1,0 +1,1 @@
+"""Many runs: experiments, grids on Ray Tune, results and reports."""

@@ -1,0 +1,140 @@
+"""The command line: `resnet-dist train`, `resnet-dist grid …`, `resnet-dist tensorboard`."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from resnet_dist.errors import UserError
+from tune_jobs.options import SHORTHANDS, Parser, add_settings, normalise
+
+STORAGE_HELP = "where results live: a directory, or s3://bucket/prefix"
+EXPERIMENT_HELP = "a registered experiment, or the path of a TOML file"
+
+
+def make_parser() -> Parser:
+    """The parser of the whole command line."""
+    parser = Parser(
+        prog="resnet-dist",
+        description="Trains deep residual networks, one run or a whole study, on this machine or a Ray cluster.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+
+    train = commands.add_parser(
+        "train", help="train one network", description="Train one network, or go on with a run that was interrupted."
+    )
+    train.add_argument("--storage", required=True, metavar="DIR|s3://…", help=STORAGE_HELP)
+    train.add_argument("--name", default="train", help="experiment under which the run is stored (default: train)")
+    train.add_argument("--config", metavar="FILE", help="TOML or JSON file of settings; options given here override it")
+    train.add_argument("--json", action="store_true", help="print the result record as JSON, and nothing else")
+    add_settings(train, SHORTHANDS)
+    train.set_defaults(run=_train)
+
+    grid = commands.add_parser("grid", help="plan, run and report many runs", description="Many runs: an experiment.")
+    actions = grid.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=Parser)
+    for action, text in (
+        ("plan", "print the trials, their steps and the time to expect; nothing is run"),
+        ("run", "run what is missing, go on with what is half done, then report"),
+        ("status", "print each trial's state, read from storage"),
+        ("report", "print the tables and write report.md, report.html and the figures"),
+    ):
+        command = actions.add_parser(action, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        command.add_argument("experiment", metavar="EXPERIMENT|FILE.toml", help=EXPERIMENT_HELP)
+        command.add_argument("--storage", required=True, metavar="DIR|s3://…", help=STORAGE_HELP)
+        command.add_argument("--json", action="store_true", help="print JSON, and nothing else")
+        if action in ("plan", "run"):
+            command.add_argument(
+                "--seeds",
+                type=_positive,
+                default=None,
+                metavar="K",
+                help="repeat each cell with seeds 0 to K-1 (default: the experiment's own, 1 unless it says otherwise)",
+            )
+            command.add_argument(
+                "--epochs",
+                type=_positive,
+                default=None,
+                metavar="E",
+                help="shorten or lengthen every run; milestones are scaled with it",
+            )
+        if action == "plan":
+            command.add_argument(
+                "--no-measure", action="store_true", help="do not measure step times to estimate hours"
+            )
+        if action == "run":
+            command.add_argument("--retry-failed", action="store_true", help="also run again trials that diverged")
+        if action in ("plan", "run"):
+            add_settings(command, {name: s for name, s in SHORTHANDS.items() if name not in ("run.seed", "run.epochs")})
+        command.set_defaults(run=_grid)
+
+    board = commands.add_parser(
+        "tensorboard", help="open TensorBoard on results", description="Serve TensorBoard on results, while they grow."
+    )
+    board.add_argument("storage", metavar="STORAGE", help=STORAGE_HELP + ", or one experiment in it")
+    board.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    board.add_argument("--port", type=int, default=None, help="port to listen on (default: 6006, or the next free one)")
+    board.set_defaults(run=_tensorboard)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command. Returns the exit code: 0, 1 for an error, 2 for a wrong command line, 130 for Ctrl-C."""
+    args = make_parser().parse_args(normalise(list(sys.argv[1:] if arguments is None else arguments)))
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        _say_error(str(error), args)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)  # noqa: T201
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone: `… | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _say_error(message: str, args: argparse.Namespace) -> None:
+    line = " ".join(message.split())
+    print(f"error: {line}", file=sys.stderr)  # noqa: T201
+    if getattr(args, "json", False):
+        print_json({"error": line})
+
+
+def print_json(value: Any) -> None:
+    """Print a value for a script to read."""
+    print(json.dumps(value, indent=1))  # noqa: T201
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def _train(args: argparse.Namespace) -> int:
+    from tune_jobs.train_command import train_command
+
+    return train_command(args)
+
+
+def _grid(args: argparse.Namespace) -> int:
+    from tune_jobs import grid_command
+
+    return {
+        "plan": grid_command.plan,
+        "run": grid_command.run,
+        "status": grid_command.status,
+        "report": grid_command.report,
+    }[args.action](args)
+
+
+def _tensorboard(args: argparse.Namespace) -> int:
+    from cluster.tensorboard import serve
+
+    return serve(args.storage, host=args.host, port=args.port)

@@ -1,0 +1,264 @@
+"""`resnet-dist grid plan | run | status | report`."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from cluster.storage import open_storage
+from resnet_dist.storage import experiment_key
+from tune_jobs.command_line import print_json
+from tune_jobs.experiment import Trial, experiment_record
+from tune_jobs.plan import Plan, make_plan, parallel_slots
+from tune_jobs.results import ExperimentResults, read_experiment
+
+MANY = 60
+"""Trials beyond which a terminal shows counts and no row for each."""
+
+
+def plan(args: argparse.Namespace) -> int:
+    """Print the trials of an experiment, their steps and the time to expect."""
+    from tune_jobs.step_time import step_seconds
+
+    console = Console(quiet=args.json, highlight=False)
+    storage = open_storage(args.storage)
+    with console.status("measuring step times") if not args.no_measure else console.status("reading storage"):
+        planned = make_plan(
+            args.experiment,
+            storage,
+            args.seeds,
+            args.epochs,
+            args.settings,
+            measure=None if args.no_measure else step_seconds,
+        )
+    if args.json:
+        print_json(_plan_json(planned))
+        return 0
+    _print_plan(planned, console)
+    return 0
+
+
+def _plan_json(planned: Plan) -> dict[str, Any]:
+    return {
+        "experiment": planned.experiment.name,
+        "seeds": planned.seeds,
+        "cells": planned.cells,
+        "hours": planned.hours,
+        "trials": [
+            {
+                "trial": item.trial.trial_id,
+                "name": item.trial.name,
+                "state": item.state,
+                "workers": item.trial.config.run.workers,
+                "epochs": item.trial.config.run.epochs,
+                "steps": item.steps,
+                "steps_done": item.steps_done,
+                "hours": item.hours,
+                "config": item.trial.config.to_dict(),
+            }
+            for item in planned.trials
+        ],
+    }
+
+
+def _print_plan(planned: Plan, console: Console) -> None:
+    console.print(f"[bold]{escape(planned.experiment.title)}[/]")
+    for deviation in planned.experiment.deviations:
+        console.print(f"  {deviation.setting}: {_words(deviation.actual)} instead of {_words(deviation.recipe)}")
+    if len(planned.trials) <= MANY:
+        table = Table("trial", "name", "state", "workers", "epochs", "steps", "hours", box=None, pad_edge=False)
+        for item in planned.trials:
+            run = item.trial.config.run
+            hours = "" if item.hours is None else f"{item.hours:.2f}"
+            cells = (
+                item.trial.trial_id,
+                escape(item.trial.name),
+                item.state,
+                run.workers,
+                run.epochs,
+                item.steps,
+                hours,
+            )
+            table.add_row(*map(str, cells))
+        console.print(table)
+    waiting = [item for item in planned.trials if item.state != "finished"]
+    console.print(
+        f"{planned.cells} cells × {planned.seeds} seed{'s' if planned.seeds > 1 else ''}: {len(planned.trials)} trials, "
+        f"{len(planned.trials) - len(waiting)} finished, {sum(i.steps - i.steps_done for i in waiting):,} steps to run"
+    )
+    if planned.hours is not None and waiting:
+        slots = parallel_slots(waiting)
+        console.print(
+            f"Expected: {planned.hours:.2f} worker-hours; {planned.hours / slots:.2f} hours on this machine, "
+            f"{slots} at a time (measured step times)"
+        )
+
+
+def _words(values: tuple[Any, ...]) -> str:
+    return ", ".join(escape(str(value)) for value in values)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run what is missing and go on with what is half done; then report."""
+    from cluster.ray_cluster import connected
+    from tune_jobs.grid import run_trials
+    from tune_jobs.plan import KNOWN_SIZES
+
+    console = Console(quiet=args.json, highlight=False)
+    storage = open_storage(args.storage)
+    storage.check_writable()
+    planned = make_plan(args.experiment, storage, args.seeds, args.epochs, args.settings)
+    name = planned.experiment.name
+    for config in {trial.config.data.source: trial.config for trial in planned.to_run()}.values():
+        if config.data.source in KNOWN_SIZES:  # a folder has been decoded already, to know its fingerprint
+            from resnet_dist.dataset import dataset_fingerprint
+
+            dataset_fingerprint(config.data)
+    record = experiment_record(planned.experiment, planned.seeds, planned.overrides)
+    storage.put(experiment_key(name), (json.dumps(record, indent=1) + "\n").encode())
+    trials = planned.to_run(args.retry_failed)
+    finished = sum(item.state == "finished" for item in planned.trials)
+    console.print(
+        f"[bold]{escape(planned.experiment.title)}[/]: {len(planned.trials)} trials, {finished} finished already, "
+        f"{len(trials)} to run"
+    )
+    failures: dict[str, str] = {}
+    if trials:
+        from tune_jobs.progress import Observer
+
+        with connected() as resources, _Display(console, trials) as display:
+
+            def failed(trial: Trial, reason: str) -> None:
+                failures[trial.trial_id] = reason
+                display.failure(trial, reason)
+
+            run_trials(trials, name, storage.uri, resources, Observer(display.result, failed))
+    results = read_experiment(storage, name)
+    unfinished = [trial for trial in results.trials.values() if trial.state != "finished"]
+    from tune_jobs.report import write_report
+
+    written = write_report(storage, name)
+    if args.json:
+        print_json(_status_json(results) | {"started": len(trials), "report": list(written.uris)})
+    else:
+        _print_report(written, storage.uri, name, console)
+    return 1 if unfinished else 0
+
+
+class _Display:
+    """A bar over all epochs of a grid on a terminal, and a line an epoch everywhere."""
+
+    def __init__(self, console: Console, trials: list[Trial]) -> None:
+        self.console = console
+        self.done = {trial.trial_id: 0 for trial in trials}
+        self.bar = Progress(
+            TextColumn("epochs"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal or console.quiet,
+        )
+        self.total = sum(trial.config.run.epochs for trial in trials)
+        self.task = self.bar.add_task("grid", total=self.total)
+
+    def __enter__(self) -> "_Display":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def result(self, trial: Trial, line: dict[str, Any]) -> None:
+        """Show a trial's newest epoch."""
+        self.done[trial.trial_id] = max(self.done[trial.trial_id], line["epoch"])
+        self.bar.update(self.task, completed=sum(self.done.values()))
+        epochs = trial.config.run.epochs
+        workers = f", {trial.config.run.workers} workers" if trial.config.run.workers > 1 else ""
+        self.console.print(
+            f"[{sum(self.done.values()):>{len(str(self.total))}}/{self.total}] {trial.name}{workers}: "
+            f"epoch {line['epoch']}/{epochs}, train loss {line['train_loss']:.4f}, "
+            f"test error {100 * line['top1_error']:.2f} %",
+            markup=False,
+            soft_wrap=True,
+        )
+
+    def failure(self, trial: Trial, reason: str) -> None:
+        """Show that a trial failed; the others go on."""
+        self.console.print(f"{trial.name}: failed: {reason}", markup=False, style="red", soft_wrap=True)
+
+
+def status(args: argparse.Namespace) -> int:
+    """Print each trial's state, from storage alone."""
+    storage = open_storage(args.storage)
+    results = read_experiment(storage, _stored_name(args.experiment))
+    if args.json:
+        print_json(_status_json(results))
+        return 0
+    console = Console(highlight=False)
+    if len(results.trials) <= MANY or not sys.stdout.isatty():
+        table = Table("trial", "name", "state", "epochs", "test error", "", box=None, pad_edge=False)
+        for trial in results.trials.values():
+            error = f"{100 * trial.metrics[-1]['top1_error']:.2f} %" if trial.metrics else ""
+            epochs = f"{trial.epochs_done}/{trial.epochs}"
+            table.add_row(trial.trial_id, escape(trial.name), trial.state, epochs, error, escape(trial.reason))
+        console.print(table)
+    counts = {state: results.count(state) for state in ("finished", "unfinished", "failed", "missing", "corrupt")}
+    console.print(f"{len(results.trials)} trials: " + ", ".join(f"{n} {state}" for state, n in counts.items() if n))
+    return 0
+
+
+def _status_json(results: ExperimentResults) -> dict[str, Any]:
+    return {
+        "experiment": results.name,
+        "storage": results.uri,
+        "trials": [
+            {
+                "trial": trial.trial_id,
+                "name": trial.name,
+                "state": trial.state,
+                "epochs_done": trial.epochs_done,
+                "epochs": trial.epochs,
+                "top1_error": trial.result.get("top1_error"),
+                "reason": trial.reason,
+            }
+            for trial in results.trials.values()
+        ],
+    }
+
+
+def report(args: argparse.Namespace) -> int:
+    """Print the tables and write the report, from storage alone."""
+    from tune_jobs.report import write_report
+
+    storage = open_storage(args.storage)
+    name = _stored_name(args.experiment)
+    written = write_report(storage, name)
+    if args.json:
+        print_json(written.data)
+    else:
+        _print_report(written, storage.uri, name, Console(highlight=False))
+    return 0
+
+
+def _print_report(written: Any, storage_uri: str, name: str, console: Console) -> None:
+    console.print(written.terminal)
+    html = next(uri for uri in written.uris if uri.endswith("report.html"))
+    console.print(f"Report:      {html}", soft_wrap=True)
+    console.print(f"TensorBoard: resnet-dist tensorboard {storage_uri}/{name}", soft_wrap=True)
+
+
+def _stored_name(experiment: str) -> str:
+    """The name under which an experiment is stored: its own, or what the TOML file at a path says."""
+    if experiment.endswith(".toml") and Path(experiment).is_file():
+        from tune_jobs.experiment import load_experiment
+
+        return load_experiment(experiment).name
+    return experiment

@@ -1,0 +1,156 @@
+"""`resnet-dist train`: one run, in this process or on Ray Train workers."""
+
+import argparse
+import functools
+import json
+import threading
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from cluster.storage import open_storage
+from resnet_dist.configuration import TrainingConfig
+from resnet_dist.errors import UserError
+from resnet_dist.launch import Job, run_in_process, run_on_workers
+from resnet_dist.storage import Storage
+from tune_jobs.command_line import print_json
+from tune_jobs.options import read_config
+from tune_jobs.single_runs import record_single_run
+
+
+def train_command(args: argparse.Namespace) -> int:
+    """Train one network and print its errors."""
+    config = read_config(args.config) if args.config else TrainingConfig()
+    config = config.override(args.settings)
+    if not args.name or "/" in args.name or args.name.startswith("."):
+        raise UserError(f"--name: {args.name!r} is not allowed; give a name without '/' that does not begin with '.'")
+    from resnet_dist.dataset import dataset_fingerprint
+    from resnet_dist.workers import choose_device
+
+    choose_device(config.run.device)
+    storage = open_storage(args.storage)
+    storage.check_writable()
+    config = config.with_fingerprint(dataset_fingerprint(config.data))
+    name = f"{config.network.depth}-layers/{config.trial_id()}"
+    job = Job(config, args.name, name, functools.partial(open_storage, storage.uri))
+    console = Console(quiet=args.json, highlight=False)
+    record_single_run(storage, args.name, config, name)
+    if (finished := storage.get(job.keys.result)) is not None:
+        console.print(f"Trial {config.trial_id()} is finished already; nothing to do.")
+        result = json.loads(finished)
+    else:
+        console.print(f"Trial {config.trial_id()}: {_describe(config)}")
+        result = _run(job, storage, console)
+    if args.json:
+        print_json(result)
+        return 0
+    console.print(
+        f"\nTest error after epoch {result['epochs']}: [bold]{100 * result['top1_error']:.2f} %[/] (top-5: "
+        f"{100 * result['top5_error']:.2f} %), {result['images_per_second']:.0f} images/s on {result['workers']} worker"
+        + ("s" if result["workers"] > 1 else "")
+    )
+    if config.data.caveat:
+        console.print(config.data.caveat)
+    console.print(f"Results:     {storage.uri}/{job.keys.prefix}", soft_wrap=True)
+    console.print(f"TensorBoard: resnet-dist tensorboard {storage.uri}/{args.name}", soft_wrap=True)
+    return 0
+
+
+def _describe(config: TrainingConfig) -> str:
+    run = config.run
+    return (
+        f"{config.network.depth} layers on {config.data.source}, {run.epochs} epochs, {run.precision}, seed {run.seed}, "
+        f"{run.workers} worker{'s' if run.workers > 1 else ''}"
+    )
+
+
+def _run(job: Job, storage: Storage, console: Console) -> dict[str, Any]:
+    if job.config.run.workers == 1:
+        with _Display(console, job.config) as display:
+            return run_in_process(job, on_epoch=display.epoch, on_step=display.step)
+    from cluster.ray_cluster import connected
+
+    with connected() as resources:
+        use_gpu = job.config.run.device == "cuda" or (job.config.run.device == "auto" and resources.gpus > 0)
+        resources.require_workers(job.config.run.workers, use_gpu)
+        with _Display(console, job.config) as display, _Follower(storage, job, display):
+            return run_on_workers(job, f"{storage.uri}/{job.experiment}/.ray", use_gpu)
+
+
+class _Display:
+    """A progress bar on a terminal, and a line an epoch everywhere."""
+
+    def __init__(self, console: Console, config: TrainingConfig) -> None:
+        self.console = console
+        self.epochs = config.run.epochs
+        self.bar = Progress(
+            TextColumn("epoch"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.fields[detail]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal or console.quiet,
+        )
+        self.task = self.bar.add_task("training", total=self.epochs, detail="")
+        self.shown = 0.0
+
+    def __enter__(self) -> "_Display":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def step(self, step: int, loss: Any) -> None:
+        """Show the newest loss, at most twice a second: reading it waits for the device."""
+        if not self.bar.disable and time.monotonic() - self.shown > 0.5:
+            self.shown = time.monotonic()
+            self.bar.update(self.task, detail=f"step {step}, loss {loss.item():.3f}")
+
+    def epoch(self, line: dict[str, Any]) -> None:
+        """Print an epoch's line."""
+        self.bar.update(self.task, completed=line["epoch"])
+        self.console.print(
+            f"epoch {line['epoch']:>3}/{self.epochs}  step {line['step']:>6}  lr {line['learning_rate']:<6g} "
+            f"train loss {line['train_loss']:.4f}  test error {100 * line['top1_error']:6.2f} % "
+            f"(top-5 {100 * line['top5_error']:.2f} %)  {line['images_per_second']:.0f} images/s",
+            soft_wrap=True,
+        )
+
+
+class _Follower:
+    """Shows the epochs of a run on other processes as its metrics lines reach storage."""
+
+    def __init__(self, storage: Storage, job: Job, display: _Display) -> None:
+        self.storage = storage
+        self.job = job
+        self.display = display
+        self.shown = 0
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> None:
+        self.shown = len(self._lines())
+        self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.thread.join(5)
+        self._show()
+
+    def _follow(self) -> None:
+        while not self.stop.wait(1.0):
+            self._show()
+
+    def _show(self) -> None:
+        for line in self._lines()[self.shown :]:
+            self.display.epoch(line)
+            self.shown += 1
+
+    def _lines(self) -> list[dict[str, Any]]:
+        data = self.storage.get(self.job.keys.metrics) or b""
+        return [json.loads(line) for line in data.decode().splitlines()]
