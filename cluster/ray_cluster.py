@@ -55,7 +55,7 @@ def connected(address: str | None = None) -> Iterator[Resources]:
         raise UserError(f"cannot connect to the Ray cluster at {address}: {first}") from error
     try:
         total = ray.cluster_resources()
-        alive = sum(1 for node in ray.nodes() if node["Alive"])
+        alive = len([node for node in ray.nodes() if node["Alive"]])
         yield Resources(cpus=int(total.get("CPU", 0)), gpus=int(total.get("GPU", 0)), nodes=alive)
     finally:
         ray.shutdown()

@@ -28,7 +28,7 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
         """Normalise [N, C, H, W]; in training mode with the statistics of the global batch."""
         if self.training and dist.is_initialized() and dist.get_world_size() > 1:
             assert not input.is_cuda, "on CUDA networks go through `synchronised` first"
-            return _GlobalBatchNorm.apply(  # type: ignore[no-untyped-call, no-any-return]
+            return _GlobalBatchNorm.apply(  # type: ignore[no-any-return]
                 input, self.weight, self.bias, self.running_mean, self.running_var, self.eps, self.momentum
             )
         return F.batch_norm(

@@ -7,6 +7,7 @@ Every worker draws the whole batch and takes its own slice, so the batch does no
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -153,7 +154,7 @@ class TrainingBatches:
         size = len(draw.indices)
         parts = min(self.accumulation, size)
         bounds = [size * part // parts for part in range(parts + 1)]
-        return size, (self._batch(draw, a, b) for a, b in zip(bounds, bounds[1:], strict=False))
+        return size, (self._batch(draw, a, b) for a, b in pairwise(bounds))
 
     def _batch(self, draw: Draw, start: int, stop: int) -> Batch:
         start, stop = self.workers.slice(start, stop)

@@ -21,5 +21,5 @@ class CheckpointError(UserError):
     """A checkpoint does not belong to this run."""
 
 
-class Diverged(UserError):
+class DivergedError(UserError):
     """The training loss is no longer a finite number. The same run would diverge again."""

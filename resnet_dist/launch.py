@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from resnet_dist.configuration import DataConfig, TrainingConfig
-from resnet_dist.errors import Diverged
+from resnet_dist.errors import DivergedError
 from resnet_dist.storage import Storage, TrialKeys
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def run_on_workers(
     if record is None:
         failure = storage.get(job.keys.failure)
         assert failure is not None, "the workers ended without an error and without a result"
-        raise Diverged(json.loads(failure)["reason"])
+        raise DivergedError(json.loads(failure)["reason"])
     return dict(json.loads(record))
 
 
@@ -88,7 +88,7 @@ def _train_worker(loop_config: dict[str, Any]) -> None:
     job: Job = loop_config["job"]
     workers = current(job.config.run.device, ray.train.get_context().get_local_rank())
     # A run that diverges would diverge again: its failure is on record, and Ray is not to retry it.
-    with contextlib.suppress(Diverged):
+    with contextlib.suppress(DivergedError):
         _train_recorded(job, workers, on_epoch=lambda line: ray.train.report(dict(line)))
 
 
@@ -100,7 +100,7 @@ def _train_recorded(job: Job, workers: "Workers", **observers: Any) -> dict[str,
     recorder = Recorder(job.open_storage(), job.experiment, job.name, job.config) if workers.is_first else None
     try:
         return train(job.config, dataset, workers, recorder, **observers)
-    except Diverged as error:
+    except DivergedError as error:
         if recorder:
             recorder.fail("diverged", str(error))
         raise

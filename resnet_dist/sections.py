@@ -11,8 +11,9 @@ import inspect
 import math
 import types
 import typing
+from collections.abc import Hashable
 from dataclasses import fields
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 from resnet_dist.errors import ConfigurationError
 
@@ -23,7 +24,7 @@ class Section:
     """Base of the configuration's sections: coerces plain values to the declared types, then calls `check`."""
 
     def __post_init__(self) -> None:
-        for name, hint in field_types(type(self)).items():
+        for name, hint in field_types(cast(Hashable, type(self))).items():
             value = convert(f"{section_name(type(self))}.{name}", getattr(self, name), hint)
             object.__setattr__(self, name, value)
         self.check()
@@ -35,7 +36,8 @@ class Section:
         """Raise a `ConfigurationError` for field `name` unless the condition holds."""
         if not condition:
             raise ConfigurationError(
-                f"{section_name(type(self))}.{name}: {_plain(getattr(self, name))!r} is not allowed; it must be {allowed}"
+                f"{section_name(type(self))}.{name}: {_plain(getattr(self, name))!r} is not allowed; "
+                f"it must be {allowed}"
             )
 
 
@@ -46,10 +48,10 @@ def section_name(section: type) -> str:
 
 
 @functools.cache
-def field_types(section: type) -> dict[str, Any]:
+def field_types(section: Hashable) -> dict[str, Any]:
     """Declared type of each field, in order."""
     hints = typing.get_type_hints(section)
-    return {item.name: hints[item.name] for item in fields(section)}
+    return {item.name: hints[item.name] for item in fields(cast(Any, section))}
 
 
 @functools.cache
@@ -103,7 +105,7 @@ def choices(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 def build(cls: type[T], plain: dict[str, Any]) -> T:
     """A configuration of dataclass `cls`, whose fields are sections, from nested plain values."""
-    sections = field_types(cls)
+    sections = field_types(cast(Hashable, cls))
     arguments = {}
     for section, values in plain.items():
         choices("section", section, tuple(sections))
@@ -130,7 +132,8 @@ _NO = object()
 
 def _options(hint: Any) -> tuple[Any, ...]:
     # A literal comes before a free type: "dynamic" before a number.
-    if get_origin(hint) in (types.UnionType, typing.Union):
+    origin: Any = get_origin(hint)
+    if origin in (types.UnionType, typing.Union):
         return tuple(sorted(get_args(hint), key=lambda option: get_origin(option) is not Literal))
     return (hint,)
 
@@ -143,7 +146,8 @@ def _convert_one(value: Any, option: Any) -> Any:
     if option is bool:
         words = {"true": True, "false": False, "yes": True, "no": False, "on": True, "off": False}
         return value if isinstance(value, bool) else words.get(str(value).lower(), _NO)
-    if get_origin(option) is tuple:
+    origin: Any = get_origin(option)
+    if origin is tuple:
         if isinstance(value, str):
             value = [part for part in value.replace(",", " ").split() if part]
         if not isinstance(value, (list, tuple)):

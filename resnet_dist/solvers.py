@@ -15,18 +15,20 @@ def make_solver(config: SolverConfig, parameters: Iterable[nn.Parameter]) -> tor
     Weight decay acts on every parameter, biases and batch norm included, as in the study.
     """
     assert config.learning_rate is not None and config.weight_decay is not None
-    shared = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    rate, decay = config.learning_rate, config.weight_decay
     if config.kind == "sgd":
         assert config.momentum is not None and config.nesterov is not None
-        return torch.optim.SGD(parameters, **shared, momentum=config.momentum, dampening=0, nesterov=config.nesterov)
+        return torch.optim.SGD(
+            parameters, rate, momentum=config.momentum, dampening=0, weight_decay=decay, nesterov=config.nesterov
+        )
     assert config.eps is not None
     if config.kind == "rmsprop":
         assert config.alpha is not None
-        return torch.optim.RMSprop(parameters, **shared, alpha=config.alpha, eps=config.eps)
+        return torch.optim.RMSprop(parameters, rate, weight_decay=decay, alpha=config.alpha, eps=config.eps)
     if config.kind == "adagrad":
-        return torch.optim.Adagrad(parameters, **shared, eps=config.eps)
+        return torch.optim.Adagrad(parameters, rate, weight_decay=decay, eps=config.eps)
     assert config.kind == "adadelta" and config.rho is not None
-    return torch.optim.Adadelta(parameters, **shared, rho=config.rho, eps=config.eps)
+    return torch.optim.Adadelta(parameters, rate, weight_decay=decay, rho=config.rho, eps=config.eps)
 
 
 def learning_rate(solver: SolverConfig, schedule: ScheduleConfig, step: int, epoch: int) -> float:

@@ -21,7 +21,7 @@ from resnet_dist.batch_norm import set_momentum, synchronised
 from resnet_dist.batches import Batch, Standardiser, TrainingBatches
 from resnet_dist.configuration import TrainingConfig
 from resnet_dist.dataset import Dataset
-from resnet_dist.errors import ConfigurationError, Diverged
+from resnet_dist.errors import ConfigurationError, DivergedError
 from resnet_dist.evaluation import ImageSet
 from resnet_dist.initialisation import initialise
 from resnet_dist.networks import ResidualNetwork, parameter_count
@@ -129,7 +129,7 @@ class Training:
             "train_loss": math.fsum(a * b for a, b in zip(losses, sizes, strict=True)) / sum(sizes),
         }
         if not math.isfinite(line["train_loss"]):
-            raise Diverged(
+            raise DivergedError(
                 f"the training loss is {line['train_loss']} in epoch {epoch + 1}; a lower solver.learning_rate may help"
             )
         test = self.test.evaluate(self.network, self.autocast)

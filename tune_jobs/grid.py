@@ -57,6 +57,7 @@ def _run_group(
     from tune_jobs.progress import Progress
 
     ray_storage = f"{storage_uri.rstrip('/')}/{experiment}/.ray"
+    bundles: list[dict[str, int | float]]
     if workers == 1:
         bundles = [{"CPU": 1, "GPU": 1} if use_gpu else {"CPU": 1}]
         concurrent = None
@@ -94,7 +95,7 @@ def _train_trial(config: dict[str, Any], jobs: dict[str, Job], ray_storage: str,
     """The function that Ray Tune calls for each trial."""
     from ray import tune
 
-    from resnet_dist.errors import Diverged
+    from resnet_dist.errors import DivergedError
     from resnet_dist.launch import run_in_process, run_on_workers
 
     job = jobs[config["trial_id"]]
@@ -105,5 +106,5 @@ def _train_trial(config: dict[str, Any], jobs: dict[str, Job], ray_storage: str,
             from ray.tune.integration.ray_train import TuneReportCallback
 
             run_on_workers(job, ray_storage, use_gpu, callbacks=[TuneReportCallback()])
-    except Diverged as error:
+    except DivergedError as error:
         tune.report({"diverged": str(error)})  # recorded already; to Tune it is no failure to be retried

@@ -76,21 +76,13 @@ def _print_plan(planned: Plan, console: Console) -> None:
         for item in planned.trials:
             run = item.trial.config.run
             hours = "" if item.hours is None else f"{item.hours:.2f}"
-            cells = (
-                item.trial.trial_id,
-                escape(item.trial.name),
-                item.state,
-                run.workers,
-                run.epochs,
-                item.steps,
-                hours,
-            )
-            table.add_row(*map(str, cells))
+            counts = (str(run.workers), str(run.epochs), str(item.steps), hours)
+            table.add_row(item.trial.trial_id, escape(item.trial.name), item.state, *counts)
         console.print(table)
     waiting = [item for item in planned.trials if item.state != "finished"]
     console.print(
-        f"{planned.cells} cells × {planned.seeds} seed{'s' if planned.seeds > 1 else ''}: {len(planned.trials)} trials, "
-        f"{len(planned.trials) - len(waiting)} finished, {sum(i.steps - i.steps_done for i in waiting):,} steps to run"
+        f"{planned.cells} cells × {planned.seeds} seed{'s' if planned.seeds > 1 else ''}: "
+        f"{len(planned.trials)} trials, {len(planned.trials) - len(waiting)} finished, {sum(i.steps - i.steps_done for i in waiting):,} steps to run"
     )
     if planned.hours is not None and waiting:
         slots = parallel_slots(waiting)
@@ -242,7 +234,7 @@ def report(args: argparse.Namespace) -> int:
     name = _stored_name(args.experiment)
     written = write_report(storage, name)
     if args.json:
-        print_json(written.data)
+        print_json(written.to_dict())
     else:
         _print_report(written, storage.uri, name, Console(highlight=False))
     return 0
@@ -250,8 +242,7 @@ def report(args: argparse.Namespace) -> int:
 
 def _print_report(written: Any, storage_uri: str, name: str, console: Console) -> None:
     console.print(written.terminal)
-    html = next(uri for uri in written.uris if uri.endswith("report.html"))
-    console.print(f"Report:      {html}", soft_wrap=True)
+    console.print(f"Report:      {written.html_uri}", soft_wrap=True)
     console.print(f"TensorBoard: resnet-dist tensorboard {storage_uri}/{name}", soft_wrap=True)
 
 

@@ -22,7 +22,7 @@ class Observer:
     """Called with a trial that failed for good, and the reason."""
 
 
-class Progress(tune.Callback):  # type: ignore[misc]
+class Progress(tune.Callback):
     """Passes results on to an observer, and records trials that failed for good."""
 
     def __init__(self, trials: Mapping[str, Trial], experiment: str, storage_uri: str, observer: Observer) -> None:
@@ -35,7 +35,7 @@ class Progress(tune.Callback):  # type: ignore[misc]
         # Tune pickles its callbacks into storage. Nothing of this one is needed there: our own records are.
         return {}
 
-    def on_trial_result(self, trial: Any, result: dict[str, Any], **_: Any) -> None:
+    def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[Any, Any], **_: Any) -> None:
         """Tell the observer of an epoch, or of a run that diverged (which is on record already)."""
         ours = self._trial(trial)
         if "diverged" in result:
@@ -43,7 +43,7 @@ class Progress(tune.Callback):  # type: ignore[misc]
         elif "epoch" in result:
             self.observer.on_result(ours, result)
 
-    def on_trial_error(self, trial: Any, **_: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
         """Record a trial whose retries are used up."""
         ours = self._trial(trial)
         reason = _reason(trial)

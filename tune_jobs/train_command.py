@@ -61,8 +61,8 @@ def train_command(args: argparse.Namespace) -> int:
 def _describe(config: TrainingConfig) -> str:
     run = config.run
     return (
-        f"{config.network.depth} layers on {config.data.source}, {run.epochs} epochs, {run.precision}, seed {run.seed}, "
-        f"{run.workers} worker{'s' if run.workers > 1 else ''}"
+        f"{config.network.depth} layers on {config.data.source}, {run.epochs} epochs, {run.precision}, "
+        f"seed {run.seed}, {run.workers} worker{'s' if run.workers > 1 else ''}"
     )
 
 

@@ -1,0 +1,110 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from resnet_dist.errors import StorageError, UserError
+from resnet_dist.storage import TrialKeys, experiment_key
+from tests.tune_jobs.recorded import (
+    TWO_ROWS,
+    experiment_from,
+    record_experiment,
+    record_failure,
+    record_metrics,
+    record_result,
+)
+from tune_jobs.results import read_experiment
+
+
+def test_every_state_is_told_apart(tmp_path: Path) -> None:
+    storage, trials = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=3)
+    record_result(storage, "two-rows", trials[0], 0.1)
+    record_failure(storage, "two-rows", trials[1], "training diverged\nat step 12")
+    record_metrics(storage, "two-rows", trials[2], [0.5, 0.4, 0.3])
+    storage.put(TrialKeys("two-rows", trials[3].trial_id).checkpoints + "step-1/model.pt", b"x")
+    storage.put(TrialKeys("two-rows", trials[4].trial_id).result, b'{"layout": 1, "tri')
+    results = read_experiment(storage, "two-rows")
+    assert list(results.trials) == [trial.trial_id for trial in trials]
+    states = [trial.state for trial in results.trials.values()]
+    assert states == ["finished", "failed", "unfinished", "unfinished", "corrupt", "missing"]
+    finished, failed, begun, _, corrupt, _ = results.trials.values()
+    assert (finished.result["top1_error"], finished.epochs_done, finished.provenance["dirty"]) == (0.1, 2, False)
+    assert failed.reason == "training diverged at step 12"
+    assert (begun.epochs_done, begun.epochs, begun.seed) == (3, 200, 2)
+    assert corrupt.reason.startswith("result.json is corrupt: ")
+    assert {state: results.count(state) for state in ("unfinished", "missing")} == {"unfinished": 2, "missing": 1}
+
+
+def test_a_result_outweighs_an_earlier_failure(tmp_path: Path) -> None:
+    storage, trials = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
+    record_failure(storage, "two-rows", trials[0], "out of memory")
+    record_result(storage, "two-rows", trials[0], 0.1)
+    assert read_experiment(storage, "two-rows").trials[trials[0].trial_id].state == "finished"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"trial": "0" * 16}, "it belongs to trial 0000000000000000"),
+        ({"top1_error": 8.29}, "top1_error 8.29 is not a fraction"),
+        ({"top1_error": None}, "result.json is corrupt"),
+        ({"layout": 2}, "storage layout 2"),
+    ],
+)
+def test_an_impossible_result_is_corrupt(change: dict[str, object], reason: str, tmp_path: Path) -> None:
+    storage, (trial, _) = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
+    record_result(storage, "two-rows", trial, 0.1)
+    key = TrialKeys("two-rows", trial.trial_id).result
+    stored = storage.get(key)
+    assert stored is not None
+    storage.put(key, json.dumps(json.loads(stored) | change).encode())
+    found = read_experiment(storage, "two-rows").trials[trial.trial_id]
+    assert found.state == "corrupt"
+    assert reason in found.reason
+
+
+def test_metrics_out_of_order_are_corrupt(tmp_path: Path) -> None:
+    storage, (trial, _) = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
+    storage.put(TrialKeys("two-rows", trial.trial_id).metrics, b'{"epoch": 2}\n{"epoch": 1}\n')
+    found = read_experiment(storage, "two-rows").trials[trial.trial_id]
+    assert (found.state, found.reason) == ("corrupt", "metrics.jsonl is corrupt: its epochs are not in order")
+
+
+def test_metrics_of_finished_trials_can_be_left_out(tmp_path: Path) -> None:
+    storage, (first, second) = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
+    record_result(storage, "two-rows", first, 0.1)
+    record_metrics(storage, "two-rows", second, [0.5])
+    results = read_experiment(storage, "two-rows", metrics=False)
+    assert results.trials[first.trial_id].metrics == ()
+    assert results.trials[first.trial_id].epochs_done == 2
+    assert results.trials[second.trial_id].epochs_done == 1
+
+
+def test_trials_of_an_earlier_launch_are_counted_apart(tmp_path: Path) -> None:
+    storage, _ = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
+    storage.put(TrialKeys("two-rows", "0123456789abcdef").config, b"{}")
+    results = read_experiment(storage, "two-rows")
+    assert results.unlisted == ("0123456789abcdef",)
+    assert len(results.trials) == 2
+
+
+def test_an_experiment_that_was_never_launched_is_named(tmp_path: Path) -> None:
+    storage, _ = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
+    with pytest.raises(UserError, match=r"other: no such experiment in .*; start it with: resnet-dist grid run other"):
+        read_experiment(storage, "other")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"{", "is not a readable experiment record"),
+        (b"[]", "is not a readable experiment record"),
+        (b'{"layout": 1, "tables": [{}]}', "is not a readable experiment record"),
+        (b'{"layout": 9}', "has storage layout 9; this version reads layout 1"),
+    ],
+)
+def test_an_unusable_experiment_record_is_named(data: bytes, message: str, tmp_path: Path) -> None:
+    storage, _ = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
+    storage.put(experiment_key("two-rows"), data)
+    with pytest.raises(StorageError, match=f"two-rows/experiment.json: {message}"):
+        read_experiment(storage, "two-rows")
