@@ -4,6 +4,7 @@ boto3 is configured by its standard environment variables and profiles (`AWS_END
 `AWS_PROFILE`, `AWS_CA_BUNDLE`, web identity …); no key is an argument here, and none is pickled.
 """
 
+import functools
 import io
 import math
 import os
@@ -244,6 +245,7 @@ def timeout_from_environment() -> float:
 
 def _new_client(timeout: float, attempts: int) -> "S3Client":
     session = botocore.session.get_session()
+    session.register_component("data_loader", _service_descriptions())
     configured = session.get_scoped_config()
     # The newer default, trailing checksums, is refused by some stores.
     checksums = {
@@ -266,6 +268,12 @@ def _new_client(timeout: float, attempts: int) -> "S3Client":
         raise StorageError(
             "the S3 endpoint or region is malformed; correct AWS_ENDPOINT_URL_S3 / AWS_ENDPOINT_URL or AWS_REGION"
         ) from None
+
+
+@functools.cache
+def _service_descriptions() -> Any:
+    """botocore's reader of API descriptions, shared: reading S3's takes four fifths of the 0.2 s of a new client."""
+    return botocore.session.get_session().get_component("data_loader")
 
 
 def _without_user(url: str) -> str:

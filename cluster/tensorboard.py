@@ -207,6 +207,8 @@ def _wait_until_it_answers(process: subprocess.Popen[bytes], host: str, port: in
 
 def _choose_port(host: str, port: int | None) -> int:
     """The port asked for; any free one for 0; 6006 or the next free one for None."""
+    if port is not None and not 0 <= port <= 65_535:
+        raise UserError(f"--port {port}: it must be from 0 to 65535")
     candidates = range(DEFAULT_PORT, DEFAULT_PORT + 100) if port is None else (port,)
     for candidate in candidates:
         if (free := _free_port(host, candidate)) is not None:
@@ -225,8 +227,6 @@ def _free_port(host: str, port: int) -> int | None:
             return int(listener.getsockname()[1])
     except socket.gaierror as error:
         raise UserError(f"--host {host}: {error.strerror}; give an address of this machine") from None
-    except OverflowError:
-        raise UserError(f"--port {port}: it must be from 0 to 65535") from None
     except PermissionError:
         raise UserError(f"--port {port}: this user may not use it; name one above 1023") from None
     except OSError as error:

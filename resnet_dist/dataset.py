@@ -90,6 +90,12 @@ def dataset_fingerprint(data: DataConfig, cache: Path | None = None) -> str:
     return _source(data, cache).fingerprint
 
 
+def dataset_sizes(data: DataConfig, cache: Path | None = None) -> tuple[int, int]:
+    """Training and test images of the source of `data`, before limits and holdout. It is decoded if need be."""
+    images = _source(data, cache).images
+    return len(images.train_labels), len(images.test_labels)
+
+
 def _source(data: DataConfig, cache: Path | None) -> CachedImages:
     cache = (cache or cache_directory()).absolute()
     key, decode = _decoder(data.source, cache)

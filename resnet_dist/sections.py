@@ -132,9 +132,9 @@ _NO = object()
 
 def _options(hint: Any) -> tuple[Any, ...]:
     # A literal comes before a free type: "dynamic" before a number.
-    origin: Any = get_origin(hint)
-    if origin in (types.UnionType, typing.Union):
-        return tuple(sorted(get_args(hint), key=lambda option: get_origin(option) is not Literal))
+    if get_origin(hint) in (types.UnionType, typing.Union):
+        literals = [option for option in get_args(hint) if get_origin(option) == Literal]
+        return (*literals, *(option for option in get_args(hint) if option not in literals))
     return (hint,)
 
 
@@ -146,8 +146,7 @@ def _convert_one(value: Any, option: Any) -> Any:
     if option is bool:
         words = {"true": True, "false": False, "yes": True, "no": False, "on": True, "off": False}
         return value if isinstance(value, bool) else words.get(str(value).lower(), _NO)
-    origin: Any = get_origin(option)
-    if origin is tuple:
+    if get_origin(option) is tuple:
         if isinstance(value, str):
             value = [part for part in value.replace(",", " ").split() if part]
         if not isinstance(value, (list, tuple)):

@@ -104,6 +104,7 @@ def draw(table: TableSummary, measure: Measure) -> Drawing | None:
         _legend(figure, lines)
         svg, png = io.StringIO(), io.BytesIO()
         figure.savefig(svg, format="svg", metadata={"Date": None, "Title": title})
+        figure.set_layout_engine(None)  # the layout is there now, and computing it takes most of the time
         figure.savefig(png, format="png", dpi=150, metadata={"Software": None, "Title": title})
     return Drawing(measure, title, svg.getvalue(), png.getvalue())
 

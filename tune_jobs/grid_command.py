@@ -82,7 +82,8 @@ def _print_plan(planned: Plan, console: Console) -> None:
     waiting = [item for item in planned.trials if item.state != "finished"]
     console.print(
         f"{planned.cells} cells × {planned.seeds} seed{'s' if planned.seeds > 1 else ''}: "
-        f"{len(planned.trials)} trials, {len(planned.trials) - len(waiting)} finished, {sum(i.steps - i.steps_done for i in waiting):,} steps to run"
+        f"{len(planned.trials)} trials, {len(planned.trials) - len(waiting)} finished, "
+        f"{sum(item.steps - item.steps_done for item in waiting):,} steps to run"
     )
     if planned.hours is not None and waiting:
         slots = parallel_slots(waiting)

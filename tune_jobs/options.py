@@ -26,8 +26,7 @@ class Parser(argparse.ArgumentParser):
         """Print one line and exit with 2."""
         if unknown := re.match(r"unrecognized arguments: (\S+)", message):
             option = unknown.group(1).split("=")[0]
-            known = [name for action in self._actions for name in action.option_strings]
-            near = difflib.get_close_matches(option, known, n=1)
+            near = difflib.get_close_matches(option, _option_names(self), n=1)
             message = f"{option} is not an option" + (f"; did you mean {near[0]}?" if near else "")
         elif wrong := re.match(r"argument \S+: invalid choice: '(.*)' \(choose from (.*)\)", message):
             allowed = wrong.group(2).replace("'", "")
@@ -36,6 +35,17 @@ class Parser(argparse.ArgumentParser):
             message += f"; did you mean {near[0]!r}?" if near else ""
         print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)  # noqa: T201
         raise SystemExit(2)
+
+
+def _option_names(parser: argparse.ArgumentParser) -> set[str]:
+    """Options of a parser and of its commands: argparse lets the outermost one report what none of them knows."""
+    names = set()
+    for action in parser._actions:
+        names |= set(action.option_strings)
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                names |= _option_names(command)
+    return names
 
 
 class _Formatter(argparse.HelpFormatter):

@@ -201,7 +201,7 @@ class Faulty(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         pass
 
-    def do_PUT(self) -> None:  # noqa: N802 - the base class names it
+    def do_PUT(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         bad = self.bad_answers.pop(0) if self.bad_answers else None
         self.requests.append("PUT")
@@ -217,7 +217,7 @@ class Faulty(BaseHTTPRequestHandler):
             assert isinstance(bad, int)
             self.answer(bad)
 
-    def do_HEAD(self) -> None:  # noqa: N802
+    def do_HEAD(self) -> None:
         self.requests.append("HEAD")
         self.answer(200, {"x-amz-meta-writer": self.stored["writer"] or ""})
 

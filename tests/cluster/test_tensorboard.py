@@ -193,7 +193,7 @@ def test_storage_that_fails_for_a_while_is_said_once_and_read_again(tmp_path: Pa
 
 
 def test_a_missing_directory_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no directory .*nowhere; give the storage"):
+    with pytest.raises(UserError, match=r"there is no directory .*nowhere; give the storage"):
         serve(str(tmp_path / "nowhere"))
 
 

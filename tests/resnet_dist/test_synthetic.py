@@ -44,11 +44,12 @@ def test_it_is_made_in_seconds() -> None:
 
 
 def test_a_linear_classifier_fails_and_a_small_network_does_not(images: DecodedImages) -> None:
-    # The linear classifier is given all 10,000 images and its best penalty, the network 2,000 images four times.
-    linear = min(ridge_error(images, penalty) for penalty in (1e3, 1e4, 1e5))
-    network = network_error(images, train=2_000, epochs=4)
-    assert linear >= 0.55
-    assert network <= linear - 0.2
+    # The linear classifier is given all 10,000 images and its best penalty, the network 2,000 images three times.
+    # They reach 0.81 and 0.27; guessing, 0.9.
+    linear = ridge_error(images, (1e2, 1e3, 1e4))
+    network = network_error(images, train=2_000, epochs=3)
+    assert linear >= 0.7
+    assert 0.02 < network < 0.45
 
 
 def test_classes_have_the_same_mean(images: DecodedImages) -> None:
@@ -67,16 +68,20 @@ def test_a_mirrored_image_keeps_its_class() -> None:
     assert 0.35 < np.mean(slopes) < 0.65
 
 
-def ridge_error(images: DecodedImages, penalty: float) -> float:
-    """Test error of least squares on pixels and one-hot labels, in closed form."""
+def ridge_error(images: DecodedImages, penalties: tuple[float, ...]) -> float:
+    """Least test error of least squares on pixels and one-hot labels, in closed form, over the penalties."""
 
-    def features(split: NDArray[np.uint8]) -> NDArray[np.float64]:
-        return np.hstack([split.reshape(len(split), -1) / 255 - 0.5, np.ones((len(split), 1))])
+    def features(split: NDArray[np.uint8]) -> NDArray[np.float32]:
+        pixels = split.reshape(len(split), -1).astype(np.float32) / 255 - 0.5
+        return np.hstack([pixels, np.ones((len(split), 1), np.float32)])
 
     train, test = features(images.train_images), features(images.test_images)
-    gram = train.T @ train + penalty * np.eye(train.shape[1])
-    weights = np.linalg.solve(gram, train.T @ np.eye(10)[images.train_labels])
-    return float(((test @ weights).argmax(1) != images.test_labels).mean())
+    gram, target = train.T @ train, train.T @ np.eye(10, dtype=np.float32)[images.train_labels]
+    errors = []
+    for penalty in penalties:
+        weights = np.linalg.solve(gram + penalty * np.eye(len(gram), dtype=np.float32), target)
+        errors.append(float(((test @ weights).argmax(1) != images.test_labels).mean()))
+    return min(errors)
 
 
 def network_error(images: DecodedImages, train: int, epochs: int) -> float:

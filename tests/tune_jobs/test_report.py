@@ -22,6 +22,8 @@ from tests.tune_jobs.recorded import (
 )
 from tune_jobs.experiment import Trial
 from tune_jobs.report import Report, write_report
+from tune_jobs.results import read_experiment
+from tune_jobs.summary import summarise_experiment
 
 NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 ERRORS = [0.101, 0.099, 0.1, 0.0605, 0.0595, 0.06]
@@ -171,7 +173,7 @@ def test_shortened_and_other_data_are_said_first_and_leave_no_verdict(finished: 
 
 def test_another_precision_is_said_and_stays_comparable(finished: Finished) -> None:
     storage, _ = finished(overrides={"run.precision": "bfloat16"})
-    summary = write_report(storage, "two-rows", NOW).summary
+    summary = summarise_experiment(read_experiment(storage, "two-rows"))
     assert summary.notices == ("Changed: run.precision is bfloat16 instead of float32.",)
     assert summary.comparable
 
@@ -187,16 +189,15 @@ def test_another_precision_is_said_and_stays_comparable(finished: Finished) -> N
 def test_mixed_provenance_is_flagged(change: dict[str, object], warning: str, finished: Finished) -> None:
     storage, trials = finished()
     record_result(storage, "two-rows", trials[1], 0.1, change)
-    report = write_report(storage, "two-rows", NOW)
-    assert report.summary.tables[0].warnings == (warning,)
-    assert warning in text_of(storage, "report.html")
+    assert summarise_experiment(read_experiment(storage, "two-rows")).tables[0].warnings == (warning,)
 
 
 def test_mixed_precisions_are_flagged(finished: Finished) -> None:
     text = TWO_ROWS.replace('"network.depth" = 32', '"network.depth" = 32, "run.precision" = "float64"')
     storage, _ = finished(text=text)
-    warnings = write_report(storage, "two-rows", NOW).summary.tables[0].warnings
-    assert warnings == ("The rows mix precisions: float32, float64.",)
+    write_report(storage, "two-rows", NOW)
+    for path in ("report.md", "report.html"):
+        assert "Warning: The rows mix precisions: float32, float64." in text_of(storage, path)
 
 
 def test_page_is_one_file_that_asks_for_nothing(finished: Finished) -> None:

@@ -1,0 +1,123 @@
+"""A small grid on a real local Ray: runs, resumes, and runs nothing twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.integration
+
+EXPERIMENT = """
+name = "small"
+title = "A small grid"
+
+[recipe]
+data = { source = "synthetic", train_limit = 400, test_limit = 100, batch_size = 40 }
+network = { depth = 8, width = 4 }
+schedule = { milestones = [] }
+run = { epochs = %(epochs)d, device = "cpu" }
+
+[[table]]
+name = "architecture"
+title = "Architecture"
+
+[[table.cell]]
+label = "ReLU"
+
+[[table.cell]]
+label = "No ReLU"
+set = { "network.relu_after_addition" = false }
+
+[[table.cell]]
+label = "Two workers"
+set = { "network.batch_norm_position" = "after", "run.workers" = 2 }
+"""
+
+
+def start(experiment: Path, storage: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tune_jobs", "grid", "run", str(experiment), "--storage", str(storage), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run(experiment: Path, storage: Path) -> dict[str, Any]:
+    process = start(experiment, storage, "--json")
+    out, err = process.communicate(timeout=280)
+    assert process.returncode == 0, err
+    return dict(json.loads(out))
+
+
+def stamps(storage: Path) -> dict[str, int]:
+    trials = storage / "small" / "trials"
+    return {str(file.relative_to(storage)): file.stat().st_mtime_ns for file in trials.rglob("*") if file.is_file()}
+
+
+def test_a_grid_killed_and_launched_again_ends_with_every_trial_finished_once(tmp_path: Path) -> None:
+    experiment, storage = tmp_path / "small.toml", tmp_path / "results"
+    experiment.write_text(EXPERIMENT % {"epochs": 6})
+    killed = start(experiment, storage)
+    deadline = time.monotonic() + 200
+    while len(list(storage.glob("small/trials/*/metrics.jsonl"))) < 2:  # one has run at least in part
+        assert killed.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    finished = {path.parent.name for path in storage.glob("small/trials/*/result.json")}
+    before = stamps(storage)
+
+    first = run(experiment, storage)
+    assert first["started"] == 3 - len(finished)
+    assert [trial["state"] for trial in first["trials"]] == ["finished"] * 3
+    for trial in first["trials"]:
+        folder = storage / "small" / "trials" / trial["trial"]
+        epochs = [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert epochs == list(range(1, 7))
+        assert not list(folder.glob("checkpoints/**/*.pt"))
+    after = stamps(storage)
+    for name, stamp in before.items():
+        if name.split("/")[2] in finished:
+            assert after[name] == stamp, f"{name} of a finished trial was touched"
+
+    second = run(experiment, storage)
+    assert second["started"] == 0
+    assert stamps(storage) == after
+
+    report = storage / "small" / "report"
+    assert (report / "report.html").stat().st_size > 10_000
+    assert "Two workers" in (report / "report.md").read_text()
+    two = next(t for t in first["trials"] if "after" in t["name"])
+    result = json.loads((storage / "small" / "trials" / two["trial"] / "result.json").read_text())
+    assert result["workers"] == 2
+
+
+def test_a_trial_that_diverges_is_on_record_and_stops_no_other(tmp_path: Path) -> None:
+    experiment, storage = tmp_path / "small.toml", tmp_path / "results"
+    text = EXPERIMENT % {"epochs": 2}
+    experiment.write_text(text.replace('"run.workers" = 2', '"solver.learning_rate" = 1e30'))
+    process = start(experiment, storage, "--json")
+    out, err = process.communicate(timeout=280)
+    assert process.returncode == 1, err
+    states = {trial["name"]: (trial["state"], trial["reason"]) for trial in json.loads(out)["trials"]}
+    failed = [reason for state, reason in states.values() if state == "failed"]
+    assert len(failed) == 1 and "the training loss is" in failed[0]
+    assert sum(state == "finished" for state, _ in states.values()) == 2
+
+
+def test_more_workers_than_processors_is_one_line(tmp_path: Path) -> None:
+    experiment = tmp_path / "small.toml"
+    experiment.write_text((EXPERIMENT % {"epochs": 1}).replace('"run.workers" = 2', '"run.workers" = 4096'))
+    process = start(experiment, tmp_path / "results")
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 1
+    (line,) = err.splitlines()
+    assert "4096 workers need 4096 CPUs" in line

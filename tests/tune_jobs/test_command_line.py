@@ -1,0 +1,133 @@
+"""The command line: help, JSON, and mistakes that end in one line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from resnet_dist.configuration import TrainingConfig
+from resnet_dist.sections import field_types
+from tune_jobs.command_line import main, make_parser
+from tune_jobs.options import normalise
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on standard error."""
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    (line,) = captured.err.splitlines()
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--network.depth", "21"], "network.depth: 21 is not 6n+2 for any n >= 1; the nearest are 20 and 26"),
+        (["--solver.kind", "sgdd"], "did you mean 'sgd'?"),
+        (["--epochs", "none"], "run.epochs: 'none' is not allowed; it must be a whole number"),
+        (["--data.source", "folder:/nowhere/at/all"], "/nowhere/at/all"),
+        (["--name", "a/b"], "--name: 'a/b' is not allowed"),
+        (["--config", "/nowhere.toml"], "--config /nowhere.toml: cannot be read"),
+        (["--data.batch_size", "64", "--data.train_limit", "32"], "data.batch_size"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(
+    arguments: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = tmp_path / "results"
+    assert main(["train", "--storage", str(storage), *arguments]) == 1
+    assert says in one_line(capsys)
+    assert not list(storage.rglob("trials")), "something was written"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["train", "--storage", "x", "--solver.knd", "sgd"], "did you mean --solver.kind?"),
+        (["trian"], "did you mean 'train'?"),
+        (["grid", "run", "demo"], "--storage"),
+        (["grid", "plan", "demo", "--storage", "x", "--seeds", "0"], "'0' is not a whole number from 1"),
+    ],
+)
+def test_a_wrong_option_is_one_line(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert says in one_line(capsys)
+
+
+def test_an_unwritable_storage_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    for command in (["train"], ["grid", "run", "demo"]):
+        assert main([*command, "--storage", str(tmp_path / "file" / "results")]) == 1
+        assert "cannot" in one_line(capsys)
+
+
+def test_an_unknown_experiment_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["grid", "plan", "modelsize", "--storage", str(tmp_path)]) == 1
+    assert "did you mean 'model-size'?" in one_line(capsys)
+
+
+@pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="this machine has CUDA")
+def test_cuda_without_cuda_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--storage", str(tmp_path), "--device", "cuda"]) == 1
+    assert "no CUDA device" in one_line(capsys)
+
+
+def test_help_describes_every_setting_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    default = TrainingConfig().to_dict()
+    for section, kind in field_types(TrainingConfig).items():
+        for field in field_types(kind):
+            assert f"--{section}.{field}" in text
+            assert isinstance(default[section][field], list) or field in text
+
+
+@pytest.mark.parametrize("words", [["--help"], ["grid", "--help"], ["grid", "run", "--help"], ["tensorboard", "--help"]])
+def test_every_command_has_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 0
+    assert "usage: resnet-dist" in capsys.readouterr().out
+
+
+def test_sections_may_be_spelt_with_hyphens() -> None:
+    arguments = normalise(["train", "--storage", "x", "--batch-norm.momentum", "0.2", "--data.batch-size=32"])
+    settings = make_parser().parse_args(arguments).settings
+    assert settings == {"batch_norm.momentum": "0.2", "data.batch_size": "32"}
+
+
+def test_json_on_an_error_is_an_object_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["grid", "status", "demo", "--storage", str(tmp_path), "--json"]) == 1
+    assert list(json.loads(capsys.readouterr().out)) == ["error"]
+
+
+def test_a_plan_in_json_lists_the_trials(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["grid", "plan", "demo", "--storage", str(tmp_path), "--seeds", "2", "--no-measure", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert len(plan["trials"]) == 10
+    assert {trial["state"] for trial in plan["trials"]} == {"missing"}
+    assert {trial["workers"] for trial in plan["trials"]} == {1, 2}
+    assert all(trial["steps"] == 94 for trial in plan["trials"])  # 3 epochs of 2,000 images in batches of 64
+    assert not list(tmp_path.iterdir()), "a plan writes nothing"
+
+
+@pytest.mark.parametrize("package", ["resnet_dist", "tune_jobs"])
+def test_both_packages_are_the_command_line(package: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", package, "--help"], capture_output=True, text=True, env=os.environ | {"COLUMNS": "100"}
+    )
+    assert done.returncode == 0 and "grid" in done.stdout
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = "import sys; from tune_jobs.command_line import make_parser; make_parser(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
