@@ -3,6 +3,7 @@
 `torch.nn.SyncBatchNorm` refuses CPU tensors, so the CPU path is here; on CUDA torch's own is used.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
     """
 
     momentum: float
+    exchange: "Callable[[SynchronisedBatchNorm, Tensor], Tensor] | None" = None
+    """In exact mode, where this layer meets the same layer of the other virtual shards."""
 
     def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__(channels, eps=eps, momentum=momentum)
@@ -26,6 +29,8 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise [N, C, H, W]; in training mode with the statistics of the global batch."""
+        if self.training and self.exchange is not None:
+            return self.exchange(self, input)
         if self.training and dist.is_initialized() and dist.get_world_size() > 1:
             assert not input.is_cuda, "on CUDA networks go through `synchronised` first"
             return _GlobalBatchNorm.apply(  # type: ignore[no-any-return]

@@ -18,7 +18,7 @@ from torch import Tensor
 from resnet_dist import draws
 from resnet_dist.configuration import DataConfig
 from resnet_dist.draws import Stream
-from resnet_dist.workers import Workers
+from resnet_dist.workers import Shards
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class BatchOrder:
 
 @dataclass(frozen=True)
 class Batch:
-    """A worker's part of one sub-batch."""
+    """One shard of a sub-batch."""
 
     images: Tensor
     """Standardised images [b, 3, 32, 32] in the channels-last memory format; b may be 0."""
@@ -138,30 +138,30 @@ class TrainingBatches:
     """The training set on the device, and its batches."""
 
     def __init__(
-        self, images: Tensor, labels: Tensor, standardise: Standardiser, data: DataConfig, seed: int, workers: Workers
+        self, images: Tensor, labels: Tensor, standardise: Standardiser, data: DataConfig, seed: int, shards: Shards
     ) -> None:
         # images: uint8 [N, 3, 32, 32]; they stay uint8, four to eight times smaller than standardised ones
-        self.images = images.permute(0, 2, 3, 1).contiguous().to(workers.device)
-        self.labels = labels.to(workers.device)
+        self.device = standardise.mean.device
+        self.images = images.permute(0, 2, 3, 1).contiguous().to(self.device)
+        self.labels = labels.to(self.device)
         self.standardise = standardise
         self.order = BatchOrder(data, len(labels), seed)
         self.accumulation = data.accumulation
-        self.workers = workers
+        self.shards = shards
 
-    def step(self, step: int) -> tuple[int, Iterator[Batch]]:
-        """Images in the whole batch of a step, and this worker's part of each of its sub-batches."""
+    def step(self, step: int) -> tuple[int, Iterator[list[Batch]]]:
+        """Images in the whole batch of a step, and this worker's shards of each of its sub-batches."""
         draw = self.order.draw(step)
         size = len(draw.indices)
         parts = min(self.accumulation, size)
         bounds = [size * part // parts for part in range(parts + 1)]
-        return size, (self._batch(draw, a, b) for a, b in pairwise(bounds))
+        parts_of_worker = (self.shards.bounds(a, b) for a, b in pairwise(bounds))
+        return size, ([self._batch(draw, a, b) for a, b in part] for part in parts_of_worker)
 
     def _batch(self, draw: Draw, start: int, stop: int) -> Batch:
-        start, stop = self.workers.slice(start, stop)
-        device = self.workers.device
-        indices = torch.from_numpy(draw.indices[start:stop]).to(device)
-        shifts = torch.from_numpy(draw.shifts[start:stop]).to(device)
-        flips = torch.from_numpy(draw.flips[start:stop]).to(device)
+        indices = torch.from_numpy(draw.indices[start:stop]).to(self.device)
+        shifts = torch.from_numpy(draw.shifts[start:stop]).to(self.device)
+        flips = torch.from_numpy(draw.flips[start:stop]).to(self.device)
         images = shift_and_flip(self.standardise(self.images[indices]), shifts, flips, self.order.data.shift)
         images = images.contiguous().permute(0, 3, 1, 2)  # [b, 3, 32, 32]; its memory is channels last already
         return Batch(images, self.labels[indices])

@@ -227,6 +227,10 @@ class RunConfig(Section):
     """Processes that share each batch. It does not change the result."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes CUDA where there is one."""
+    exact: bool = False
+    """Give the same bits on any number of workers up to `virtual_shards`, on one kind of processor."""
+    virtual_shards: int = 8
+    """Shards of exact mode, a power of two. Part of the result: another number rounds differently."""
     checkpoint_epochs: int = 1
     """Epochs between checkpoints; the last epoch always has one until the result is written."""
     checkpoint_steps: int = 0
@@ -239,6 +243,10 @@ class RunConfig(Section):
         self.require("seed", 0 <= self.seed < 2**63, "from 0 to 2^63 - 1")
         for name in ("epochs", "workers", "checkpoint_epochs", "summary_steps"):
             self.require(name, getattr(self, name) >= 1, "at least 1")
+        shards = self.virtual_shards
+        self.require("virtual_shards", shards >= 1 and shards & (shards - 1) == 0, "a power of two")
+        if self.exact:
+            self.require("workers", self.workers <= shards, f"at most run.virtual_shards, {shards}, in exact mode")
         self.require("checkpoint_steps", self.checkpoint_steps >= 0, "at least 0")
 
 
@@ -305,6 +313,8 @@ class TrainingConfig:
             assert self.data.fingerprint, "load the data before asking for the identity of a run on it"
         else:
             plain["data"]["fingerprint"] = self.data.source
+        if not self.run.exact:
+            del plain["run"]["virtual_shards"]
         if self.schedule.kind == "constant":
             del plain["schedule"]["milestones"], plain["schedule"]["gamma"]
         if not self.schedule.warmup_iterations:

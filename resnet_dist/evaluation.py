@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnet_dist.batches import Standardiser
+from resnet_dist.exact import tree_sum
 from resnet_dist.workers import Workers
 
 BATCH = 500
@@ -28,31 +29,43 @@ class Evaluation:
 class ImageSet:
     """A set of images held on the device, evaluated as often as wanted."""
 
-    def __init__(self, images: Tensor, labels: Tensor, standardise: Standardiser, workers: Workers) -> None:
+    def __init__(
+        self, images: Tensor, labels: Tensor, standardise: Standardiser, workers: Workers, virtual_shards: int = 1
+    ) -> None:
         # images: uint8 [N, 3, 32, 32]; each worker holds its own part alone
-        start, stop = workers.slice(0, len(labels))
         self.total = len(labels)
-        self.images = images[start:stop].permute(0, 2, 3, 1).contiguous().to(workers.device)
-        self.labels = labels[start:stop].to(workers.device)
         self.standardise = standardise
         self.workers = workers
+        self.columns = virtual_shards
+        shards = workers.shards(virtual_shards if virtual_shards > 1 else None)
+        self.parts = [
+            (
+                shard if virtual_shards > 1 else 0,
+                images[start:stop].permute(0, 2, 3, 1).contiguous().to(workers.device),
+                labels[start:stop].to(workers.device),
+            )
+            for shard, (start, stop) in zip(shards.held, shards.bounds(0, self.total), strict=True)
+        ]
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module, autocast: torch.autocast) -> Evaluation:
         """Evaluate a network, with its running batch-norm statistics; one collective."""
         network.eval()
-        sums = torch.zeros(3, dtype=torch.float64, device=self.workers.device)
-        for images, labels in zip(self.images.split(BATCH), self.labels.split(BATCH), strict=True):
-            with autocast:
-                logits = network(self.standardise(images).permute(0, 3, 1, 2))
-            logits = logits.to(self.standardise.mean.dtype)
-            if not len(labels):
-                continue
-            best = logits.topk(min(5, logits.shape[1])).indices
-            correct = best == labels[:, None]
-            sums += torch.stack(
-                [F.cross_entropy(logits, labels, reduction="sum"), (~correct[:, 0]).sum(), (~correct.any(1)).sum()]
-            )
+        sums = torch.zeros(self.columns, 3, dtype=torch.float64, device=self.workers.device)
+        for column, images, labels in self.parts:
+            for piece, truth in zip(images.split(BATCH), labels.split(BATCH), strict=True):
+                if len(truth):
+                    sums[column] += self._sums(network, autocast, piece, truth)
         network.train()
-        loss, top1, top5 = (self.workers.sum(sums) / self.total).tolist()
+        # In exact mode each column has one worker's sums, to which the others add zeros.
+        loss, top1, top5 = (tree_sum(self.workers.sum(sums)) / self.total).tolist()
         return Evaluation(loss, top1, top5)
+
+    def _sums(self, network: nn.Module, autocast: torch.autocast, images: Tensor, labels: Tensor) -> Tensor:
+        """Sum of the losses, images wrong, and images wrong in the first five: [3]."""
+        with autocast:
+            logits = network(self.standardise(images).permute(0, 3, 1, 2))
+        logits = logits.to(self.standardise.mean.dtype)
+        correct = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        return torch.stack([loss, (~correct[:, 0]).sum(), (~correct.any(1)).sum()])

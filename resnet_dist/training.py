@@ -23,6 +23,7 @@ from resnet_dist.configuration import TrainingConfig
 from resnet_dist.dataset import Dataset
 from resnet_dist.errors import ConfigurationError, DivergedError
 from resnet_dist.evaluation import ImageSet
+from resnet_dist.exact import VirtualShards, pin_kernels, tree_sum
 from resnet_dist.initialisation import initialise
 from resnet_dist.networks import ResidualNetwork, parameter_count
 from resnet_dist.recorder import Recorder
@@ -49,14 +50,23 @@ class Training:
                 f"data.batch_size: {config.data.batch_size} is more than the {images} training images; lower it"
             )
         dtype = torch.float64 if run.precision == "float64" else torch.float32
+        if run.exact:
+            if workers.size > run.virtual_shards:
+                raise ConfigurationError(
+                    f"run.virtual_shards: {run.virtual_shards} shards cannot be shared by {workers.size} workers; "
+                    f"give --virtual-shards {1 << (workers.size - 1).bit_length()} or fewer workers"
+                )
+            pin_kernels()
+        shards = workers.shards(run.virtual_shards if run.exact else None)
+        self.columns = run.virtual_shards if run.exact else 1
         standardise = Standardiser(dataset.mean, dataset.std, dtype, workers.device)
         self.batches = TrainingBatches(
-            dataset.train_images, dataset.train_labels, standardise, config.data, run.seed, workers
+            dataset.train_images, dataset.train_labels, standardise, config.data, run.seed, shards
         )
         self.plan = self.batches.order.plan
-        self.test = ImageSet(dataset.test_images, dataset.test_labels, standardise, workers)
+        self.test = ImageSet(dataset.test_images, dataset.test_labels, standardise, workers, self.columns)
         self.validation = (
-            ImageSet(dataset.validation_images, dataset.validation_labels, standardise, workers)
+            ImageSet(dataset.validation_images, dataset.validation_labels, standardise, workers, self.columns)
             if config.data.holdout
             else None
         )
@@ -64,13 +74,13 @@ class Training:
         initialise(network, config.network, run.seed)
         # On CPUs and GPUs alike convolutions run fastest with the channels last in memory.
         self.network = network.to(workers.device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.autocast = torch.autocast(
-            workers.device.type, dtype=torch.bfloat16, enabled=run.precision == "bfloat16", cache_enabled=False
-        )
         self.step = 0
-        self.losses = torch.zeros(0)
+        self.losses = torch.zeros(0, self.columns)
         self._forward: nn.Module = self.network
-        if workers.size > 1:
+        self.shards: VirtualShards | None = None
+        if run.exact:
+            self.shards = VirtualShards(self.network, shards, workers)
+        elif workers.size > 1:
             self.network = synchronised(self.network, workers.device)
             self._forward = _data_parallel(self.network, workers)
 
@@ -85,21 +95,34 @@ class Training:
         """Make room for the losses of the epoch's steps, unless a checkpoint brought some of them."""
         steps = self.plan.start(self.epoch + 1) - self.plan.start(self.epoch)
         if self.step == self.plan.start(self.epoch):
-            self.losses = torch.zeros(steps, dtype=torch.float64, device=self.workers.device)
+            self.losses = torch.zeros(steps, self.columns, dtype=torch.float64, device=self.workers.device)
 
     def update(self) -> Tensor:
-        """One update of the weights. Returns this worker's part of the batch's mean loss, on the device."""
+        """One update of the weights.
+
+        Returns this worker's part of the batch's mean loss, on the device: [1], or [virtual shards] with zeros for
+        those of others.
+        """
         config = self.config
         rate = learning_rate(config.solver, config.schedule, self.step, self.epoch)
         for group in self.solver.param_groups:
             group["lr"] = rate
         self.solver.zero_grad(set_to_none=True)
         size, parts = self.batches.step(self.step)
-        loss = torch.zeros((), dtype=torch.float64, device=self.workers.device)
+        loss = torch.zeros(self.columns, dtype=torch.float64, device=self.workers.device)
         count = min(config.data.accumulation, size)
-        for part, batch in enumerate(parts):
-            set_momentum(self.network, batch_norm_momentum(config.batch_norm, self.plan, self.step, count, part))
-            loss += self._forward_backward(batch, size, is_last=part == count - 1)
+        for part, batches in enumerate(parts):
+            momentum = batch_norm_momentum(config.batch_norm, self.plan, self.step, count, part)
+            if self.shards is not None:
+                self.shards.set_momentum(momentum)
+                held = self.shards.shards.held
+                loss[held.start : held.stop] += self._exact_forward_backward(self.shards, batches, size)
+            else:
+                set_momentum(self.network, momentum)
+                (batch,) = batches
+                loss += self._forward_backward(batch, size, is_last=part == count - 1)
+        if self.shards is not None:
+            self.shards.reduce_gradients()
         self.solver.step()
         self.losses[self.step - self.plan.start(self.epoch)] = loss
         self.step += 1
@@ -109,13 +132,29 @@ class Training:
         """Add one sub-batch's gradients; returns this worker's share of the mean loss over the `size` images."""
         wait = isinstance(self._forward, DistributedDataParallel) and not is_last
         with self._forward.no_sync() if wait else nullcontext():  # type: ignore[operator]
-            with self.autocast:
-                logits = self._forward(batch.images)
-            logits = logits.to(self.batches.standardise.mean.dtype)
-            loss = F.cross_entropy(logits, batch.labels, reduction="sum") / size
+            loss = self._loss(self._forward, batch, size)
             # DistributedDataParallel averages over workers; samples, not workers, are to be weighted equally.
             (loss * self.workers.size).backward()
         return loss.detach()
+
+    def _autocast(self) -> torch.autocast:
+        bfloat16 = self.config.run.precision == "bfloat16"
+        return torch.autocast(self.workers.device.type, torch.bfloat16, enabled=bfloat16, cache_enabled=False)
+
+    def _exact_forward_backward(self, shards: VirtualShards, batches: list[Batch], size: int) -> Tensor:
+        """The same for each virtual shard that this worker holds: losses [shards held]."""
+        return shards.forward_backward(lambda replica, index: self._loss(replica, batches[index], size))
+
+    def _loss(self, network: nn.Module, batch: Batch, size: int) -> Tensor:
+        """Sum of the losses of a shard's images, divided by the size of the whole batch."""
+        with self._autocast():
+            logits = network(batch.images)
+        logits = logits.to(self.batches.standardise.mean.dtype)
+        return F.cross_entropy(logits, batch.labels, reduction="sum") / size
+
+    def epoch_losses(self) -> list[float]:
+        """The mean loss of each of the epoch's batches, over all workers; one collective, waits for the device."""
+        return tree_sum(self.workers.sum(self.losses.clone()).T).tolist()
 
     def epoch_line(self, losses: list[float], seconds: float) -> dict[str, Any]:
         """Evaluate, and make the line of metrics.jsonl for the epoch that has just ended."""
@@ -132,14 +171,14 @@ class Training:
             raise DivergedError(
                 f"the training loss is {line['train_loss']} in epoch {epoch + 1}; a lower solver.learning_rate may help"
             )
-        test = self.test.evaluate(self.network, self.autocast)
+        test = self.test.evaluate(self.network, self._autocast())
         line |= {
             "test_loss": test.loss if math.isfinite(test.loss) else None,
             "top1_error": test.top1_error,
             "top5_error": test.top5_error,
         }
         if self.validation is not None:
-            line["validation_error"] = self.validation.evaluate(self.network, self.autocast).top1_error
+            line["validation_error"] = self.validation.evaluate(self.network, self._autocast()).top1_error
         return line | {"seconds": round(seconds, 3), "images_per_second": round(sum(sizes) / seconds, 1)}
 
     def state(self) -> dict[str, Any]:
@@ -204,7 +243,7 @@ def train(
             inside = training.step < plan.start(epoch + 1)
             if run.checkpoint_steps and inside and training.step % run.checkpoint_steps == 0:
                 _checkpoint(training, recorder)
-        losses = workers.sum(training.losses).tolist()  # waits for the device, so the time is right
+        losses = training.epoch_losses()  # waits for the device, so the time is right
         elapsed = time.perf_counter() - started
         # After a resume inside an epoch, the time of the whole one is estimated from the part that was run.
         elapsed *= (plan.start(epoch + 1) - plan.start(epoch)) / (training.step - first)

@@ -14,6 +14,21 @@ from resnet_dist.errors import UserError
 
 
 @dataclass(frozen=True)
+class Shards:
+    """How a batch, or a set of images, is cut up, and which of the pieces one worker holds."""
+
+    count: int
+    """Pieces in all: as many as workers, or the virtual shards of exact mode."""
+    held: range
+    """The pieces that this worker holds."""
+
+    def bounds(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Parts [start, stop) of a range that the worker holds: sizes differ by at most one, some may be empty."""
+        size = stop - start
+        return [(start + size * s // self.count, start + size * (s + 1) // self.count) for s in self.held]
+
+
+@dataclass(frozen=True)
 class Workers:
     """This worker among `size` workers of a run. With `size` 1 no process group is needed."""
 
@@ -26,16 +41,29 @@ class Workers:
         """Whether this worker writes the results."""
         return self.rank == 0
 
-    def slice(self, start: int, stop: int) -> tuple[int, int]:
-        """This worker's part [start, stop) of a range: contiguous, sizes differing by at most one, maybe empty."""
-        count = stop - start
-        return start + count * self.rank // self.size, start + count * (self.rank + 1) // self.size
+    def shards(self, virtual: int | None = None) -> Shards:
+        """One piece for each worker, or, of a number of virtual shards, those that this worker holds."""
+        if virtual is None:
+            return Shards(self.size, range(self.rank, self.rank + 1))
+        return Shards(virtual, range(virtual * self.rank // self.size, virtual * (self.rank + 1) // self.size))
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Sum a tensor over the workers, in place; one collective."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
+
+    def gather(self, rows: Tensor, count: int) -> Tensor:
+        """The rows of all workers' virtual shards, [count, …], from this worker's, [shards held, …]; one collective."""
+        if self.size == 1:
+            return rows
+        held = [Workers(rank, self.size, self.device).shards(count).held for rank in range(self.size)]
+        most = max(map(len, held))  # every message has the same size, padded where a worker holds a shard less
+        message = torch.zeros((most, *rows.shape[1:]), dtype=rows.dtype, device=rows.device)
+        message[: len(rows)] = rows
+        messages = [torch.empty_like(message) for _ in range(self.size)]
+        dist.all_gather(messages, message)
+        return torch.cat([part[: len(shards)] for part, shards in zip(messages, held, strict=True)])
 
     def broadcast(self, value: Any) -> Any:
         """The first worker's value, on every worker."""

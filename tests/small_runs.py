@@ -8,6 +8,7 @@ import torch
 
 from resnet_dist.configuration import TrainingConfig
 from resnet_dist.dataset import Dataset
+from resnet_dist.exact import tree_sum
 from resnet_dist.training import Training
 from resnet_dist.workers import Workers, alone, current
 
@@ -72,7 +73,7 @@ def trace(config: TrainingConfig, dataset: Dataset, steps: int) -> Trace:
     losses = []
     for _ in range(steps):
         training.start_epoch()
-        losses.append(workers.sum(training.update().clone()).item())
-    test = training.test.evaluate(training.network, training.autocast)
+        losses.append(tree_sum(workers.sum(training.update().clone())).item())
+    test = training.test.evaluate(training.network, training._autocast())
     state = {name: value.clone() for name, value in training.network.state_dict().items()}
     return Trace(losses, state, (test.loss, test.top1_error, test.top5_error))

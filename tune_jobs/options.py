@@ -59,6 +59,8 @@ SHORTHANDS = {
     "run.epochs": "--epochs",
     "run.precision": "--precision",
     "run.device": "--device",
+    "run.exact": "--exact",
+    "run.virtual_shards": "--virtual-shards",
 }
 """Settings that have a second, shorter spelling."""
 
@@ -79,7 +81,10 @@ def add_settings(parser: argparse.ArgumentParser, shorthands: dict[str, str]) ->
             if value not in (None, ""):
                 text += f" (default: {shown}; {describe_type(hint)})"
             spellings = [shorthands[name]] if name in shorthands else []
-            group.add_argument(*spellings, f"--{name}", dest=name, action=_Setting, metavar="VALUE", help=text)
+            flag: dict[str, Any] = (
+                {"nargs": "?", "const": "true"} if hint is bool else {}
+            )  # `--exact` means `--exact true`
+            group.add_argument(*spellings, f"--{name}", dest=name, action=_Setting, metavar="VALUE", help=text, **flag)
 
 
 class _Setting(argparse.Action):

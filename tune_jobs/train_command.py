@@ -109,7 +109,7 @@ class _Display:
         """Show the newest loss, at most twice a second: reading it waits for the device."""
         if not self.bar.disable and time.monotonic() - self.shown > 0.5:
             self.shown = time.monotonic()
-            self.bar.update(self.task, detail=f"step {step}, loss {loss.item():.3f}")
+            self.bar.update(self.task, detail=f"step {step}, loss {loss.sum().item():.3f}")
 
     def epoch(self, line: dict[str, Any]) -> None:
         """Print an epoch's line."""

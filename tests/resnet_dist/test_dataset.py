@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnet_dist import dataset_cache, synthetic
+from resnet_dist import synthetic
 from resnet_dist.configuration import DataConfig
 from resnet_dist.dataset import cache_directory, dataset_fingerprint, load_dataset
 from resnet_dist.decoded_images import DecodedImages, interleaved_order
@@ -99,7 +98,7 @@ def test_mean_and_deviation_are_of_the_images_trained_on(archive: Path, cache: P
 
 
 def test_mean_and_deviation_of_many_images_are_exact(cache: Path) -> None:
-    dataset = load_dataset(DataConfig())
+    dataset = load_dataset(DataConfig(train_limit=3001))
     used = dataset.train_images.numpy()
     assert np.array_equal(dataset.mean.numpy(), used.astype(np.int64).sum(0) / len(used))
     assert dataset.std == pytest.approx(used.astype(np.float64).std(), rel=1e-12)
@@ -175,7 +174,7 @@ def test_a_cached_fingerprint_is_read_without_torch(cache: Path) -> None:
 
 def test_a_source_is_decoded_once(archive: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load_dataset(config(archive))
-    monkeypatch.setattr("resnet_dist.image_folder.folder_images", None)
+    monkeypatch.setattr("resnet_dist.image_folder.folder_images", lambda _: pytest.fail("decoded again"))
     second = load_dataset(config(archive, train_limit=9))
     assert second.fingerprint == first.fingerprint and torch.equal(second.train_images, first.train_images[:9])
 
@@ -268,26 +267,23 @@ def test_a_cache_given_by_argument_is_used(archive: Path, cache: Path, tmp_path:
     assert len(entries(tmp_path / "other")) == 1 and not cache.exists()
 
 
-def decode_and_tell(cache: Path, started: Path) -> None:
-    """Load through the cache, leaving a file for each time that the source is decoded."""
-
-    def decode() -> DecodedImages:
-        (started / str(os.getpid())).touch()
-        return synthetic.synthetic_images()
-
-    dataset_cache.cached("shared", decode, cache)
-
-
 def test_of_several_processes_one_decodes_and_the_others_wait(tmp_path: Path) -> None:
     started = tmp_path / "started"
     started.mkdir()
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=decode_and_tell, args=(tmp_path / "cache", started)) for _ in range(3)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0, 0, 0]
+    program = f"""
+import os, pathlib, time
+from resnet_dist import dataset_cache, synthetic
+def decode():
+    pathlib.Path({str(started)!r}, str(os.getpid())).touch()
+    time.sleep(1)
+    return synthetic.synthetic_images()
+print(dataset_cache.cached("shared", decode, pathlib.Path({str(tmp_path / "cache")!r})).fingerprint)
+"""
+    command = [sys.executable, "-c", program]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    printed = {process.communicate(timeout=60)[0].strip() for process in processes}
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert printed == {synthetic.synthetic_images().fingerprint()}
     assert len(list(started.iterdir())) == 1
     assert len(entries(tmp_path / "cache")) == 1
 

@@ -132,5 +132,5 @@ def test_a_server_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch: 
 
 def test_an_archive_with_a_wrong_checksum_is_refused(tmp_path: Path, unreachable: str) -> None:
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"half an archive")
-    with pytest.raises(DataError, match="place cifar-10-python.tar.gz at"):
+    with pytest.raises(DataError, match=r"place cifar-10-python\.tar\.gz at"):
         downloaded_images("cifar10", tmp_path)

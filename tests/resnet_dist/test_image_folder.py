@@ -203,6 +203,13 @@ def test_an_image_of_sixteen_bits_is_refused(tmp_path: Path) -> None:
     assert "test/cow/1.png" in (message := refusal(write_directory(tmp_path, tree))) and "8 bits" in message
 
 
+def test_a_file_too_large_for_an_image_is_not_read(tmp_path: Path) -> None:
+    write_directory(tmp_path, image_tree())
+    with (tmp_path / "test/cow/9.png").open("wb") as file:
+        file.truncate(2**40)  # a hole: it takes no space on the disk, and would not fit in memory
+    assert "test/cow/9.png" in (message := refusal(tmp_path)) and "1,099,511,627,776 bytes" in message
+
+
 @pytest.mark.parametrize(("present", "absent"), [("train", "test"), ("test", "train")])
 def test_a_class_folder_in_one_split_only_is_named(tmp_path: Path, present: str, absent: str) -> None:
     message = refusal(write_directory(tmp_path, image_tree() | {f"{present}/dog/0.png": encoded(pixels(0))}))

@@ -1,4 +1,5 @@
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -15,6 +16,15 @@ GOLDEN_FINGERPRINT = "75eb2e6596c4ecd2"
 @pytest.fixture(scope="module")
 def images() -> DecodedImages:
     return synthetic_images()
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Threads that share a busy processor wait for each other many times as long as they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def test_the_bytes_are_the_same_for_ever(images: DecodedImages) -> None:
@@ -43,9 +53,10 @@ def test_it_is_made_in_seconds() -> None:
     assert time.process_time() - started < 6
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_linear_classifier_fails_and_a_small_network_does_not(images: DecodedImages) -> None:
     # The linear classifier is given all 10,000 images and its best penalty, the network 2,000 images three times.
-    # They reach 0.81 and 0.27; guessing, 0.9.
+    # They reach 0.81 and 0.32; guessing, 0.9.
     linear = ridge_error(images, (1e2, 1e3, 1e4))
     network = network_error(images, train=2_000, epochs=3)
     assert linear >= 0.7
@@ -89,7 +100,7 @@ def network_error(images: DecodedImages, train: int, epochs: int) -> float:
     layers: list[nn.Module] = []
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        for channels, following, stride in ((3, 16, 1), (16, 32, 2), (32, 64, 2)):
+        for channels, following, stride in ((3, 16, 2), (16, 32, 2), (32, 64, 1)):
             layers += [nn.Conv2d(channels, following, 5, stride, 2), nn.BatchNorm2d(following), nn.ReLU()]
         network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
         order = torch.cat([torch.randperm(train) for _ in range(epochs)])
@@ -100,7 +111,7 @@ def network_error(images: DecodedImages, train: int, epochs: int) -> float:
     for batch in order.split(50):
         solver.zero_grad()
         scores = network((inputs[batch] - mean) / std)
-        nn.functional.cross_entropy(scores, labels[batch]).backward()  # type: ignore[no-untyped-call]
+        nn.functional.cross_entropy(scores, labels[batch]).backward()
         solver.step()
     network.eval()
     with torch.no_grad():

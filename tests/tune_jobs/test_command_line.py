@@ -52,9 +52,7 @@ def test_a_wrong_setting_is_one_line(
         (["grid", "plan", "demo", "--storage", "x", "--seeds", "0"], "'0' is not a whole number from 1"),
     ],
 )
-def test_a_wrong_option_is_one_line(
-    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_option_is_one_line(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2
@@ -91,7 +89,9 @@ def test_help_describes_every_setting_with_its_default(capsys: pytest.CaptureFix
             assert isinstance(default[section][field], list) or field in text
 
 
-@pytest.mark.parametrize("words", [["--help"], ["grid", "--help"], ["grid", "run", "--help"], ["tensorboard", "--help"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["grid", "--help"], ["grid", "run", "--help"], ["tensorboard", "--help"]]
+)
 def test_every_command_has_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(words)

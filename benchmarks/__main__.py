@@ -1,0 +1,88 @@
+"""`python -m benchmarks`: measures speed against targets, one line a target.
+
+Exit code 0 if every target that was measured is reached, 1 if one is short, 2 for an error.
+"""
+
+import argparse
+import json
+import logging
+import os
+import statistics
+import sys
+from typing import Any
+
+from resnet_dist.errors import UserError
+
+log = logging.getLogger("benchmarks")
+
+SECONDS = {"quick": 40.0, "full": 300.0}
+"""How long the trainers run in turns."""
+TRIALS = {"quick": 12, "full": 40}
+"""Trials whose cost is measured, once warm."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print, and return the exit code."""
+    args = _parse(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # The trials go to a directory of this machine: a cluster that the environment names could not reach it.
+    os.environ.pop("RAY_ADDRESS", None)
+    try:
+        record = run("quick" if args.quick else "full", print_lines=not args.json)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if args.json:
+        print(json.dumps(record, indent=1))
+    return 1 if any(target["state"] == "short" for target in record["targets"]) else 0
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure training speed and the cost of a trial against targets.",
+        epilog="Exit code: 0 if all that was measured is reached, 1 if something is short, 2 for an error.",
+    )
+    parser.add_argument("--quick", action="store_true", help="under two minutes on two cores (default: about seven)")
+    parser.add_argument("--json", action="store_true", help="print all figures as JSON and nothing else")
+    return parser.parse_args(arguments)
+
+
+def run(length: str, print_lines: bool) -> dict[str, Any]:
+    """Measure everything; returns what --json prints."""
+    import torch
+
+    from benchmarks import end_to_end, trial_overhead
+    from resnet_dist.configuration import TrainingConfig
+    from resnet_dist.dataset import load_dataset
+    from resnet_dist.provenance import describe
+    from resnet_dist.workers import alone
+
+    workers = alone()
+    if workers.device.type == "cpu":
+        # One thread for each contender, as a grid's workers have; the conventional loader has the other cores.
+        torch.set_num_threads(1)
+    machine = describe(workers, "")
+    log.info("%s, torch %s; trainers in turns for %.0f s", machine["device"], machine["torch"], SECONDS[length])
+    config = TrainingConfig()
+    speeds = end_to_end.measure(config, load_dataset(config.data), workers, SECONDS[length])
+    targets = end_to_end.targets(speeds)
+    log.info("a grid of tiny trials on a local Ray")
+    costs = trial_overhead.measure(TRIALS[length])
+    targets.append(trial_overhead.target(costs))
+    if print_lines:
+        width = max(len(target.name) for target in targets)
+        for target in targets:
+            print(target.line(width))
+    return {
+        "machine": {key: machine[key] for key in ("device", "torch", "ray", "python", "threads", "commit", "dirty")},
+        "images_per_second": {
+            name: {"median": statistics.median(rounds), "rounds": rounds} for name, rounds in speeds.rounds.items()
+        },
+        "trial_cost_seconds": {"median": statistics.median(costs), "trials": costs},
+        "targets": [target.to_dict() for target in targets],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""A target of speed, what was reached, and the line that says so."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Target:
+    """One number to be reached."""
+
+    name: str
+    target: float
+    unit: Literal["×", "s"]
+    """`×`: a ratio of speeds, at least `target`. `s`: seconds, at most `target`."""
+    reached: float | None = None
+    """None if it was not measured."""
+    reason: str = ""
+    """Why it was not measured."""
+
+    @property
+    def state(self) -> str:
+        """`ok`, `short` or `not measured`. What is not measured is not short."""
+        if self.reached is None:
+            return "not measured"
+        # Judged as measured, not as printed: 0.996 is short of 1.00.
+        reached_it = self.reached <= self.target if self.unit == "s" else self.reached >= self.target
+        return "ok" if reached_it else "short"
+
+    def line(self, width: int = 0) -> str:
+        """Name (padded to `width`), reached, target, state."""
+        bound = "at most" if self.unit == "s" else "at least"
+        reached = "-" if self.reached is None else f"{self.reached:.2f} {self.unit}"
+        state = f"{self.state}: {self.reason}" if self.reason else self.state
+        return f"{self.name:<{width}}  reached {reached:>7}  target {bound} {self.target:.2f} {self.unit}  {state}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "name": self.name,
+            "reached": self.reached,
+            "target": self.target,
+            "bound": "at most" if self.unit == "s" else "at least",
+            "unit": self.unit,
+            "state": self.state,
+            "reason": self.reason or None,
+        }
