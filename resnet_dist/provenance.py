@@ -3,6 +3,7 @@
 Nothing here reads the environment's variables, where credentials live.
 """
 
+import functools
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -42,6 +43,16 @@ def source_state(directory: Path | None = None) -> tuple[str | None, str]:
     return commit.strip(), patch
 
 
+@functools.cache
+def running_source() -> tuple[str | None, str]:
+    """`source_state` when this process first asked.
+
+    A process runs the code that it has imported, so a Tune actor that trains many trials asks git once: it takes a
+    process for each new file, and later edits are not what runs here.
+    """
+    return source_state()
+
+
 def _git(directory: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
@@ -55,7 +66,7 @@ def _git(directory: Path, *arguments: str) -> str | None:
 
 def describe(workers: Workers, data_fingerprint: str) -> dict[str, Any]:
     """What `provenance.json` says of the code, the libraries and the machine."""
-    commit, patch = source_state()
+    commit, patch = running_source()
     cuda = workers.device.type == "cuda"
     return {
         "commit": commit,

@@ -31,7 +31,7 @@ class Recorder:
     def start(self, workers: Workers, data_fingerprint: str) -> None:
         """Write configuration and provenance, and take up the metrics lines of an earlier attempt."""
         earlier = json.loads(self.storage.get(self.keys.provenance) or b"{}")
-        _, patch = provenance.source_state()
+        _, patch = provenance.running_source()
         self.provenance = {
             "layout": LAYOUT,
             "trial": self.trial_id,

@@ -27,7 +27,8 @@ def order(images: int = 100, seed: int = 1, **settings: Any) -> BatchOrder:
 
 def ends_of_epochs(images: int, batch_size: int, epochs: int) -> list[int]:
     """Steps after which the study's loop counts an epoch: floor(images seen / images) has changed."""
-    ends, seen, step = [], 0, 0
+    ends: list[int] = []
+    seen = step = 0
     while len(ends) < epochs:
         before = seen // images
         seen, step = seen + batch_size, step + 1
@@ -260,7 +261,7 @@ def test_a_batch_depends_on_the_seed_and_the_step_alone(sampling: str) -> None:
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_the_workers_shards_make_up_the_whole_batch(size: int, accumulation: int) -> None:
     # 60 images by permutation in batches of 29: 29, 29 and then 2, fewer than most numbers of workers
-    settings = {"batch_size": 29, "sampling": "permutation", "accumulation": accumulation}
+    settings: dict[str, Any] = {"batch_size": 29, "sampling": "permutation", "accumulation": accumulation}
     alone = training_batches(**settings)[0]
     for step in range(3):
         count, whole_parts = alone.step(step)

@@ -74,8 +74,8 @@ def test_an_error_in_one_shard_ends_all() -> None:
 
 
 def test_the_tree_adds_in_pairs() -> None:
-    parts = torch.tensor([[2.0**53], [1.0], [-(2.0**53)], [1.0]], dtype=torch.float64)
-    assert tree_sum(parts).item() == 0.0  # (2^53 + 1) + (-2^53 + 1): each 1 is rounded away, to even
+    parts = torch.tensor([[2.0**53], [1.0], [1.0], [-(2.0**53)]], dtype=torch.float64)
+    assert tree_sum(parts).item() == 1.0  # (2^53 + 1) + (1 - 2^53): the first 1 is rounded away; in a row both are
 
 
 def test_statistics_combine_with_empty_parts_between() -> None:

@@ -121,21 +121,14 @@ def test_head_draws_all_other_scales_uniformly(layer: str, head: Draws) -> None:
 
 @pytest.mark.parametrize("preset", ["published", "head"])
 def test_no_two_numbers_come_from_the_same_draw(preset: str, request: pytest.FixtureRequest) -> None:
-    # In units of its standard deviation, a number that two layers or two seeds share would occur twice.
+    # In units of its standard deviation, a number that two layers or two seeds share would occur twice, but for the
+    # last few of its 16 digits.
     draws: Draws = request.getfixturevalue(preset)
     numbers = [draws[f"{layer}.weight"] / math.sqrt(2 / fan_in) for layer, fan_in in FAN_IN.items()]
     normal = np.concatenate([*numbers, *((draws[f"{layer}.weight"] - 1) / 0.002 for layer in FIRST_NORMS)])
     linear = np.concatenate([draws["linear.weight"], draws["linear.bias"]])
-    for values in (normal.round(9), linear):
-        _, counts = np.unique(values, return_counts=True)
-        # Rounding to nine digits makes a few of them meet by chance: n² / 2 pairs at a density of at most 0.4e-9.
-        assert (counts > 1).sum() <= 5 + len(values) ** 2 * 0.28e-9
-
-
-def test_a_plain_network_is_drawn_like_a_residual_one() -> None:
-    plain, residual = weights(1, family="plain", shortcut="A"), weights(1, shortcut="A")
-    assert plain.keys() == residual.keys()
-    assert all(torch.equal(plain[name], residual[name]) for name in plain if name.endswith("conv1.weight")) or True
+    for values in (normal.round(12), linear):
+        assert len(values) - len(np.unique(values)) <= 2  # half a million numbers meet by chance once in ten such tests
 
 
 def test_precision_does_not_change_the_draw() -> None:
