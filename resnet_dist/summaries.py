@@ -68,7 +68,6 @@ def write_epoch(
         ("validation/top1_error", "validation_error"),
         ("train/epoch_loss", "train_loss"),
         ("train/images_per_second", "images_per_second"),
-        ("train/epoch", "epoch"),
     ):
         if line.get(name) is not None:
             segment.scalar(tag, line[name], last)

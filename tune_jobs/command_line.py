@@ -4,8 +4,10 @@ import argparse
 import json
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from resnet_dist.errors import UserError
@@ -104,6 +106,14 @@ def _say_error(message: str, args: argparse.Namespace) -> None:
     print(f"error: {line}", file=sys.stderr)  # noqa: T201
     if getattr(args, "json", False):
         print_json({"error": line})
+
+
+def program() -> str:
+    """How this program was called, for messages that say what to run next."""
+    called = Path(sys.argv[0])
+    if called.name != "resnet-dist":
+        return "python -m tune_jobs"
+    return "resnet-dist" if shutil.which("resnet-dist") == str(called) else os.path.relpath(called)
 
 
 def print_json(value: Any) -> None:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from cluster.storage import open_storage
 from resnet_dist.storage import experiment_key
-from tune_jobs.command_line import print_json
+from tune_jobs.command_line import print_json, program
 from tune_jobs.experiment import Trial, experiment_record
 from tune_jobs.plan import Plan, make_plan, parallel_slots
 from tune_jobs.results import ExperimentResults, read_experiment
@@ -244,7 +244,7 @@ def report(args: argparse.Namespace) -> int:
 def _print_report(written: Any, storage_uri: str, name: str, console: Console) -> None:
     console.print(written.terminal)
     console.print(f"Report:      {written.html_uri}", soft_wrap=True)
-    console.print(f"TensorBoard: resnet-dist tensorboard {storage_uri}/{name}", soft_wrap=True)
+    console.print(f"TensorBoard: {program()} tensorboard {storage_uri}/{name}", soft_wrap=True)
 
 
 def _stored_name(experiment: str) -> str:

@@ -15,7 +15,7 @@ from resnet_dist.configuration import TrainingConfig
 from resnet_dist.errors import UserError
 from resnet_dist.launch import Job, run_in_process, run_on_workers
 from resnet_dist.storage import Storage
-from tune_jobs.command_line import print_json
+from tune_jobs.command_line import print_json, program
 from tune_jobs.options import read_config
 from tune_jobs.single_runs import record_single_run
 
@@ -54,7 +54,7 @@ def train_command(args: argparse.Namespace) -> int:
     if config.data.caveat:
         console.print(config.data.caveat)
     console.print(f"Results:     {storage.uri}/{job.keys.prefix}", soft_wrap=True)
-    console.print(f"TensorBoard: resnet-dist tensorboard {storage.uri}/{args.name}", soft_wrap=True)
+    console.print(f"TensorBoard: {program()} tensorboard {storage.uri}/{args.name}", soft_wrap=True)
     return 0
 
 

@@ -1,0 +1,146 @@
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from resnet_dist.batches import Standardiser
+from resnet_dist.configuration import BatchNormConfig, NetworkConfig
+from resnet_dist.evaluation import BATCH, Evaluation, ImageSet
+from resnet_dist.initialisation import initialise
+from resnet_dist.networks import ResidualNetwork
+from resnet_dist.workers import Workers, alone
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Task:
+    """Random images and labels, a network, and its logits for all of the images at once, in float64."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    standardise: Standardiser
+    network: nn.Module
+    logits: NDArray[np.float64]
+
+    def image_set(self, workers: Workers, virtual_shards: int = 1) -> ImageSet:
+        return ImageSet(self.images, self.labels, self.standardise, workers, virtual_shards)
+
+
+def task(images: int, classes: int = 10, network: nn.Module | None = None) -> Task:
+    random = np.random.Generator(np.random.PCG64(images))
+    pixels = torch.from_numpy(random.integers(0, 256, (images, 3, 32, 32), dtype=np.uint8))
+    mean = torch.from_numpy(random.uniform(100, 150, (3, 32, 32)))
+    if network is None:
+        linear = nn.Linear(3 * 32 * 32, classes)
+        linear.load_state_dict(
+            {name: torch.from_numpy(random.normal(size=p.shape) / 40) for name, p in linear.state_dict().items()}
+        )
+        network = nn.Sequential(nn.Flatten(), linear)
+    network = network.double().eval()
+    with torch.no_grad():
+        logits = network((pixels.double() - mean) / 60).numpy()
+    labels = torch.from_numpy(random.integers(0, classes, images))
+    return Task(pixels, labels, Standardiser(mean, 60.0, torch.float64, CPU), network, logits)
+
+
+def evaluated(image_set: ImageSet, network: nn.Module) -> Evaluation:
+    return image_set.evaluate(network, torch.autocast("cpu", enabled=False))
+
+
+def reference(of: Task) -> Evaluation:
+    """Errors and loss, one image after another."""
+    losses, first, five = [], 0, 0
+    for logits, label in zip(of.logits, of.labels.tolist(), strict=True):
+        ranking = sorted(range(len(logits)), key=lambda c: -logits[c])
+        first += label != ranking[0]
+        five += label not in ranking[:5]
+        losses.append(np.log(np.exp(logits - logits.max()).sum()) - (logits[label] - logits.max()))
+    return Evaluation(float(np.mean(losses)), first / len(of.labels), five / len(of.labels))
+
+
+def assert_equal(evaluation: Evaluation, expected: Evaluation) -> None:
+    assert evaluation.loss == pytest.approx(expected.loss, rel=1e-12)
+    assert evaluation.top1_error == pytest.approx(expected.top1_error, abs=1e-15)
+    assert evaluation.top5_error == pytest.approx(expected.top5_error, abs=1e-15)
+
+
+@pytest.mark.parametrize("images", [1, BATCH - 1, BATCH, BATCH + 1, 2 * BATCH + 7])
+def test_errors_are_those_counted_one_by_one(images: int) -> None:
+    of = task(images)
+    expected = reference(of)
+    if images > 1:
+        assert 0.8 < expected.top1_error < 1 and 0.4 < expected.top5_error < 0.6
+    assert_equal(evaluated(of.image_set(alone("cpu")), of.network), expected)
+
+
+@pytest.mark.parametrize("size", range(1, 9))
+@pytest.mark.parametrize("images", [3, 23, 1201])
+def test_workers_together_count_each_image_once(images: int, size: int) -> None:
+    of = task(images)
+    parts = []
+    for rank in range(size):
+        image_set = of.image_set(Workers(rank, size, CPU))
+        # This worker's part of the sums alone: they are added below, instead of by a collective.
+        image_set.workers = alone("cpu")
+        parts.append(evaluated(image_set, of.network))
+    together = Evaluation(
+        sum(part.loss for part in parts), sum(part.top1_error for part in parts), sum(p.top5_error for p in parts)
+    )
+    assert_equal(together, reference(of))
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+@pytest.mark.parametrize("images", [3, 23])
+def test_virtual_shards_count_each_image_once(images: int, size: int) -> None:
+    of = task(images)
+    parts = []
+    for rank in range(size):
+        image_set = of.image_set(Workers(rank, size, CPU), virtual_shards=8)
+        image_set.workers = alone("cpu")
+        parts.append(evaluated(image_set, of.network))
+    together = Evaluation(
+        sum(part.loss for part in parts), sum(part.top1_error for part in parts), sum(p.top5_error for p in parts)
+    )
+    assert_equal(together, reference(of))
+
+
+def test_with_five_classes_or_fewer_no_image_is_outside_the_first_five() -> None:
+    of = task(40, classes=3)
+    evaluation = evaluated(of.image_set(alone("cpu")), of.network)
+    assert evaluation.top5_error == 0 and 0 < evaluation.top1_error < 1
+
+
+def residual_network() -> ResidualNetwork:
+    config = NetworkConfig(depth=8, width=4)
+    network = ResidualNetwork(config, BatchNormConfig(), classes=10).double()
+    initialise(network, config, seed=1)
+    with torch.no_grad():
+        network(torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
+    return network
+
+
+def test_a_residual_network_is_evaluated_with_its_running_statistics_and_left_as_it_was() -> None:
+    of = task(23, network=residual_network())
+    network = of.network.train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    assert_equal(evaluated(of.image_set(alone("cpu")), network), reference(of))
+    assert network.training and all(module.training for module in network.modules())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_an_images_result_does_not_depend_on_its_neighbours() -> None:
+    of = task(23, network=residual_network())
+    one_by_one = [
+        evaluated(
+            replace(of, images=of.images[i : i + 1], labels=of.labels[i : i + 1]).image_set(alone("cpu")), of.network
+        )
+        for i in range(23)
+    ]
+    together = evaluated(of.image_set(alone("cpu")), of.network)
+    assert np.mean([part.loss for part in one_by_one]) == pytest.approx(together.loss, rel=1e-12)
+    assert np.mean([part.top1_error for part in one_by_one]) == pytest.approx(together.top1_error)
