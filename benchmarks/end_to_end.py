@@ -79,7 +79,8 @@ class Ceiling:
             device.type, torch.bfloat16, enabled=config.run.precision == "bfloat16", cache_enabled=False
         )
         size = config.data.batch_size
-        self.images = torch.randn(size, 3, 32, 32).to(device, memory_format=torch.channels_last)
+        images = torch.randn(size, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        self.images = images.to(device, memory_format=torch.channels_last)
         self.labels = (torch.arange(size) % classes).to(device)
 
     def run(self, steps: int) -> None:
@@ -103,8 +104,12 @@ class Speeds:
         return statistics.median(self.rounds[name])
 
     def ratio(self, name: str, other: str) -> float:
-        """How many times as fast as `other`, by medians."""
-        return self.median(name) / self.median(other)
+        """How many times as fast as `other`: the median over rounds of the ratio within a round.
+
+        What slows the machine for a while slows both slices of a round. On a machine with three times as many busy
+        processes as cores, the standard error of this over 67 rounds was 0.02, that of the ratio of medians 0.08.
+        """
+        return statistics.median(a / b for a, b in zip(self.rounds[name], self.rounds[other], strict=True))
 
 
 def precisions(device: torch.device) -> tuple[str, ...]:

@@ -67,6 +67,46 @@ def combine(counts: Tensor, means: Tensor, squares: Tensor) -> tuple[Tensor, Ten
     return count, mean, square
 
 
+def moments(images: Tensor) -> Tensor:
+    """A shard's message: mean and sum of squared deviations of each channel, and the count, float64 [2 C + 1].
+
+    images: [N, C, H, W], N may be 0. Sums are accumulated in float64, as torch's own batch norm does on the CPU.
+    """
+    channels = images.shape[1]
+    message = torch.zeros(2 * channels + 1, dtype=torch.float64, device=images.device)
+    if count := images.numel() // channels:
+        mean = images.sum((0, 2, 3), dtype=torch.float64) / count
+        deviations = images - mean.to(_statistic(images)).view(1, -1, 1, 1)
+        # The mean was rounded to subtract it: what that left in the deviations is taken out of their squares.
+        rest = deviations.sum((0, 2, 3), dtype=torch.float64)
+        message[:channels] = mean
+        message[channels:-1] = deviations.square().sum((0, 2, 3), dtype=torch.float64) - rest.square() / count
+        message[-1] = count
+    return message
+
+
+def _statistic(images: Tensor) -> torch.dtype:
+    """Type in which statistics are applied: float32 for bfloat16 images, else the images' own."""
+    return torch.float64 if images.dtype == torch.float64 else torch.float32
+
+
+def finish(
+    total: Tensor,
+    mean: Tensor,
+    square: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    eps: float,
+    momentum: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Update the running statistics; return mean, variance and 1 / std of the batch in their type, [C] each."""
+    variance = square / total
+    running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+    running_var.lerp_((square / (total - 1)).to(running_var.dtype), momentum)
+    inverse_std = (variance + eps).rsqrt()
+    return mean.to(running_mean.dtype), variance.to(running_mean.dtype), inverse_std.to(running_mean.dtype)
+
+
 class _GlobalBatchNorm(torch.autograd.Function):
     """One all-gather forward, one all-reduce backward, whatever the shards' sizes."""
 
@@ -81,23 +121,14 @@ class _GlobalBatchNorm(torch.autograd.Function):
         eps: float,
         momentum: float,
     ) -> Tensor:
-        statistic = running_mean.dtype  # float32 for bfloat16 images, else the images' own type
         channels = input.shape[1]
-        count = input.numel() // channels
-        message = torch.zeros(2 * channels + 1, dtype=statistic, device=input.device)
-        if count:
-            variance, mean = torch.var_mean(input.to(statistic), dim=(0, 2, 3), correction=0)
-            message[:channels] = mean
-            message[channels:-1] = variance * count
-            message[-1] = count
+        message = moments(input)
         parts = [torch.empty_like(message) for _ in range(dist.get_world_size())]
         dist.all_gather(parts, message)
         gathered = torch.stack(parts)
-        total, mean, square = combine(gathered[:, -1:], gathered[:, :channels], gathered[:, channels:-1])
-        variance = square / total
-        running_mean.lerp_(mean, momentum)
-        running_var.lerp_(square / (total - 1), momentum)
-        ctx.save_for_backward(input, weight, mean, (variance + eps).rsqrt(), total)
+        combined = combine(gathered[:, -1:], gathered[:, :channels], gathered[:, channels:-1])
+        mean, variance, inverse_std = finish(*combined, running_mean, running_var, eps, momentum)
+        ctx.save_for_backward(input, weight, mean, inverse_std, combined[0])
         # Evaluation's kernel with these statistics: (x - mean) / sqrt(variance + eps) * weight + bias
         return F.batch_norm(input, mean, variance, weight, bias, training=False, eps=eps)
 
@@ -108,11 +139,11 @@ class _GlobalBatchNorm(torch.autograd.Function):
         shape = (1, -1, 1, 1)
         grad = grads[0].to(statistic)
         normalised = (input.to(statistic) - mean.view(shape)) * inverse_std.view(shape)
-        grad_bias = grad.sum((0, 2, 3))
-        grad_weight = (grad * normalised).sum((0, 2, 3))
+        grad_bias = grad.sum((0, 2, 3), dtype=torch.float64)
+        grad_weight = (grad * normalised).sum((0, 2, 3), dtype=torch.float64)
         sums = torch.cat([grad_bias, grad_weight])  # the local ones stay: DistributedDataParallel reduces those
         dist.all_reduce(sums)
-        mean_grad, mean_product = (sums / total).view(2, 1, -1, 1, 1)
+        mean_grad, mean_product = (sums / total).to(statistic).view(2, 1, -1, 1, 1)
         scale = (weight.to(statistic) * inverse_std).view(shape)
         grad_input = (grad - mean_grad - normalised * mean_product) * scale
         return grad_input.to(input.dtype), grad_weight.to(weight.dtype), grad_bias.to(weight.dtype), *[None] * 4

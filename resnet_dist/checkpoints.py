@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import logging
+import pickle
 from typing import Any
 
 import torch
@@ -32,8 +33,13 @@ def encode(state: dict[str, Any]) -> bytes:
 def decode(data: bytes) -> dict[str, Any]:
     """The state, on the CPU. No code in it is run: `weights_only`."""
     state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    assert isinstance(state, dict)
+    if not isinstance(state, dict):
+        raise ValueError(f"a state is a dictionary, not {type(state).__name__}")
     return state
+
+
+class _DamagedError(Exception):
+    pass
 
 
 class Checkpoints:
@@ -55,31 +61,51 @@ class Checkpoints:
         }
         self.storage.put(name + "state.pt", data)
         self.storage.put(name + "manifest.json", json.dumps(manifest, indent=1).encode())
-        for old in self.complete()[KEEP:]:
-            self._delete(old)
+        complete = self.complete()
+        # What lies ahead of the run was damaged and passed over: it must not take the place of a sound one.
+        kept = [found for found in complete if found <= step][:KEEP]
+        for old in complete:
+            if old not in kept:
+                self._delete(old)
 
     def complete(self) -> list[int]:
         """Steps that have a complete checkpoint, newest first."""
-        keys = [item.key for item in self.storage.list(self.prefix)]
-        return sorted((int(key.split("/")[-2]) for key in keys if key.endswith("/manifest.json")), reverse=True)
+        names = [item.key.removeprefix(self.prefix).split("/") for item in self.storage.list(self.prefix)]
+        return sorted(
+            (int(step) for step, *rest in names if rest == ["manifest.json"] and step.isdecimal()), reverse=True
+        )
 
     def latest(self) -> bytes | None:
         """The newest sound checkpoint. Damaged ones are named in the log and passed over."""
         for step in self.complete():
             name = f"{self.prefix}{step:010d}/"
-            manifest_bytes, data = self.storage.get(name + "manifest.json"), self.storage.get(name + "state.pt")
             try:
-                manifest = json.loads(manifest_bytes or b"")
-                sound = data is not None and hashlib.sha256(data).hexdigest() == manifest["sha256"]
-            except (ValueError, KeyError, TypeError):
-                sound = False
-            if not sound:
-                log.warning("%s is damaged and passed over", name)
+                identity, data = self._read(name)
+            except _DamagedError as damage:
+                log.warning("%s is damaged (%s) and passed over", name, damage)
                 continue
-            if differing := differences(manifest["identity"], self.identity):
+            if differing := differences(identity, self.identity):
                 raise CheckpointError(f"{name} belongs to another configuration: {', '.join(differing)} differ")
             return data
         return None
+
+    def _read(self, name: str) -> tuple[dict[str, Any], bytes]:
+        """Identity and state of a checkpoint, checked."""
+        manifest_bytes, data = self.storage.get(name + "manifest.json"), self.storage.get(name + "state.pt")
+        try:
+            manifest = json.loads(manifest_bytes or b"")
+            identity, digest = dict(manifest["identity"]), manifest["sha256"]
+        except (ValueError, KeyError, TypeError):
+            raise _DamagedError("its manifest cannot be read") from None
+        if data is None:
+            raise _DamagedError("its state is missing")
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise _DamagedError("its state is not the one that was written")
+        try:
+            decode(data)
+        except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError):
+            raise _DamagedError("its state holds something other than tensors and plain values") from None
+        return identity, data
 
     def delete_all(self) -> None:
         """Remove every checkpoint, manifests first."""

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnet_dist.batch_norm import SynchronisedBatchNorm
+from resnet_dist.batch_norm import SynchronisedBatchNorm, finish, moments
 from resnet_dist.workers import Shards, Workers
 
 
@@ -182,20 +182,11 @@ class _JointBatchNorm(torch.autograd.Function):
         held = len(tensors) // 3
         inputs, weights, biases = tensors[:held], tensors[held : 2 * held], tensors[2 * held :]
         channels = inputs[0].shape[1]
-        messages = torch.zeros(held, 2 * channels + 1, dtype=running_mean.dtype, device=running_mean.device)
-        for message, images in zip(messages, inputs, strict=True):
-            if samples := images.numel() // channels:
-                variance, mean = torch.var_mean(images.to(message.dtype), dim=(0, 2, 3), correction=0)
-                message[:channels] = mean
-                message[channels:-1] = variance * samples
-                message[-1] = samples
-        gathered = workers.gather(messages, count)
-        total, mean, square = tree_combine(gathered[:, -1:], gathered[:, :channels], gathered[:, channels:-1])
-        variance = square / total
-        running_mean.lerp_(mean, momentum)
-        running_var.lerp_(square / (total - 1), momentum)
+        gathered = workers.gather(torch.stack([moments(images) for images in inputs]), count)
+        combined = tree_combine(gathered[:, -1:], gathered[:, :channels], gathered[:, channels:-1])
+        mean, variance, inverse_std = finish(*combined, running_mean, running_var, eps, momentum)
         ctx.workers, ctx.count, ctx.held = workers, count, held
-        ctx.save_for_backward(mean, (variance + eps).rsqrt(), total, *inputs, *weights)
+        ctx.save_for_backward(mean, inverse_std, combined[0], *inputs, *weights)
         return baton.clone(), *(
             F.batch_norm(images, mean, variance, weight, bias, training=False, eps=eps)
             for images, weight, bias in zip(inputs, weights, biases, strict=True)
@@ -211,11 +202,13 @@ class _JointBatchNorm(torch.autograd.Function):
         baton, *outputs = grads
         outer = [grad.to(mean.dtype).contiguous(memory_format=torch.channels_last) for grad in outputs]
         normalised = [(images.to(mean.dtype) - mean.view(shape)) * inverse_std.view(shape) for images in inputs]
-        grad_biases = [grad.sum((0, 2, 3)) for grad in outer]
-        grad_weights = [(grad * x).sum((0, 2, 3)) for grad, x in zip(outer, normalised, strict=True)]
+        grad_biases = [grad.sum((0, 2, 3), dtype=torch.float64) for grad in outer]
+        grad_weights = [
+            (grad * x).sum((0, 2, 3), dtype=torch.float64) for grad, x in zip(outer, normalised, strict=True)
+        ]
         local = torch.stack([torch.cat(pair) for pair in zip(grad_biases, grad_weights, strict=True)])
         sums = tree_sum(ctx.workers.gather(local, ctx.count))
-        mean_grad, mean_product = (sums / total).view(2, 1, -1, 1, 1)
+        mean_grad, mean_product = (sums / total).to(mean.dtype).view(2, 1, -1, 1, 1)
         grad_inputs = [
             ((grad - mean_grad - x * mean_product) * (weight.to(mean.dtype) * inverse_std).view(shape)).to(images.dtype)
             for grad, x, weight, images in zip(outer, normalised, weights, inputs, strict=True)

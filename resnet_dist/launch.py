@@ -93,11 +93,15 @@ def _train_worker(loop_config: dict[str, Any]) -> None:
 
 
 def _train_recorded(job: Job, workers: "Workers", **observers: Any) -> dict[str, Any]:
+    from resnet_dist.provenance import machines
     from resnet_dist.recorder import Recorder
     from resnet_dist.training import train
 
     dataset = _dataset(_content(job.config.data))
     recorder = Recorder(job.open_storage(), job.experiment, job.name, job.config) if workers.is_first else None
+    everyone = machines(workers)  # a collective: every worker takes part
+    if recorder:
+        recorder.machines = everyone
     try:
         return train(job.config, dataset, workers, recorder, **observers)
     except DivergedError as error:

@@ -1,11 +1,12 @@
-"""Where a number comes from: source commit and uncommitted patch, library versions, host, device, data.
+"""Where a number comes from: source code, library versions, machines, data, and what decides how numbers round.
 
 Nothing here reads the environment's variables, where credentials live.
 """
 
-import functools
+import hashlib
+import json
 import platform
-import subprocess
+import re
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import Any
 
 import torch
 
+from resnet_dist.source import running_source
 from resnet_dist.workers import Workers
 
-PATCH_LIMIT = 1_000_000
-"""Bytes of uncommitted changes that are kept with a trial."""
+_MACHINE_BYTES = 512
+"""Room for what one worker says of its machine; names are cut to fit."""
 
 
 def now() -> str:
@@ -24,64 +26,62 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def source_state(directory: Path | None = None) -> tuple[str | None, str]:
-    """Commit of the source tree that this package runs from, and the patch of its uncommitted changes.
-
-    The patch covers tracked changes and new files, never ignored ones. Outside a git checkout: (None, "").
-    """
-    directory = directory or Path(__file__).resolve().parent.parent
-    commit = _git(directory, "rev-parse", "HEAD")
-    if commit is None:
-        return None, ""
-    patch = _git(directory, "diff", "--no-ext-diff", "--binary", "HEAD") or ""
-    new = (_git(directory, "ls-files", "--others", "--exclude-standard", "-z") or "").split("\0")
-    for name in filter(None, new):
-        if (directory / name).is_file() and (directory / name).stat().st_size <= PATCH_LIMIT:
-            patch += _git(directory, "diff", "--no-ext-diff", "--binary", "--no-index", "/dev/null", name) or ""
-    if len(patch.encode()) > PATCH_LIMIT:
-        patch = patch.encode()[:PATCH_LIMIT].decode(errors="ignore") + "\n# cut here: the patch is over 1 MB\n"
-    return commit.strip(), patch
-
-
-@functools.cache
-def running_source() -> tuple[str | None, str]:
-    """`source_state` when this process first asked.
-
-    A process runs the code that it has imported, so a Tune actor that trains many trials asks git once: it takes a
-    process for each new file, and later edits are not what runs here.
-    """
-    return source_state()
-
-
-def _git(directory: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(directory), *arguments], capture_output=True, text=True, timeout=30, errors="replace"
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    differs = "--no-index" in arguments and done.returncode == 1  # what diff answers when it has something to say
-    return done.stdout if done.returncode == 0 or differs else None
-
-
 def describe(workers: Workers, data_fingerprint: str) -> dict[str, Any]:
-    """What `provenance.json` says of the code, the libraries and the machine."""
-    commit, patch = running_source()
+    """What `provenance.json` says of the code, the libraries, this worker's machine and the data."""
+    source = running_source()
     cuda = workers.device.type == "cuda"
     return {
-        "commit": commit,
-        "dirty": bool(patch),
+        "commit": source.commit,
+        "dirty": source.dirty,
+        "commit_from": source.origin,
+        "patch_sha256": hashlib.sha256(source.patch).hexdigest() if source.patch else None,
+        "patch_left_out": list(source.left_out),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "torchvision": _version("torchvision"),
+        "numpy": _version("numpy"),
         "cuda": torch.version.cuda if cuda else None,
-        "ray": metadata.version("ray"),
-        "host": platform.node(),
-        "device": torch.cuda.get_device_name(workers.device) if cuda else _processor(),
+        "cudnn": torch.backends.cudnn.version() if cuda else None,
+        "ray": _version("ray"),
+        **machine(workers),
         "workers": workers.size,
         "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "data_fingerprint": data_fingerprint,
     }
+
+
+def machine(workers: Workers) -> dict[str, str]:
+    """Name of this worker's host, and of the processor or GPU that it computes on."""
+    cuda = workers.device.type == "cuda"
+    return {
+        "host": platform.node(),
+        "device": torch.cuda.get_device_name(workers.device) if cuda else _processor(),
+    }
+
+
+def machines(workers: Workers) -> list[dict[str, str]]:
+    """`machine` of every worker, in order of rank, on every worker; one collective."""
+    here = machine(workers)
+    if workers.size == 1:
+        return [here]
+    rows = torch.zeros(workers.size, _MACHINE_BYTES, dtype=torch.int32, device=workers.device)
+    # Two names of 100 characters without escapes fit.
+    kept = {name: re.sub(r"[^ !#-\[\]-~]", "?", value)[:100] for name, value in here.items()}
+    row = torch.tensor(list(json.dumps(kept).encode()), dtype=torch.int32)
+    rows[workers.rank, : len(row)] = row.to(workers.device)
+    return [json.loads(bytes(row).rstrip(b"\0")) for row in workers.sum(rows).tolist()]
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:

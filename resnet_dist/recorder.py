@@ -1,13 +1,19 @@
 """What one trial writes to storage, and in which order. Only a run's first worker has a recorder."""
 
+import hashlib
 import json
 from typing import Any
 
 from resnet_dist import provenance, summaries
 from resnet_dist.checkpoints import Checkpoints
 from resnet_dist.configuration import TrainingConfig
+from resnet_dist.errors import StorageError
+from resnet_dist.source import running_source
 from resnet_dist.storage import LAYOUT, Storage, TrialKeys
 from resnet_dist.workers import Workers
+
+ATTEMPT = ("workers", "threads", "commit", "dirty", "patch_sha256", "torch", "host", "device")
+"""What is kept of each attempt at a trial; the rest of `provenance.json` speaks of the last."""
 
 
 class Recorder:
@@ -21,32 +27,40 @@ class Recorder:
         self.keys = TrialKeys(experiment, self.trial_id)
         self.checkpoints = Checkpoints(storage, self.keys.checkpoints, config.identity())
         self.provenance: dict[str, Any] = {}
+        self.machines: list[dict[str, str]] = []
+        """Host and device of each worker, where whoever starts the run has asked them."""
         self.lines: dict[int, dict[str, Any]] = {}
 
     def result(self) -> dict[str, Any] | None:
-        """The result record, if the trial is finished."""
-        data = self.storage.get(self.keys.result)
-        return json.loads(data) if data is not None else None
+        """The result record, if the trial is finished. Raises a `StorageError` if it cannot be used."""
+        record = self._read_json(self.keys.result)
+        if record is not None and record.get("trial") != self.trial_id:
+            raise self._corrupt(self.keys.result)
+        return record
 
     def start(self, workers: Workers, data_fingerprint: str) -> None:
-        """Write configuration and provenance, and take up the metrics lines of an earlier attempt."""
-        earlier = json.loads(self.storage.get(self.keys.provenance) or b"{}")
-        _, patch = provenance.running_source()
+        """Write configuration and provenance, and take up the name and the metrics lines of an earlier attempt."""
+        self.name = self._name_of_events()
+        self.lines = self._earlier_lines()
+        earlier = self._read_json(self.keys.provenance) or {}
+        described = provenance.describe(workers, data_fingerprint)
+        attempt = {name: described[name] for name in ATTEMPT}
+        attempts = [*earlier.get("attempts", []), {"started": provenance.now(), **attempt}]
         self.provenance = {
             "layout": LAYOUT,
             "trial": self.trial_id,
-            **provenance.describe(workers, data_fingerprint),
+            **described,
+            "machines": self.machines or [{name: described[name] for name in ("host", "device")}],
+            # Epochs of an earlier attempt count: what they ran with does not become clean by another commit.
+            "dirty": any(one.get("dirty") for one in attempts),
             "started": earlier.get("started", provenance.now()),
-            "attempts": [*earlier.get("attempts", []), {"started": provenance.now(), "workers": workers.size}],
+            "attempts": attempts,
         }
         config = {"layout": LAYOUT, "trial": self.trial_id, "name": self.name, "config": self.config.to_dict()}
         self.storage.delete(self.keys.failure)
         self._put_json(self.keys.config, config)
         self._put_json(self.keys.provenance, self.provenance)
-        if patch:
-            self.storage.put(self.keys.source_patch, patch.encode())
-        text = (self.storage.get(self.keys.metrics) or b"").decode()
-        self.lines = {line["epoch"]: line for line in map(json.loads, text.splitlines())}
+        self._put_patch(running_source().patch, described["patch_sha256"])
 
     def epoch(self, line: dict[str, Any], losses: list[float], rates: list[float]) -> None:
         """Write an epoch's TensorBoard segment and its line; each stands there once, in order."""
@@ -70,6 +84,50 @@ class Recorder:
     def fail(self, kind: str, reason: str) -> None:
         """Record that the trial ended without a result: `diverged`, or `error` for what another try may cure."""
         record_failure(self.storage, self.keys, kind, reason, len(self.provenance.get("attempts", [])))
+
+    def _put_patch(self, patch: bytes, digest: str | None) -> None:
+        """Write the patch of this attempt; another one, of an earlier attempt, stays beside it under its hash."""
+        older = self.storage.get(self.keys.source_patch)
+        if older is not None and (older_digest := hashlib.sha256(older).hexdigest()) != digest:
+            self.storage.put(f"{self.keys.prefix}source-{older_digest[:12]}.patch", older)
+            self.storage.delete(self.keys.source_patch)
+        if patch:
+            self.storage.put(self.keys.source_patch, patch)
+
+    def _name_of_events(self) -> str:
+        """Name of the trial's curves in TensorBoard.
+
+        A name comes from what varies in an experiment, so an edited experiment may give a trial another one, or give
+        its old one to another trial. An attempt goes on under the name of the first, and a name whose curves are
+        another trial's is not taken.
+        """
+        earlier = self._read_json(self.keys.config)
+        if earlier is not None:
+            return str(earlier.get("name", self.name))
+        taken = self.storage.list(self.keys.event_file(self.name, ""))
+        return f"{self.name}-{self.trial_id[:8]}" if taken else self.name
+
+    def _earlier_lines(self) -> dict[int, dict[str, Any]]:
+        text = self.storage.get(self.keys.metrics) or b""
+        try:
+            return {line["epoch"]: line for line in map(json.loads, text.splitlines())}
+        except (ValueError, KeyError, TypeError):
+            raise self._corrupt(self.keys.metrics) from None
+
+    def _read_json(self, key: str) -> dict[str, Any] | None:
+        data = self.storage.get(key)
+        if data is None:
+            return None
+        try:
+            return dict(json.loads(data))
+        except (ValueError, TypeError):
+            raise self._corrupt(key) from None
+
+    def _corrupt(self, key: str) -> StorageError:
+        place = f"{self.storage.uri.rstrip('/')}/{self.keys.prefix}"
+        return StorageError(
+            f"{place}: {key.removeprefix(self.keys.prefix)} is corrupt; delete this folder and run the trial again"
+        )
 
     def _put_json(self, key: str, record: dict[str, Any]) -> None:
         self.storage.put(key, (json.dumps(record, indent=1) + "\n").encode())

@@ -163,7 +163,7 @@ def _convert_number(value: Any, option: type[int] | type[float]) -> Any:
         return _NO
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return _NO
     if not math.isfinite(number):
         return _NO

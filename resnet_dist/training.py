@@ -112,7 +112,7 @@ class Training:
         loss = torch.zeros(self.columns, dtype=torch.float64, device=self.workers.device)
         count = min(config.data.accumulation, size)
         for part, batches in enumerate(parts):
-            momentum = batch_norm_momentum(config.batch_norm, self.plan, self.step, count, part)
+            momentum = batch_norm_momentum(config.batch_norm, self.plan, self.step, config.data.accumulation, part)
             if self.shards is not None:
                 self.shards.set_momentum(momentum)
                 held = self.shards.shards.held

@@ -41,10 +41,10 @@ def small_dataset(train: int = 96, test: int = 20, classes: int = 10) -> Dataset
 
 
 def small_config(**settings: Any) -> TrainingConfig:
-    """An 8-layer network of width 4 in float64; settings as `section__field=value`."""
+    """An 8-layer network of width 2 in float64; settings as `section__field=value`."""
     base = {
         "network.depth": 8,
-        "network.width": 4,
+        "network.width": 2,
         "data.batch_size": 16,
         "run.precision": "float64",
         "run.epochs": 2,

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 # A fork of a server that has imported torch starts in milliseconds; importing it anew takes seconds.
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "torch.distributed", "resnet_dist.training"])
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["tests.forkserver_preload"])
 
 
 def run_workers(function: Callable[..., Any], size: int, *arguments: Any, timeout: float = 240) -> list[Any]:
@@ -19,8 +19,8 @@ def run_workers(function: Callable[..., Any], size: int, *arguments: Any, timeou
     with tempfile.TemporaryDirectory() as directory:
         pipes, processes = [], []
         for rank in range(size):
-            receiver, sender = _context.Pipe(duplex=False)
-            process = _context.Process(
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(
                 target=_worker,
                 args=(sender, Path(directory), rank, size, pickle.dumps((function, arguments))),
                 daemon=True,

@@ -1,4 +1,4 @@
-"""The command line: `resnet-dist train`, `resnet-dist grid …`, `resnet-dist tensorboard`."""
+"""The command line: `resnet-dist train`, `resnet-dist grid …`, `resnet-dist reproduce`, `… tensorboard`."""
 
 import argparse
 import json
@@ -72,6 +72,24 @@ def make_parser() -> Parser:
             add_settings(command, {name: s for name, s in SHORTHANDS.items() if name not in ("run.seed", "run.epochs")})
         command.set_defaults(run=_grid)
 
+    again = commands.add_parser(
+        "reproduce",
+        help="print what to run to get a trial again, or run it and compare",
+        description="Print what to run to get a trial again: commit, patch, versions, command. With --run, train it "
+        "here and compare metrics and weights bit for bit; the exit code is 1 if they differ.",
+    )
+    again.add_argument("trial", metavar="TRIAL", help="EXPERIMENT/ID, or the beginning of a trial's id")
+    again.add_argument("--storage", required=True, metavar="DIR|s3://…", help=STORAGE_HELP)
+    again.add_argument("--run", action="store_true", dest="run_again", help="train the trial here, and compare")
+    again.add_argument(
+        "--into",
+        metavar="DIR",
+        help="with --run, where the new run's records go (default: a temporary directory); without it, where to put "
+        "the trial's config.json and source.patch",
+    )
+    again.add_argument("--json", action="store_true", help="print JSON, and nothing else")
+    again.set_defaults(run=_reproduce)
+
     board = commands.add_parser(
         "tensorboard", help="open TensorBoard on results", description="Serve TensorBoard on results, while they grow."
     )
@@ -131,6 +149,12 @@ def _train(args: argparse.Namespace) -> int:
     from tune_jobs.train_command import train_command
 
     return train_command(args)
+
+
+def _reproduce(args: argparse.Namespace) -> int:
+    from tune_jobs.reproduce_command import reproduce_command
+
+    return reproduce_command(args)
 
 
 def _grid(args: argparse.Namespace) -> int:

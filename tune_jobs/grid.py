@@ -106,5 +106,8 @@ def _train_trial(config: dict[str, Any], jobs: dict[str, Job], ray_storage: str,
             from ray.tune.integration.ray_train import TuneReportCallback
 
             run_on_workers(job, ray_storage, use_gpu, callbacks=[TuneReportCallback()])
+        # Tune prints a line to standard output for a trial that reports nothing, as one has that was killed after
+        # its last epoch.
+        tune.report({"finished": True})
     except DivergedError as error:
         tune.report({"diverged": str(error)})  # recorded already; to Tune it is no failure to be retried

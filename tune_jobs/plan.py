@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from resnet_dist.configuration import TrainingConfig
-from resnet_dist.errors import StorageError, UserError
+from resnet_dist.errors import UserError
 from resnet_dist.storage import Storage
 from tune_jobs.experiment import Experiment, Trial, load_experiment, trials
-from tune_jobs.results import TrialResults, read_experiment
+from tune_jobs.results import read_trials, refuse_other_layout
 
 EVALUATION_COST = 1 / 3
 """Cost of evaluating an image beside that of training on it: a forward pass without a backward one."""
@@ -85,37 +85,23 @@ def make_plan(
     elif any(source.startswith("folder:") for source in sources):
         raise UserError(f"{experiment.name}: cells on different folder: sources; give one with --data.source")
     seeds = seeds or experiment.seeds
-    known = _known(storage, experiment.name)
+    refuse_other_layout(storage, experiment.name)
+    expanded = trials(experiment, seeds)
+    # By their own records, not by experiment.json: an earlier launch may have asked for others than the last one.
+    asked = {trial.trial_id: {"name": trial.name, "config": trial.config.to_dict()} for trial in expanded}
+    known, _ = read_trials(storage, experiment.name, asked, metrics=False)
     planned = []
-    for trial in trials(experiment, seeds):
-        results = known.get(trial.trial_id)
+    for trial in expanded:
+        results = known[trial.trial_id]
         steps = _steps(trial.config, trial.config.run.epochs)
-        done = _steps(trial.config, results.epochs_done) if results else 0
+        done = _steps(trial.config, results.epochs_done)
         hours = None
-        if measure and not (results and results.state == "finished"):
+        if measure and results.state != "finished":
             share = 1 + EVALUATION_COST * test_images(trial.config) / train_images(trial.config)
             hours = measure(trial.config) * (steps - done) * share / 3600
-        planned.append(
-            PlannedTrial(
-                trial,
-                results.state if results else "missing",
-                bool(results and results.diverged),
-                steps,
-                done,
-                hours,
-            )
-        )
+        planned.append(PlannedTrial(trial, results.state, results.diverged, steps, done, hours))
     cells = sum(len(table.cells) for table in experiment.tables)
     return Plan(experiment, overrides, seeds, cells, tuple(planned))
-
-
-def _known(storage: Storage, name: str) -> dict[str, TrialResults]:
-    try:
-        return dict(read_experiment(storage, name, metrics=False).trials)
-    except StorageError:
-        raise
-    except UserError:  # nothing of that name in storage yet
-        return {}
 
 
 def _steps(config: TrainingConfig, epochs: int) -> int:

@@ -1,5 +1,6 @@
 """Read an experiment's state from storage: what was asked, and how far each of its trials is."""
 
+import contextlib
 import itertools
 import json
 import math
@@ -95,6 +96,28 @@ def read_experiment(storage: Storage, name: str, metrics: bool = True) -> Experi
             f"resnet-dist grid run {name} --storage {storage.uri}"
         )
     record = _experiment_record(data, f"{storage.uri}: {experiment_key(name)}")
+    trials, unlisted = read_trials(storage, name, record["trials"], metrics)
+    return ExperimentResults(storage.uri, record, trials, unlisted)
+
+
+def refuse_other_layout(storage: Storage, name: str) -> None:
+    """Raise a `StorageError` if experiment `name` was stored by a version with another storage layout.
+
+    A record that cannot be read is no obstacle to a launch, which writes it anew.
+    """
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        layout = json.loads(storage.get(experiment_key(name)) or b"")["layout"]
+        if layout != LAYOUT:
+            raise StorageError(f"{storage.uri}: {experiment_key(name)}: {_other_layout(layout)}")
+
+
+def read_trials(
+    storage: Storage, name: str, asked: Mapping[str, Mapping[str, Any]], metrics: bool = True
+) -> tuple[dict[str, TrialResults], tuple[str, ...]]:
+    """What storage holds of these trials of experiment `name`, and the ids of its other trials in storage.
+
+    `asked` has the `name` and `config` of each by its id, as in `experiment.json`.
+    """
     prefix = f"{name}/trials/"
     present: dict[str, set[str]] = {}
     for item in storage.list(prefix):
@@ -102,12 +125,12 @@ def read_experiment(storage: Storage, name: str, metrics: bool = True) -> Experi
         present.setdefault(trial_id, set()).add(rest)
 
     def read(item: tuple[str, Mapping[str, Any]]) -> TrialResults:
-        trial_id, asked = item
-        return _read_trial(storage, TrialKeys(name, trial_id), asked, present.get(trial_id, set()), metrics)
+        trial_id, wanted = item
+        return _read_trial(storage, TrialKeys(name, trial_id), wanted, present.get(trial_id, set()), metrics)
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        trials = {trial.trial_id: trial for trial in pool.map(read, record["trials"].items())}
-    return ExperimentResults(storage.uri, record, trials, tuple(sorted(present.keys() - trials.keys())))
+        trials = {trial.trial_id: trial for trial in pool.map(read, asked.items())}
+    return trials, tuple(sorted(present.keys() - trials.keys()))
 
 
 def _experiment_record(data: bytes, place: str) -> dict[str, Any]:
@@ -124,8 +147,12 @@ def _experiment_record(data: bytes, place: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
         raise StorageError(f"{place}: is not a readable experiment record; launch the experiment again") from None
     if layout != LAYOUT:
-        raise StorageError(f"{place}: has storage layout {layout!r}; this version reads layout {LAYOUT}")
+        raise StorageError(f"{place}: {_other_layout(layout)}")
     return dict(record)
+
+
+def _other_layout(layout: object) -> str:
+    return f"has storage layout {layout!r}; this version reads layout {LAYOUT}"
 
 
 def _read_trial(
@@ -155,9 +182,7 @@ def _read_trial(
     if failure:
         reason = _one_line(failure.get("reason", "no reason recorded"))
         return replace(trial, state="failed", reason=reason, diverged=failure.get("kind") == "diverged")
-    if rows or provenance or any(name.startswith("checkpoints/") for name in present):
-        return replace(trial, state="unfinished")
-    return trial
+    return replace(trial, state="unfinished") if present else trial
 
 
 def _object(data: bytes) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def train_command(args: argparse.Namespace) -> int:
         result = json.loads(finished)
     else:
         console.print(f"Trial {config.trial_id()}: {_describe(config)}")
-        result = _run(job, storage, console)
+        result = run_job(job, storage, console)
     if args.json:
         print_json(result)
         return 0
@@ -66,7 +66,8 @@ def _describe(config: TrainingConfig) -> str:
     )
 
 
-def _run(job: Job, storage: Storage, console: Console) -> dict[str, Any]:
+def run_job(job: Job, storage: Storage, console: Console) -> dict[str, Any]:
+    """Train in this process, or on as many Ray Train workers as the configuration says, and show the progress."""
     if job.config.run.workers == 1:
         with _Display(console, job.config) as display:
             return run_in_process(job, on_epoch=display.epoch, on_step=display.step)

@@ -95,7 +95,7 @@ def test_ceiling_has_the_network_and_solver_that_are_trained() -> None:
 def test_ceiling_learns_its_one_batch() -> None:
     ceiling = Ceiling(small_config(run__precision="float32", solver__learning_rate=0.05), 10, CPU)
     before = F.cross_entropy(ceiling.network(ceiling.images), ceiling.labels).item()
-    ceiling.run(30)
+    ceiling.run(60)
     assert F.cross_entropy(ceiling.network(ceiling.images), ceiling.labels).item() < before / 2
 
 
@@ -106,12 +106,12 @@ def test_opponent_reads_each_image_once_an_epoch_in_standard_units() -> None:
     assert images.shape == (96, 3, 32, 32)
     assert images.dtype == torch.float32
     assert labels.bincount().tolist() == DATASET.train_labels.bincount().tolist()
-    # Shifted images have black borders: a corner is outside in nearly half of all crops, the middle never.
+    # Shifted images have black borders: a corner is outside in seven of ten crops, the middle never.
     middle = images[:, :, 8:24, 8:24]
     assert abs(middle.mean().item()) < 0.1
     assert middle.std().item() == pytest.approx(1, abs=0.1)
     black = images.amin((0, 2, 3))
-    assert ((images[:, :, 0, 0] == black).all(1).float().mean()).item() > 0.4
+    assert ((images[:, :, 0, 0] == black).all(1).float().mean()).item() > 0.5
 
 
 def test_opponent_trains_with_loader_processes_and_ends_them() -> None:
@@ -134,19 +134,20 @@ def test_every_contender_is_measured_in_every_round(monkeypatch: pytest.MonkeyPa
 
 SPEEDS = Speeds(
     {
-        "conventional": [100.0, 90.0, 1.0],
-        "resnet_dist float32": [85.0, 99.0, 80.0],
-        "ceiling float32": [100.0, 90.0, 110.0],
+        "conventional": [100.0, 50.0, 10.0],
+        "resnet_dist float32": [90.0, 100.0, 9.0],
+        "ceiling float32": [100.0, 125.0, 12.0],
     }
 )
 
 
-def test_speeds_are_compared_by_medians() -> None:
-    assert SPEEDS.ratio("resnet_dist float32", "conventional") == pytest.approx(85 / 90)
+def test_speeds_are_compared_within_rounds() -> None:
+    # 0.9, 2 and 0.9 times as fast; a ratio of medians would be 1.8.
+    assert SPEEDS.ratio("resnet_dist float32", "conventional") == pytest.approx(0.9)
     targets = {target.name: target for target in end_to_end.targets(SPEEDS)}
     beside, ceiling = (targets[f"float32 beside the {other}"] for other in ("conventional trainer", "ceiling"))
-    assert (beside.reached, beside.target, beside.state) == (85 / 90, 1.0, "short")
-    assert (ceiling.reached, ceiling.target, ceiling.state) == (0.85, 0.9, "short")
+    assert (beside.reached, beside.target, beside.state) == (0.9, 1.0, "short")
+    assert (ceiling.reached, ceiling.target, ceiling.state) == (0.8, 0.9, "short")
 
 
 def test_bfloat16_is_said_to_be_unmeasured_where_the_processor_lacks_it() -> None:
@@ -158,10 +159,10 @@ def test_bfloat16_is_said_to_be_unmeasured_where_the_processor_lacks_it() -> Non
 
 
 def test_bfloat16_has_a_target_of_its_own_where_it_is_measured() -> None:
-    rounds = {"resnet_dist bfloat16": [151.0], "ceiling bfloat16": [160.0]}
+    rounds = {"resnet_dist bfloat16": [151.0, 75.0, 17.0], "ceiling bfloat16": [160.0, 80.0, 18.0]}
     targets = end_to_end.targets(Speeds(SPEEDS.rounds | rounds))
     assert [(target.target, target.state) for target in targets] == [
-        (1.5, "ok"),  # 151 beside 90
+        (1.5, "ok"),  # 1.51
         (0.9, "ok"),
         (1.0, "short"),
         (0.9, "short"),
@@ -215,7 +216,7 @@ def test_command_prints_a_line_a_target_and_fails_if_one_is_short(
 ) -> None:
     monkeypatch.setattr("resnet_dist.dataset.load_dataset", lambda data: DATASET)
     for cost, code in ((0.4, 0), (1.4, 1)):
-        rounds = SPEEDS.rounds | {"resnet_dist float32": [99.0]}
+        rounds = SPEEDS.rounds | {"resnet_dist float32": [125.0, 125.0, 12.0]}
         monkeypatch.setattr(end_to_end, "measure", lambda *_, rounds=rounds: Speeds(rounds))
         monkeypatch.setattr(trial_overhead, "measure", lambda count, cost=cost: [cost] * count)
         assert command.main(["--quick"]) == code
@@ -235,7 +236,7 @@ def test_help_says_what_the_exit_codes_mean() -> None:
 
 
 @pytest.mark.integration
-def test_a_trial_in_a_grid_has_a_cost() -> None:
+def test_a_trial_in_a_grid_has_a_cost(cache: Path) -> None:
     measured = trial_overhead.measure(4)
     assert len(measured) == 4
     assert 0 < float(np.median(measured)) < 30

@@ -3,7 +3,7 @@ from dataclasses import FrozenInstanceError, fields, replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resnet_dist.configuration import (
@@ -155,6 +155,7 @@ def test_a_seed_of_any_size_is_refused_in_one_line(seed: Any) -> None:
     assert refusal({"run.seed": seed}).startswith("run.seed: ")
 
 
+@settings(deadline=None)
 @given(
     st.fixed_dictionaries(
         {

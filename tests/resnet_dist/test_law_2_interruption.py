@@ -1,107 +1,174 @@
-"""Law 2: an interruption does not change the result."""
+"""Law 2: an interruption does not change the result.
 
-import json
+A run killed with SIGKILL at any moment, as often as one likes, and resumed is the run that was left alone: the same
+weights, metrics lines and TensorBoard points, bit for bit.
+"""
+
+import functools
+import itertools
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from cluster.storage import open_storage
-from resnet_dist import checkpoints
+from cluster.storage import LocalStorage
 from resnet_dist.configuration import TrainingConfig
-from resnet_dist.errors import CheckpointError
 from resnet_dist.recorder import Recorder
 from resnet_dist.training import train
 from resnet_dist.workers import alone
+from tests.killed_runs import EXPERIMENT, NAME, Moment, Outcome, attempt, outcome
 from tests.small_runs import small_config, small_dataset
 
+# Batches of 16: three and a half an epoch, so that with replacement epochs have 4 and 3 steps, and a permutation's
+# end with a batch of 8.
+DATASET = small_dataset(train=56, test=10)
+
 SOLVERS: dict[str, dict[str, Any]] = {
-    "sgd with warm-up": {"schedule__warmup_iterations": 4},
-    "rmsprop": {"solver__kind": "rmsprop"},
-    "adagrad": {"solver__kind": "adagrad", "data__sampling": "permutation"},
-    "adadelta": {"solver__kind": "adadelta", "batch_norm__momentum": "dynamic"},
+    "sgd": {},
+    "rmsprop": {"solver__kind": "rmsprop", "batch_norm__momentum": "dynamic"},
+    "adagrad": {"solver__kind": "adagrad"},
+    "adadelta": {"solver__kind": "adadelta", "data__accumulation": 2},
+}
+WARM_UP: dict[str, dict[str, Any]] = {"no warm-up": {}, "warm-up": {"schedule__warmup_iterations": 3}}
+SAMPLING = ("replacement", "permutation")
+VARIANTS = {
+    f"{solver}, {warm_up}, {sampling}": {**SOLVERS[solver], **WARM_UP[warm_up], "data__sampling": sampling}
+    for solver, warm_up, sampling in itertools.product(SOLVERS, WARM_UP, SAMPLING)
 }
 
 
-class Killed(BaseException):
-    """Ends a run where it stands, as a signal would."""
+def config_of(variant: str, **more: Any) -> TrainingConfig:
+    defaults = {"run__precision": "float32", "run__checkpoint_steps": 2, "run__summary_steps": 2}
+    return small_config(**(defaults | VARIANTS[variant] | more))
 
 
-def run(config: TrainingConfig, root: Path, kill_at: int | None = None) -> Recorder:
-    """A run of `config` with its records below `root`, ended after `kill_at` updates."""
+def moments(workers: int = 1) -> st.SearchStrategy[Moment]:
+    """Moments in the life of a process; each of them comes in a run from its beginning."""
+    return st.one_of(
+        st.builds(Moment, st.just("step"), st.integers(1, 7), st.integers(0, workers - 1)),
+        st.builds(Moment, st.just("evaluation"), st.integers(1, 2), st.integers(0, workers - 1)),
+        st.builds(Moment, st.just("half written"), st.integers(1, 17)),
+        st.builds(Moment, st.sampled_from(["before write", "after write"]), st.integers(1, 26)),
+    )
+
+
+@functools.cache
+def undisturbed(config: TrainingConfig, workers: int = 1) -> Outcome:
+    with tempfile.TemporaryDirectory() as directory:
+        assert attempt(config, Path(directory), workers, dataset=DATASET)
+        return outcome(LocalStorage(directory), config)
+
+
+def killed_and_resumed(config: TrainingConfig, kills: list[Moment], workers: int = 1) -> Outcome:
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        assert not attempt(config, root, workers, kills[0], DATASET), "the first process was not killed"
+        for moment in kills[1:]:
+            attempt(config, root, workers, moment, DATASET)  # what is left to do may be over before the moment
+        assert attempt(config, root, workers, dataset=DATASET)
+        return outcome(LocalStorage(root), config)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_run_killed_at_any_moments_is_the_run_left_alone(variant: str) -> None:
+    config = config_of(variant)
+
+    @settings(max_examples=2, deadline=None, database=None)
+    @given(st.lists(moments(), min_size=1, max_size=3))
+    def check(kills: list[Moment]) -> None:
+        assert killed_and_resumed(config, kills).same_bits(undisturbed(config))
+
+    check()
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("variant", [next(name for name in VARIANTS if name.startswith(solver)) for solver in SOLVERS])
+def test_two_workers_killed_at_any_moments_are_the_two_left_alone(variant: str) -> None:
+    config = config_of(variant)
+
+    @settings(max_examples=2, deadline=None, database=None)
+    @given(st.lists(moments(workers=2), min_size=1, max_size=2))
+    def check(kills: list[Moment]) -> None:
+        assert killed_and_resumed(config, kills, workers=2).same_bits(undisturbed(config, workers=2))
+
+    check()
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("sampling", SAMPLING)
+def test_in_exact_mode_a_run_goes_on_with_any_number_of_workers_to_the_same_bits(sampling: str, tmp_path: Path) -> None:
+    config = config_of(f"sgd, warm-up, {sampling}", run__exact=True, run__virtual_shards=4)
+    assert resumed_on(config, (1, 3, 2), tmp_path).same_bits(undisturbed(config))
+
+
+@pytest.mark.integration
+def test_in_float64_a_run_goes_on_with_any_number_of_workers_to_the_same_numbers(tmp_path: Path) -> None:
+    config = config_of("sgd, warm-up, permutation", run__precision="float64")
+    expected, actual = undisturbed(config), resumed_on(config, (2, 1, 3), tmp_path)
+    for name, value in expected.weights.items():
+        torch.testing.assert_close(actual.weights[name], value, rtol=1e-9, atol=1e-11)
+    assert not actual.same_bits(expected), "no worker count differed"
+    for line, other in zip(actual.lines, expected.lines, strict=True):
+        assert line == pytest.approx(other, rel=1e-9)
+
+
+def resumed_on(config: TrainingConfig, workers: tuple[int, int, int], root: Path) -> Outcome:
+    """A run that is killed inside its first epoch and inside its second, on as many workers as given in turn."""
+    first, second, third = workers
+    assert not attempt(config, root, first, Moment("step", 3), DATASET)
+    assert not attempt(config, root, second, Moment("step", 4), DATASET)  # from step 2 to step 6
+    assert attempt(config, root, third, dataset=DATASET)
+    return outcome(LocalStorage(root), config)
+
+
+class Interrupted(BaseException):
+    """Ends a run where it stands, without a process of its own."""
+
+
+def run(config: TrainingConfig, root: Path, stop_at: int | None = None) -> Recorder:
+    """A run of `config` with its records below `root`, ended after `stop_at` updates of this process."""
 
     def on_step(step: int, loss: object) -> None:
-        if step == kill_at:
-            raise Killed
+        if step == stop_at:
+            raise Interrupted
 
-    recorder = Recorder(open_storage(str(root)), "law-2", "trial", config)
+    recorder = Recorder(LocalStorage(root), EXPERIMENT, NAME, config)
     try:
-        train(config, small_dataset(), alone("cpu"), recorder, on_step=on_step)
-    except Killed:
-        assert kill_at is not None
+        train(config, DATASET, alone("cpu"), recorder, on_step=on_step)
+    except Interrupted:
+        assert stop_at is not None
     return recorder
 
 
-def weights(recorder: Recorder) -> dict[str, torch.Tensor]:
-    data = recorder.storage.get(recorder.keys.model)
-    assert data is not None
-    return dict(checkpoints.decode(data)["network"])
-
-
-def lines(recorder: Recorder) -> list[dict[str, Any]]:
-    text = (recorder.storage.get(recorder.keys.metrics) or b"").decode()
-    timings = ("seconds", "images_per_second")
-    return [
-        {name: value for name, value in json.loads(line).items() if name not in timings} for line in text.splitlines()
-    ]
-
-
-@pytest.mark.parametrize("kill_at", [3, 6, 9])  # inside the first epoch, at its end, inside the second
-@pytest.mark.parametrize("solver", SOLVERS)
-def test_a_killed_run_resumes_to_the_same_bits(solver: str, kill_at: int, tmp_path: Path) -> None:
-    config = small_config(run__precision="float32", run__checkpoint_steps=2, **SOLVERS[solver])
-    undisturbed = run(config, tmp_path / "undisturbed")
-    run(config, tmp_path / "killed", kill_at)
-    resumed = run(config, tmp_path / "killed")
+@pytest.mark.parametrize("stop_at", [3, 4, 6])  # inside the first epoch, at its end, inside the second
+@pytest.mark.parametrize("variant", ["sgd, warm-up, permutation", "rmsprop, no warm-up, replacement"])
+def test_a_run_resumes_within_one_process(variant: str, stop_at: int, tmp_path: Path) -> None:
+    config = config_of(variant)
+    run(config, tmp_path / "alone")
+    run(config, tmp_path / "stopped", stop_at)
+    resumed = run(config, tmp_path / "stopped")
     assert resumed.provenance["attempts"][1:], "the run was not resumed"
-    assert lines(resumed) == lines(undisturbed)
-    expected, actual = weights(undisturbed), weights(resumed)
-    assert all(torch.equal(actual[name], expected[name]) for name in expected)
+    expected = outcome(LocalStorage(tmp_path / "alone"), config)
+    assert outcome(resumed.storage, config).same_bits(expected)
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    config = small_config(run__checkpoint_steps=2)
-    killed = run(config, tmp_path, kill_at=5)
-    newest, before, *_ = killed.checkpoints.complete()
-    assert (newest, before) == (4, 2)
-    key = f"{killed.keys.checkpoints}{newest:010d}/state.pt"
-    data = killed.storage.get(key)
-    assert data is not None
-    killed.storage.put(key, data[:-100])
-    latest = killed.checkpoints.latest()
-    assert latest is not None and checkpoints.decode(latest)["step"] == before
-    assert key.removesuffix("state.pt") in caplog.text
-
-
-def test_a_checkpoint_without_its_manifest_does_not_exist(tmp_path: Path) -> None:
-    recorder = run(small_config(run__checkpoint_steps=2), tmp_path, kill_at=3)
-    recorder.storage.delete(f"{recorder.keys.checkpoints}{2:010d}/manifest.json")
-    assert recorder.checkpoints.complete() == []
-    assert recorder.checkpoints.latest() is None
-
-
-def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
-    recorder = run(small_config(run__checkpoint_steps=2), tmp_path, kill_at=3)
-    recorder.checkpoints.identity = small_config(solver__learning_rate=0.05).identity()
-    with pytest.raises(CheckpointError, match=r"solver\.learning_rate differ"):
-        recorder.checkpoints.latest()
+def test_the_comparison_sees_a_difference_in_the_last_bit(tmp_path: Path) -> None:
+    config = config_of("sgd, no warm-up, replacement")
+    run(config, tmp_path)
+    found, other = (outcome(LocalStorage(tmp_path), config) for _ in range(2))
+    assert found.same_bits(other)
+    weight = next(iter(other.weights.values()))
+    weight[0, 0, 0, 0] = torch.nextafter(weight[0, 0, 0, 0], weight.new_tensor(torch.inf))
+    assert not found.same_bits(other)
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
-    config = small_config()
+    config = config_of("sgd, no warm-up, replacement")
     first = run(config, tmp_path)
     files = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
     run(config, tmp_path)

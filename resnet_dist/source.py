@@ -1,0 +1,184 @@
+"""The source code that this process runs: its commit, and a patch of what has been changed since.
+
+Asked of git where the package lies in a checkout of its own repository. Elsewhere (an image, a wheel) the build has
+left `_build.json` beside this file: {"commit": "…", "dirty": false}.
+
+A patch goes to the same bucket as the results, so it holds nothing that looks like a credential: files whose name or
+content does are left out and named. Ignored files, git's configuration and remotes are never read.
+"""
+
+import fnmatch
+import functools
+import json
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+PATCH_LIMIT = 1_000_000
+"""Bytes of uncommitted changes that are kept with a trial. A file that does not fit is left out whole, so that the
+rest can still be applied."""
+
+FILES_LIMIT = 200
+"""Changed files that are looked at: each takes git a few milliseconds."""
+
+BUILD_RECORD = "_build.json"
+"""What a build of an image or a wheel writes into the package: the commit that it was made from."""
+
+# Names of files that hold credentials more often than code, in lower case.
+_SECRET_NAMES = (
+    *(".env", ".env.*", "*.env", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.tfstate*"),
+    *(
+        "id_rsa*",
+        "id_dsa*",
+        "id_ecdsa*",
+        "id_ed25519*",
+        ".netrc",
+        "_netrc",
+        ".pgpass",
+        ".npmrc",
+        ".pypirc",
+        ".htpasswd",
+    ),
+    *(".git-credentials", ".dockerconfigjson", "kubeconfig*", "*.kubeconfig", "rclone.conf", ".s3cfg", ".boto"),
+    *("credential", "credentials", "secret", "secrets", "*service-account*.json", "*service_account*.json"),
+    *(
+        f"*{word}*.{kind}"
+        for word in ("credential", "secret")
+        for kind in ("json", "y*ml", "toml", "ini", "csv", "txt")
+    ),
+)
+_SECRET_FOLDERS = {".ssh", ".aws", ".gnupg", ".kube", ".docker"}
+
+# What credentials look like. A harmless file that is left out costs a line in the record; a key in a bucket costs more.
+_SECRET_TEXT = re.compile(
+    rb"-----BEGIN [A-Z ]*PRIVATE KEY"
+    rb"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
+    rb"|\b(?:gh[opsur]_|github_pat_|glpat-|hf_|xox[abpr]-|sk-)[A-Za-z0-9_-]{16,}"
+    rb"|://[^/\s:@'\"{}]+:[^/\s@'\"{}]+@"
+    rb"|(?i:secret|passw(?:or)?d|token|api_?key|access_?key)\w*[\"']?[ \t]*[:=][ \t]*[\"'][^\"'\s]{12,}[\"']"
+    rb"|(?i:secret|passw(?:or)?d|token|api_?key|access_?key)\w*=[A-Za-z0-9/+_-]{16,}\s*$",
+    re.MULTILINE,
+)
+
+# Whatever the user's git is configured to show, the patch is one that `git apply` takes.
+_DIFF = (
+    *("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", "--no-relative", "--submodule=short"),
+    *("--binary", "--full-index", "--unified=3", "--src-prefix=a/", "--dst-prefix=b/"),
+)
+
+
+@dataclass(frozen=True)
+class SourceState:
+    """Which source code runs."""
+
+    commit: str | None = None
+    """Full hash; None where it is not known."""
+    dirty: bool = False
+    """Whether files differ from the commit's, new ones that git does not ignore included."""
+    origin: Literal["git", "build"] | None = None
+    """Who says so: git, or the build's record."""
+    patch: bytes = b""
+    """What `git apply` makes of a checkout of the commit to get the code back, but for `left_out`."""
+    left_out: tuple[str, ...] = ()
+    """`name (reason)` of each changed file that is not in the patch."""
+
+
+def source_state(package: Path | None = None) -> SourceState:
+    """State of the source tree of a package's directory, by default this package's."""
+    package = (package or Path(__file__).parent).resolve()
+    # A package installed below someone else's repository, in a .venv, say, is not part of that one's commit.
+    tracked = _git(package, "ls-files", "--error-unmatch", "--", "provenance.py")
+    top = _git(package, "rev-parse", "--show-toplevel")
+    commit = _git(package, "rev-parse", "--verify", "HEAD")
+    if tracked is None or top is None or commit is None:
+        return _build_state(package / BUILD_RECORD)
+    root = Path(os.fsdecode(top.rstrip(b"\n")))
+    changed = _names(_git(root, "diff", "--name-only", "--no-renames", "-z", "HEAD"))
+    new = _names(_git(root, "ls-files", "--others", "--exclude-standard", "-z"))
+    patch, left_out = _patch(root, changed, new)
+    return SourceState(commit.decode().strip(), bool(changed or new), "git", patch, left_out)
+
+
+@functools.cache
+def running_source() -> SourceState:
+    """`source_state` when this process first asked.
+
+    A process runs the code that it has imported, so a Tune actor that trains many trials asks git once: later edits
+    are not what runs here.
+    """
+    return source_state()
+
+
+def _build_state(record: Path) -> SourceState:
+    try:
+        build = json.loads(record.read_bytes())
+        commit = str(build["commit"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return SourceState()
+    if not re.fullmatch(r"[0-9a-f]{7,64}", commit):
+        return SourceState()
+    return SourceState(commit, bool(build.get("dirty")), "build")
+
+
+def _patch(root: Path, changed: list[str], new: list[str]) -> tuple[bytes, tuple[str, ...]]:
+    patch, left_out = b"", []
+    for index, name in enumerate([*changed, *new]):
+        if index >= FILES_LIMIT:
+            left_out.append(f"{name} (more than {FILES_LIMIT} files have changed)")
+            continue
+        part = _file_patch(root, name, is_new=index >= len(changed))
+        if isinstance(part, bytes) and len(patch) + len(part) > PATCH_LIMIT:
+            part = f"the patch would exceed {PATCH_LIMIT} bytes"
+        if isinstance(part, bytes):
+            patch += part
+        else:
+            left_out.append(f"{name} ({part})")
+    return patch, tuple(left_out)
+
+
+def _file_patch(root: Path, name: str, is_new: bool) -> bytes | str:
+    """The patch of one file, or why it is left out."""
+    if _looks_secret(name):
+        return "its name is one for credentials"
+    if name.endswith("/"):
+        return "a repository of its own"
+    path = root / name
+    if path.is_file() and not path.is_symlink() and path.stat().st_size > PATCH_LIMIT:
+        return f"larger than {PATCH_LIMIT} bytes"
+    if is_new:
+        part = _git(root, *_DIFF, "--no-index", "--", os.devnull, name)
+    else:
+        part = _git(root, *_DIFF, "HEAD", "--", f":(top,literal){name}")
+    if not part:
+        return "git cannot show it"
+    if _SECRET_TEXT.search(part):
+        return "it holds what looks like a credential"
+    return part
+
+
+def _looks_secret(name: str) -> bool:
+    *folders, file = PurePosixPath(name.lower()).parts
+    return bool(_SECRET_FOLDERS.intersection(folders)) or any(fnmatch.fnmatchcase(file, p) for p in _SECRET_NAMES)
+
+
+def _names(output: bytes | None) -> list[str]:
+    return [os.fsdecode(name) for name in (output or b"").split(b"\0") if name]
+
+
+def _git(directory: Path, *arguments: str) -> bytes | None:
+    """What git says, byte for byte; None if it fails or is not there."""
+    # A hook or a wrapper may have set GIT_DIR and the like, which would answer for another repository.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    # safe.directory: code of this tree is running already, so that another user owns it is no reason not to look.
+    command = ["git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-C", str(directory), *arguments]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, timeout=30, check=False, env=environment | {"GIT_OPTIONAL_LOCKS": "0"}
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    differs = "--no-index" in arguments and done.returncode == 1  # what diff answers when it has something to say
+    return done.stdout if done.returncode == 0 or differs else None

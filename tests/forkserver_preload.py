@@ -1,0 +1,20 @@
+"""Imported once by the server from which tests fork their worker processes; see `worker_processes`."""
+
+import importlib
+
+from resnet_dist.source import running_source
+
+for name in (
+    "torch._dynamo",  # solvers and DistributedDataParallel import it when they are made
+    "torch.distributed",
+    "torch.nn.parallel",
+    "torch.utils.tensorboard.summary",
+    "tensorboard.compat.proto.event_pb2",
+    "tensorboard.summary.writer.record_writer",
+    "cluster.storage",
+    "resnet_dist.training",
+    "tests.killed_runs",
+):
+    importlib.import_module(name)
+
+running_source()  # asks git, once for all

@@ -1,0 +1,64 @@
+"""Law 3 on a real local Ray: a grid whose driver is killed at random moments, twice, ends as if it had not been."""
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.storage import open_storage
+from tests.integration.test_grid import EXPERIMENT, run, start
+from tests.killed_runs import points
+
+EPOCHS = 8
+
+
+def kill_at_random(experiment: Path, storage: Path, lines: int) -> None:
+    """Launch the grid, and kill its driver at some moment after so many epochs in all are on record."""
+    killed = start(experiment, storage)
+    deadline = time.monotonic() + 200
+    while sum(len(path.read_text().splitlines()) for path in storage.glob("small/trials/*/metrics.jsonl")) < lines:
+        assert killed.poll() is None and time.monotonic() < deadline, "the grid ended before it could be killed"
+        time.sleep(0.02)
+    time.sleep(random.uniform(0, 0.3))
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+
+
+def finished_files(storage: Path) -> dict[Path, tuple[bytes, int]]:
+    """Content and time of every file of the trials that have a result."""
+    folders = [path.parent for path in storage.glob("small/trials/*/result.json")]
+    files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
+    # Checkpoints left behind by a kill just after the result are no records.
+    return {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in files if "checkpoints" not in file.parts}
+
+
+@pytest.mark.integration
+def test_a_grid_killed_twice_finishes_every_trial_once_and_touches_none_that_is_finished(tmp_path: Path) -> None:
+    experiment, storage = tmp_path / "small.toml", tmp_path / "results"
+    text = EXPERIMENT.replace('"run.workers" = 2', '"solver.learning_rate" = 0.05')
+    experiment.write_text(text % {"epochs": EPOCHS})
+    finished: dict[Path, tuple[bytes, int]] = {}
+    for lines in (random.randint(1, EPOCHS), random.randint(EPOCHS + 1, 2 * EPOCHS)):
+        kill_at_random(experiment, storage, lines)
+        now = finished_files(storage)
+        assert finished.items() <= now.items(), "a launch touched a finished trial"
+        finished = now
+
+    summary = run(experiment, storage)
+    done_before = {file.parent.name for file in finished if file.name == "result.json"}
+    assert summary["started"] == 3 - len(done_before)
+    assert [trial["state"] for trial in summary["trials"]] == ["finished"] * 3
+    now = finished_files(storage)
+    assert finished.items() <= now.items(), "a launch touched a finished trial"
+    resumed = 0
+    for trial in summary["trials"]:
+        folder = storage / "small" / "trials" / trial["trial"]
+        epochs = [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert epochs == list(range(1, EPOCHS + 1))
+        resumed += json.loads((folder / "result.json").read_text())["attempts"] > 1
+    assert resumed, "no trial was interrupted"
+    assert points(open_storage(str(storage)), "small")  # none is there twice

@@ -1,0 +1,184 @@
+"""Runs in processes of their own that kill themselves with SIGKILL at a chosen moment, and what they left behind."""
+
+import itertools
+import json
+import os
+import signal
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from cluster.storage import LocalStorage
+from resnet_dist import checkpoints
+from resnet_dist.configuration import TrainingConfig
+from resnet_dist.dataset import Dataset
+from resnet_dist.recorder import Recorder
+from resnet_dist.storage import Storage, TrialKeys
+from tests.small_runs import small_dataset
+from tests.worker_processes import context
+
+EXPERIMENT, NAME = "killed", "trial"
+
+Event = Literal["step", "evaluation", "before write", "half written", "after write"]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a process kills itself: at the `count`-th such event of its life, counted from 1."""
+
+    event: Event
+    count: int
+    rank: int = 0
+    """Which worker. Only the first one writes; deletions count as writes."""
+
+
+class _Countdown:
+    def __init__(self, moment: Moment) -> None:
+        self.moment = moment
+        self.left = moment.count
+
+    def pass_by(self, event: Event) -> None:
+        if event == self.moment.event:
+            self.left -= 1
+            if not self.left:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+class _DeadlyStorage(LocalStorage):
+    """A directory whose user may die before, after or in the middle of a write, its file there but not in place."""
+
+    def __init__(self, root: Path, countdown: _Countdown) -> None:
+        super().__init__(root)
+        self.countdown = countdown
+
+    def put(self, key: str, data: bytes) -> None:
+        self.countdown.pass_by("before write")
+        super().put(key, data)
+        self.countdown.pass_by("after write")
+
+    def delete(self, key: str) -> None:
+        self.countdown.pass_by("before write")
+        super().delete(key)
+        self.countdown.pass_by("after write")
+
+    def _write(self, key: str, data: bytes, publish: Callable[[Path, Path], Any]) -> Any:
+        def publish_or_die(temporary: Path, target: Path) -> Any:
+            self.countdown.pass_by("half written")
+            return publish(temporary, target)
+
+        return super()._write(key, data, publish_or_die)
+
+
+def attempt(
+    config: TrainingConfig, root: Path, workers: int = 1, moment: Moment | None = None, dataset: Dataset | None = None
+) -> bool:
+    """Run or go on with a run of `config` on gloo workers, its records below `root`.
+
+    True if it came to its end. When one worker dies the others are killed, as by a cluster that loses a node.
+    """
+    with tempfile.TemporaryDirectory() as meeting:
+        arguments = (config, dataset or small_dataset(), root, Path(meeting) / "store", workers, moment)
+        processes = [context.Process(target=_worker, args=(rank, *arguments), daemon=True) for rank in range(workers)]
+        for process in processes:
+            process.start()
+        running = list(processes)
+        try:
+            while running:
+                assert wait([process.sentinel for process in running], timeout=120), "the workers hang"
+                for process in [process for process in running if not process.is_alive()]:
+                    running.remove(process)
+                    if process.exitcode:
+                        # Where one has killed itself, the other may have failed for want of it.
+                        dead = {process.exitcode for process in processes if not process.is_alive()}
+                        assert moment is not None and -signal.SIGKILL in dead, f"a worker failed: {dead}"
+                        return False
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
+    return True
+
+
+def _worker(
+    rank: int, config: TrainingConfig, dataset: Dataset, root: Path, store: Path, size: int, moment: Moment | None
+) -> None:
+    import torch.distributed as dist
+
+    from resnet_dist.evaluation import ImageSet
+    from resnet_dist.training import train
+    from resnet_dist.workers import alone, current
+
+    torch.set_num_threads(1)
+    if size > 1:
+        dist.init_process_group(
+            "gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=timedelta(minutes=2)
+        )
+    countdown = _Countdown(moment if moment and moment.rank == rank else Moment("step", 0))
+    evaluate = ImageSet._sums
+
+    def evaluate_or_die(self: ImageSet, *arguments: Any) -> torch.Tensor:
+        sums = evaluate(self, *arguments)
+        countdown.pass_by("evaluation")  # the network is in evaluation mode and nothing is recorded
+        return sums
+
+    ImageSet._sums = evaluate_or_die  # type: ignore[method-assign, assignment]
+    workers = current("cpu") if size > 1 else alone("cpu")
+    recorder = Recorder(_DeadlyStorage(root, countdown), EXPERIMENT, NAME, config) if rank == 0 else None
+    train(config, dataset, workers, recorder, on_step=lambda step, loss: countdown.pass_by("step"))
+    if size > 1:
+        dist.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run left in storage, times and timings aside."""
+
+    weights: dict[str, torch.Tensor]
+    lines: list[dict[str, Any]]
+    """Of `metrics.jsonl`, in the order in which they stand there."""
+    events: list[tuple[str, str, int, float]]
+    """Every point in every event file: folder, tag, step, value; sorted."""
+
+    def same_bits(self, other: "Outcome") -> bool:
+        """Whether nothing differs."""
+        equal = self.weights.keys() == other.weights.keys() and all(
+            torch.equal(value, other.weights[name]) for name, value in self.weights.items()
+        )
+        return equal and self.lines == other.lines and self.events == other.events
+
+
+TIMINGS = ("seconds", "images_per_second")
+
+
+def outcome(storage: Storage, config: TrainingConfig, experiment: str = EXPERIMENT) -> Outcome:
+    """Read what a finished run left."""
+    keys = TrialKeys(experiment, config.trial_id())
+    model, metrics = storage.get(keys.model), storage.get(keys.metrics)
+    assert storage.get(keys.result) and model and metrics, "the run is not finished"
+    lines = [json.loads(line) for line in metrics.splitlines()]
+    assert all(line[timing] > 0 for line in lines for timing in TIMINGS)
+    lines = [{name: value for name, value in line.items() if name not in TIMINGS} for line in lines]
+    return Outcome(checkpoints.decode(model)["network"], lines, points(storage, experiment))
+
+
+def points(storage: Storage, experiment: str) -> list[tuple[str, str, int, float]]:
+    """Every scalar in every event file below `tb/`, read by TensorBoard's own loader; none may stand there twice."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    found = []
+    for item in storage.list(f"{experiment}/tb/"):
+        assert "tfevents" in item.key, f"{item.key} is no event file"
+        for event in EventFileLoader(f"{storage.uri}/{item.key}").Load():
+            for value in event.summary.value:
+                (number,) = value.tensor.float_val
+                found.append((item.key.rpartition("/")[0], value.tag, event.step, number))
+    found.sort()
+    for point, following in itertools.pairwise(found):
+        assert point[:3] != following[:3], f"{point[:3]} is there twice"
+    return [point for point in found if point[1] != "train/images_per_second"]
