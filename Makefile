@@ -5,7 +5,7 @@ BIN     := .venv/bin
 PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help setup demo test unit integration lint format bench clean
+.PHONY: help setup demo test unit integration lint format mutations bench clean
 
 help:            ## show this list
 	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 14
@@ -31,6 +31,9 @@ lint: .venv/dev  ## check style and types
 format: .venv/dev ## put the code into the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+mutations: .venv/test ## put faults into a copy of the code and see which test notices (half an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutations
 
 bench: .venv/test ## measure speed against targets (QUICK=1: under two minutes)
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from resnet_dist.errors import UserError
 
+DRIVER_RESOURCE = "trial_driver"
+"""Custom resource of the nodes on which the processes that start worker groups are to run: those that stay."""
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -16,6 +19,8 @@ class Resources:
     cpus: int
     gpus: int
     nodes: int
+    driver_slots: int = 0
+    """Places for processes that start worker groups, where the cluster offers them (resource `trial_driver`)."""
 
     def require_workers(self, workers: int, use_gpu: bool) -> None:
         """Raise a `UserError` unless `workers` workers fit, each with one CPU and, on GPUs, one GPU."""
@@ -56,6 +61,11 @@ def connected(address: str | None = None) -> Iterator[Resources]:
     try:
         total = ray.cluster_resources()
         alive = len([node for node in ray.nodes() if node["Alive"]])
-        yield Resources(cpus=int(total.get("CPU", 0)), gpus=int(total.get("GPU", 0)), nodes=alive)
+        yield Resources(
+            cpus=int(total.get("CPU", 0)),
+            gpus=int(total.get("GPU", 0)),
+            nodes=alive,
+            driver_slots=int(total.get(DRIVER_RESOURCE, 0)),
+        )
     finally:
         ray.shutdown()

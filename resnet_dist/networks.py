@@ -4,6 +4,7 @@ Depth 6n+2: a 3x3 convolution, three groups of n blocks of two 3x3 convolutions 
 average pooling and a linear layer. Convolutions have biases, as in the study.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -24,10 +25,24 @@ class SubsampledIdentity(nn.Module):
         return F.pad(images[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
 
 
+class PointwiseConvolution(nn.Conv2d):
+    """A 1x1 convolution that takes the pixels of its stride first, and then goes on with stride 1.
+
+    It computes what `nn.Conv2d` does. That one, with stride 2, channels last, in float32 on the CPU and 3 to 7 input
+    channels, writes beyond its gradient's memory in torch 2.14.1.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N, C, H, W] → [N, C', H / stride, W / stride]."""
+        down, across = self.stride
+        pixels = input[:, :, ::down, ::across].contiguous(memory_format=torch.channels_last)
+        return F.conv2d(pixels, self.weight, self.bias)
+
+
 def projection(in_channels: int, out_channels: int, stride: int, batch_norm: BatchNormConfig) -> nn.Module:
     """Shortcuts B and C: a 1x1 convolution and batch norm."""
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 1, stride),
+        PointwiseConvolution(in_channels, out_channels, 1, stride),
         SynchronisedBatchNorm(out_channels, batch_norm.eps),
     )
 

@@ -2,7 +2,7 @@
 
 python -m tests.mutations                 all faults, a line each; exit code 1 if one goes unnoticed
 python -m tests.mutations NAME …          some of them
-python -m tests.mutations --write         all, and put the table into docs/testing.md
+python -m tests.mutations --write [NAME …]  put what was seen into the table of docs/testing.md
 python -m tests.mutations --list          names and descriptions
 
 It takes a quarter of an hour on one core, so it is no part of `make test`; `make mutations` runs it.
@@ -64,7 +64,7 @@ def main() -> int:
         for fault in chosen:
             outcomes.append(try_fault(tree, fault))
             print(line(outcomes[-1]), flush=True)
-    if args.write and not args.names:
+    if args.write:
         write_table(outcomes)
     unnoticed = [outcome.fault.name for outcome in outcomes if not outcome.failed]
     print(f"{len(outcomes) - len(unnoticed)} of {len(outcomes)} faults noticed")
@@ -131,15 +131,17 @@ def short(node: str) -> str:
 
 
 def write_table(outcomes: list[Outcome]) -> None:
-    """Put the outcomes into the document."""
-    rows = ["| fault | where | test that fails |", "|---|---|---|"]
-    for outcome in outcomes:
-        test = f"`{short(outcome.failed[0])}`" if outcome.failed else "**none**"
-        rows.append(f"| {outcome.fault.description} (`{outcome.fault.name}`) | `{outcome.fault.file}` | {test} |")
+    """Put the outcomes into the document; rows of faults that were not tried stay."""
     text = DOCUMENT.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    table = "\n".join(rows)
+    table, _, after = rest.partition(END)
+    rows = {match[1]: row for row in table.splitlines() if (match := re.search(r"\(`([a-z0-9-]+)`\) \|", row))}
+    for outcome in outcomes:
+        fault = outcome.fault
+        test = f"`{short(outcome.failed[0])}`" if outcome.failed else "**none**"
+        rows[fault.name] = f"| {fault.description} (`{fault.name}`) | `{fault.file}` | {test} |"
+    listed = [rows[fault.name] for fault in FAULTS if fault.name in rows]
+    table = "\n".join(["| fault | where | test that fails |", "|---|---|---|", *listed])
     DOCUMENT.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}", encoding="utf-8")
 
 

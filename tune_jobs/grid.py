@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from cluster.ray_cluster import Resources
+from cluster.ray_cluster import DRIVER_RESOURCE, Resources
 from cluster.storage import open_storage
 from resnet_dist.launch import Job
 from tune_jobs.experiment import Trial
@@ -63,8 +63,10 @@ def _run_group(
         concurrent = None
     else:
         # The driver of a worker group waits and takes no CPU: the group brings its own placement group.
-        bundles = [{"memory": DRIVER_MEMORY}]
+        bundles = [{"memory": DRIVER_MEMORY, **({DRIVER_RESOURCE: 1} if resources.driver_slots else {})}]
         concurrent = max(1, (resources.gpus if use_gpu else resources.cpus) // workers)
+        if resources.driver_slots:
+            concurrent = min(concurrent, resources.driver_slots)
     jobs = {trial.trial_id: _job(trial, experiment, storage_uri) for trial in trials}
     trainable = tune.with_parameters(_train_trial, jobs=jobs, ray_storage=ray_storage, use_gpu=use_gpu)
     tuner = tune.Tuner(

@@ -21,7 +21,7 @@ class _Loader(yaml.SafeLoader):
     """Refuses a key that is given twice, as the API server does."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         twice = {key for key in keys if keys.count(key) > 1}
         if twice:
             raise yaml.constructor.ConstructorError(None, None, f"given twice: {twice}", node.start_mark)
@@ -30,7 +30,7 @@ class _Loader(yaml.SafeLoader):
 
 def documents(text: str) -> list[Document]:
     """The documents of a YAML text."""
-    return [document for document in yaml.load_all(text, Loader=_Loader) if document]  # noqa: S506
+    return [document for document in yaml.load_all(text, Loader=_Loader) if document]
 
 
 def render(kustomization: Path) -> list[Document]:

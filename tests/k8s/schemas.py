@@ -128,5 +128,5 @@ def _unique(validator: Any, keys: list[str], items: Any, schema: Any) -> Iterato
 
 @functools.cache
 def _kuberay(file: Path) -> Any:
-    strict = jsonschema.validators.extend(jsonschema.Draft202012Validator, {"x-uniqueKeys": _unique})
+    strict = jsonschema.validators.extend(jsonschema.Draft202012Validator, {"x-uniqueKeys": _unique})  # type: ignore[no-untyped-call]
     return strict(json.loads(file.read_text()))

@@ -38,7 +38,12 @@ def test_monitoring_is_valid_on_top_of_an_overlay(tmp_path: Path) -> None:
 
 PLANTED: list[tuple[str, str, Callable[[Document], Any], str]] = [
     ("RayJob", "grid", lambda d: d["spec"].update(entryPoint="python"), "entryPoint"),
-    ("RayJob", "grid", lambda d: d["spec"]["rayClusterSpec"]["headGroupSpec"].update(rayStartParam={}), "rayStartParam"),
+    (
+        "RayJob",
+        "grid",
+        lambda d: d["spec"]["rayClusterSpec"]["headGroupSpec"].update(rayStartParam={}),
+        "rayStartParam",
+    ),
     ("RayJob", "grid", lambda d: d["spec"].update(backoffLimit="1"), "backoffLimit"),
     ("RayJob", "grid", lambda d: d["spec"]["deletionStrategy"].update(onSuccess={"policy": "DeleteSelf"}), "deletion"),
     ("RayCluster", "session", lambda d: _pod(d)["securityContext"].update(runAsNonroot=True), "runAsNonroot"),

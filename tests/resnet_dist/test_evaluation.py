@@ -11,7 +11,8 @@ from resnet_dist.configuration import BatchNormConfig, NetworkConfig
 from resnet_dist.evaluation import BATCH, Evaluation, ImageSet
 from resnet_dist.initialisation import initialise
 from resnet_dist.networks import ResidualNetwork
-from resnet_dist.workers import Workers, alone
+from resnet_dist.workers import Workers, alone, current
+from tests.worker_processes import run_workers
 
 CPU = torch.device("cpu")
 
@@ -144,3 +145,16 @@ def test_an_images_result_does_not_depend_on_its_neighbours() -> None:
     together = evaluated(of.image_set(alone("cpu")), of.network)
     assert np.mean([part.loss for part in one_by_one]) == pytest.approx(together.loss, rel=1e-12)
     assert np.mean([part.top1_error for part in one_by_one]) == pytest.approx(together.top1_error)
+
+
+def evaluated_by_this_worker(images: int) -> Evaluation:
+    of = task(images)
+    return evaluated(of.image_set(current("cpu")), of.network)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("size", [2, 3])
+def test_every_real_worker_knows_the_error_over_all_images(size: int) -> None:
+    of_one = reference(task(23))  # 23 images divide by neither
+    for evaluation in run_workers(evaluated_by_this_worker, size, 23):
+        assert_equal(evaluation, of_one)

@@ -1,0 +1,98 @@
+"""The operations guide: every block of commands says whether it is run by tests, and those that do are run here."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.k8s.kuberay_rules import violations
+from tests.k8s.rendering import OVERLAYS, ROOT, documents, of_kind, the
+from tests.k8s.schemas import KUBERNETES, errors
+
+GUIDE = ROOT / "docs" / "operations.md"
+BLOCK = re.compile(r"^\*(Run by the tests|Not run here):\*\n\n```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+RUN = [text for mark, text in BLOCK.findall(GUIDE.read_text()) if mark == "Run by the tests"]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """What the guide's commands need of a checkout, to be changed by them."""
+    shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
+    for package in ("cluster", "resnet_dist", "tune_jobs"):
+        (tmp_path / package).symlink_to(ROOT / package)
+    return tmp_path
+
+
+def _execute(block: str, checkout: Path) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "RESNET_DIST_STORAGE": str(checkout / "results")}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block],
+        cwd=checkout,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_block_says_whether_it_is_run() -> None:
+    assert len(re.findall("^```sh$", GUIDE.read_text(), re.MULTILINE)) == len(BLOCK.findall(GUIDE.read_text())) > 10
+    assert len(RUN) == 2
+
+
+def test_the_overlay_of_ones_own_is_valid(checkout: Path) -> None:
+    rendered = documents(_execute(RUN[0], checkout))
+    job = the(rendered, "RayJob", "grid")
+    assert job["spec"]["entrypoint"].split()[:6] == ["python", "-m", "tune_jobs", "grid", "run", "model-size"]
+    assert the(rendered, "ConfigMap", "resnet-dist-settings")["data"]["RESNET_DIST_STORAGE"] == "s3://my-bucket/results"
+    assert [error for document in rendered for error in errors(document, KUBERNETES[0])] == []
+    for document in of_kind(rendered, "RayJob") + of_kind(rendered, "RayCluster"):
+        assert violations(document) == []
+        images = re.findall(r"'image': '([^']+)'", str(document))
+        assert images and all(image.startswith("registry.example.com/resnet-dist:") for image in images)
+
+
+def test_the_plan_is_printed(checkout: Path) -> None:
+    assert "15 trials" in _execute(RUN[1], checkout)
+
+
+def test_what_is_named_exists() -> None:
+    text = GUIDE.read_text()
+    for path in set(re.findall(r"`((?:k8s|tests|docs)/[\w./-]+)`", text)):
+        assert (ROOT / path).exists(), path
+    for overlay in re.findall(r"k8s/overlays/(\w+)", text):
+        assert overlay in [*OVERLAYS, "mine"], overlay
+
+
+def test_versions_agree_with_the_project() -> None:
+    text = GUIDE.read_text()
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    ray = re.search(r"^ray==(.*)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert ray and f"Ray {ray.group(1)}" in text
+    assert set(re.findall(r"\d+\.\d+\.\d+-ray\d+\.\d+\.\d+", text)) == {f"{version}-ray{ray.group(1)}"}
+    assert set(re.findall(r"-ray(\S+?)-c", (ROOT / "Dockerfile").read_text())) == {ray.group(1)}
+    assert f"Kubernetes {KUBERNETES[0]} to {KUBERNETES[1]}" in text
+    assert len(set(re.findall(r"(?:--version |ref=v|KubeRay )(\d+\.\d+\.\d+)", text))) == 1
+
+
+def test_limits_are_those_of_the_manifests() -> None:
+    text = (ROOT / "k8s" / "base" / "rayjob.yaml").read_text()
+    (job,) = documents(text)
+    spec = job["spec"]
+    assert (spec["preRunningDeadlineSeconds"], spec["activeDeadlineSeconds"]) == (3600, 3 * 86_400)
+    ttls = {(*r["condition"].values(), r["policy"]) for r in spec["deletionStrategy"]["deletionRules"]}
+    assert {
+        ("SUCCEEDED", 30, "DeleteCluster"),
+        ("FAILED", 60, "DeleteWorkers"),
+        ("FAILED", 3600, "DeleteCluster"),
+    } <= ttls
+    assert spec["backoffLimit"] == 1
