@@ -2,7 +2,7 @@
 PYTHON  ?= python3
 STORAGE ?= results
 BIN     := .venv/bin
-PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable
 PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .PHONY: help setup demo test unit integration lint format mutations bench clean
@@ -53,10 +53,13 @@ clean:           ## remove .venv and the demo's results
 	@$(PIP) .
 	@touch $@
 
-.venv/test: .venv/base
+# Each of these brings what those before it do: whoever needs the last one runs pip once.
+.venv/test: .venv/python pyproject.toml constraints.txt
+	@echo "installing into .venv (a few minutes the first time)"
 	@$(PIP) '.[test]'
-	@touch $@
+	@touch .venv/base $@
 
-.venv/dev: .venv/test
+.venv/dev: .venv/python pyproject.toml constraints.txt
+	@echo "installing into .venv (a few minutes the first time)"
 	@$(PIP) '.[dev]'
-	@touch $@
+	@touch .venv/base .venv/test $@
