@@ -224,7 +224,7 @@ class RunConfig(Section):
     precision: Literal["float64", "float32", "bfloat16"] = "float32"
     """Arithmetic of the network; `bfloat16` is autocast with float32 weights and statistics."""
     workers: int = 1
-    """Processes that share each batch. It does not change the result."""
+    """Processes that share each batch. It changes the result by rounding at most; with `exact`, not at all."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes CUDA where there is one."""
     exact: bool = False

@@ -70,7 +70,10 @@ def run_on_workers(
             callbacks=callbacks or [],
         ),
     )
-    trainer.fit()
+    try:
+        trainer.fit()
+    except SystemExit as stopped:  # how Ray Train answers Ctrl-C
+        raise KeyboardInterrupt from stopped
     storage = job.open_storage()
     record = storage.get(job.keys.result)
     if record is None:

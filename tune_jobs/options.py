@@ -114,8 +114,10 @@ def read_config(path: str) -> TrainingConfig:
         plain = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
     except ValueError as error:  # both decoders' errors name line and column
         raise ConfigurationError(f"--config {path}: {error}") from error
-    if not isinstance(plain, dict):
-        raise ConfigurationError(f"--config {path}: must hold sections of settings")
+    if not isinstance(plain, dict) or not plain:
+        raise ConfigurationError(
+            f"--config {path}: holds no settings; it must hold sections of them, as config.json does"
+        )
     try:
         return TrainingConfig.from_dict(plain["config"] if {"layout", "config"} <= plain.keys() else plain)
     except ConfigurationError as error:

@@ -26,13 +26,13 @@ def train_command(args: argparse.Namespace) -> int:
     config = config.override(args.settings)
     if not args.name or "/" in args.name or args.name.startswith("."):
         raise UserError(f"--name: {args.name!r} is not allowed; give a name without '/' that does not begin with '.'")
-    from resnet_dist.dataset import dataset_fingerprint
+    from resnet_dist.dataset import load_dataset
     from resnet_dist.workers import choose_device
 
     choose_device(config.run.device)
     storage = open_storage(args.storage)
     storage.check_writable()
-    config = config.with_fingerprint(dataset_fingerprint(config.data))
+    config = config.with_fingerprint(load_dataset(config.data).fingerprint)  # limits are checked, too
     name = f"{config.network.depth}-layers/{config.trial_id()}"
     job = Job(config, args.name, name, functools.partial(open_storage, storage.uri))
     console = Console(quiet=args.json, highlight=False)
