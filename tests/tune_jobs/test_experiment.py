@@ -42,7 +42,7 @@ def test_registry_has_the_documents_rows_and_numbers(name: str) -> None:
         assert settings_of(cell.config) == recipe | row
 
 
-@pytest.mark.parametrize("name", [*STUDY_TABLES, "study", "full-grid"])
+@pytest.mark.parametrize("name", [*STUDY_TABLES, "study", "study-shallow", "full-grid"])
 def test_study_cells_run_the_documents_recipe(name: str) -> None:
     for table in load_experiment(name).tables:
         for cell in table.cells:
@@ -60,6 +60,14 @@ def test_study_has_34_rows_and_30_trials() -> None:
     assert sum(len(table.cells) for table in study.tables) == 34
     assert len(trials(study, 1)) == 30
     assert len(trials(study, 5)) == 150
+
+
+def test_the_shallow_study_is_the_studys_tables_on_20_layers() -> None:
+    shallow, study = load_experiment("study-shallow"), load_experiment("study")
+    assert shallow.tables == tuple(
+        table for table in study.tables if {cell.config.network.depth for cell in table.cells} == {20}
+    )
+    assert len(trials(shallow, 1)) == 14
 
 
 def test_deep_tables_share_their_first_row_and_its_initialisation() -> None:
