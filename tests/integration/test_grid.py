@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from cluster.storage import open_storage
+from tests.stored_records import faults_of_experiment
+
 pytestmark = pytest.mark.integration
 
 EXPERIMENT = """
@@ -70,6 +73,7 @@ def test_a_grid_ends_in_a_report_and_starts_nothing_when_launched_again(tmp_path
         epochs = [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
         assert epochs == [1, 2]
         assert not list(folder.glob("checkpoints/**/*.pt"))
+    assert faults_of_experiment(open_storage(str(storage)), "small") == []
     after = stamps(storage)
 
     second = run(experiment, storage)
