@@ -1,4 +1,4 @@
-"""Holds storage to the package's schemas, strictly: they allow more for the sake of readers, here nothing else may be there."""
+"""Holds storage to the package's schemas, strictly: what they do not describe is a fault."""
 
 import json
 from collections.abc import Iterator
