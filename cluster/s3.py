@@ -99,11 +99,17 @@ class S3Storage:
 
     def get(self, key: str) -> bytes | None:
         """Read an object; None if there is none."""
+        found = self.get_with_version(key)
+        return None if found is None else found[0]
+
+    def get_with_version(self, key: str) -> tuple[bytes, str] | None:
+        """Content and version of an object, the latter as a listing has it; None if there is none."""
         name = self._name(key)
 
-        def request() -> bytes | None:
+        def request() -> tuple[bytes, str] | None:
             try:
-                return self._client().get_object(Bucket=self.bucket, Key=name)["Body"].read()
+                answer = self._client().get_object(Bucket=self.bucket, Key=name)
+                return answer["Body"].read(), answer["ETag"].strip('"')
             except ClientError as error:
                 if code_of(error) == "NoSuchKey":
                     return None
@@ -145,6 +151,11 @@ class S3Storage:
     def check_writable(self) -> None:
         """Write, read, list and delete a small object; a `StorageError` says what is missing."""
         probe(S3Storage(self.uri, min(self.timeout, CHECK_TIMEOUT)))
+
+    def endpoint(self) -> str:
+        """URL of the store, without what may be secret in it."""
+        self._client()
+        return self._endpoint
 
     @property
     def _root(self) -> str:

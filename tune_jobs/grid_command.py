@@ -191,7 +191,7 @@ class _Display:
 def status(args: argparse.Namespace) -> int:
     """Print each trial's state, from storage alone."""
     storage = open_storage(args.storage)
-    results = read_experiment(storage, _stored_name(args.experiment))
+    results = read_experiment(storage, _stored_name(args.experiment), details=False)
     if args.json:
         print_json(_status_json(results))
         return 0
@@ -199,7 +199,8 @@ def status(args: argparse.Namespace) -> int:
     if len(results.trials) <= MANY or not sys.stdout.isatty():
         table = Table("trial", "name", "state", "epochs", "test error", "", box=None, pad_edge=False)
         for trial in results.trials.values():
-            error = f"{100 * trial.metrics[-1]['top1_error']:.2f} %" if trial.metrics else ""
+            last = trial.result or (trial.metrics[-1] if trial.metrics else {})
+            error = f"{100 * last['top1_error']:.2f} %" if last else ""
             epochs = f"{trial.epochs_done}/{trial.epochs}"
             table.add_row(trial.trial_id, escape(trial.name), trial.state, epochs, error, escape(trial.reason))
         console.print(table)

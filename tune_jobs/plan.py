@@ -89,7 +89,7 @@ def make_plan(
     expanded = trials(experiment, seeds)
     # By their own records, not by experiment.json: an earlier launch may have asked for others than the last one.
     asked = {trial.trial_id: {"name": trial.name, "config": trial.config.to_dict()} for trial in expanded}
-    known, _ = read_trials(storage, experiment.name, asked, metrics=False)
+    known, _ = read_trials(storage, experiment.name, asked, details=False)
     planned = []
     for trial in expanded:
         results = known[trial.trial_id]

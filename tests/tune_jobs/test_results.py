@@ -74,7 +74,7 @@ def test_metrics_of_finished_trials_can_be_left_out(tmp_path: Path) -> None:
     storage, (first, second) = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
     record_result(storage, "two-rows", first, 0.1)
     record_metrics(storage, "two-rows", second, [0.5])
-    results = read_experiment(storage, "two-rows", metrics=False)
+    results = read_experiment(storage, "two-rows", details=False)
     assert results.trials[first.trial_id].metrics == ()
     assert results.trials[first.trial_id].epochs_done == 2
     assert results.trials[second.trial_id].epochs_done == 1
