@@ -5,22 +5,26 @@ BIN     := .venv/bin
 PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable
 PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help setup demo test unit integration lint format mutations bench clean
+.PHONY: help setup demo s3 ceph test unit integration lint format mutations bench clean
 
 help:            ## show this list
-	@grep -hE '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 14
+	@grep -hE '^[a-z0-9]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):[^#]*## /\1\t/' | expand -t 14
 
 setup: .venv/base ## install into .venv
 
 demo: .venv/base ## run a small grid on this machine and print its table (STORAGE=dir or s3://…)
 	$(BIN)/resnet-dist grid run demo --storage $(STORAGE)
 
+s3: .venv/base ## start an S3 server on this machine for trying out (Ceph's gateway; Ctrl-C ends it)
+	@$(BIN)/python -m cluster.s3_server --install
+	@$(BIN)/python -m cluster.s3_server
+
 test: .venv/test unit integration ## run all tests
 
-unit: .venv/test ## run the fast tests
+unit: .venv/test ceph ## run the fast tests
 	$(PYTEST) -m "not integration"
 
-integration: .venv/test ## run the tests that start Ray, servers and worker processes
+integration: .venv/test ceph ## run the tests that start Ray, servers and worker processes
 	$(PYTEST) -m integration
 
 lint: .venv/dev  ## check style and types
@@ -40,6 +44,9 @@ bench: .venv/test ## measure speed against targets (QUICK=1: under two minutes)
 
 clean:           ## remove .venv and the demo's results
 	rm -rf .venv results
+
+ceph: .venv/python # the real S3 server, where it can be installed; without it the tests use moto's
+	@$(BIN)/python -m cluster.s3_server --install || echo "the tests use moto's server instead" >&2
 
 .venv/python: # the virtual environment itself
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -8,6 +8,7 @@ import pytest
 from cluster.mirror import Mirror, MirrorReport
 from cluster.storage import BrowsableStorage, LocalStorage, open_storage
 from resnet_dist.errors import StorageError
+from tests.s3_fixtures import put_as_named
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -139,7 +140,7 @@ def test_a_name_that_files_cannot_have_is_left_out(
 
 
 def test_objects_of_others_cannot_escape_the_copy(bucket: str, administrator: "S3Client", tmp_path: Path) -> None:
-    administrator.put_object(Bucket=bucket, Key="tb/../../escaped", Body=b"1")
+    put_as_named(administrator, bucket, "tb/../../escaped")
     mirror = Mirror(open_storage(f"s3://{bucket}"), "tb/", tmp_path / "a" / "copy")
     assert mirror.sync() == MirrorReport(0, 0, 0)
     assert not (tmp_path / "escaped").exists()

@@ -13,14 +13,19 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
 
 import boto3
 import pytest
 
 from cluster.s3 import MULTIPART_BYTES, TIMEOUT_VARIABLE, S3Storage
+from cluster.s3_server import S3Server
 from cluster.storage import open_storage
 from resnet_dist.errors import StorageError
-from tests.cluster.conftest import ACCESS_KEY, SECRET_KEY
+from tests.s3_fixtures import ACCESS_KEY, SECRET_KEY, put_as_named
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
 
 
 def failure(uri: str) -> str:
@@ -58,10 +63,10 @@ def test_the_prefix_bounds_what_is_seen(bucket: str) -> None:
     assert [item.key for item in S3Storage(f"s3://{bucket}").list("")] == ["a/x", "ab/y"]
 
 
-def test_keys_of_others_that_have_no_place_in_a_directory_are_left_out(bucket: str) -> None:
-    client = boto3.client("s3", region_name="us-east-1")
+def test_keys_of_others_that_have_no_place_in_a_directory_are_left_out(bucket: str, administrator: "S3Client") -> None:
     for key in ("folder/", "a/../../escape", "a//b", "a/fine"):
-        client.put_object(Bucket=bucket, Key=key, Body=b"")
+        put_as_named(administrator, bucket, key)
+    assert administrator.list_objects_v2(Bucket=bucket)["KeyCount"] == 4
     assert [item.key for item in S3Storage(f"s3://{bucket}").list("")] == ["a/fine"]
 
 
@@ -113,24 +118,44 @@ def test_an_unknown_profile_is_named_by_its_variable(bucket: str, monkeypatch: p
     assert "the profile that AWS_PROFILE names does not exist" in failure(f"s3://{bucket}")
 
 
-@pytest.fixture
-def limited_user(bucket: str, s3_environment: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The environment of a user who may read and write but not list, on a server that checks it."""
+NOT_LISTING = ["s3:PutObject", "s3:GetObject", "s3:DeleteObject"]
 
+
+@pytest.fixture
+def limited_user(bucket: str, s3_kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of a user who may read and write but not list, on a server that checks it."""
+    user: tuple[str, str] = request.getfixturevalue(f"user_of_{s3_kind}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", user[0])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", user[1])
+
+
+@pytest.fixture
+def user_of_ceph(bucket: str, ceph: S3Server, administrator: "S3Client") -> tuple[str, str]:
+    keys = f"AKIA{bucket}", "secret+of/the+limited+user"
+    allowed = {
+        "Effect": "Allow",
+        "Principal": {"AWS": [ceph.add_user(bucket, *keys)]},
+        "Action": NOT_LISTING,
+        "Resource": [f"arn:aws:s3:::{bucket}/*"],
+    }
+    policy = {"Version": "2012-10-17", "Statement": [allowed]}
+    administrator.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
+    return keys
+
+
+@pytest.fixture
+def user_of_moto(bucket: str, s3_environment: str) -> Iterator[tuple[str, str]]:
     def check_after(requests: str) -> None:
         url, headers = f"{s3_environment}/moto-api/reset-auth", {"Content-Type": "text/plain"}
         urllib.request.urlopen(urllib.request.Request(url, requests.encode(), headers, method="POST")).close()
 
     iam = boto3.client("iam", region_name="us-east-1")
     iam.create_user(UserName=bucket)
-    actions = ["s3:PutObject", "s3:GetObject", "s3:DeleteObject"]
-    policy = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": actions, "Resource": "*"}]}
+    policy = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": NOT_LISTING, "Resource": "*"}]}
     iam.put_user_policy(UserName=bucket, PolicyName="p", PolicyDocument=json.dumps(policy))
     key = iam.create_access_key(UserName=bucket)["AccessKey"]
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
     check_after("0")
-    yield
+    yield key["AccessKeyId"], key["SecretAccessKey"]
     check_after("inf")
 
 
@@ -147,7 +172,7 @@ def test_a_wrong_secret_is_said_to_be_wrong(bucket: str, monkeypatch: pytest.Mon
 
 @pytest.mark.usefixtures("limited_user")
 def test_an_unknown_access_key_is_said_to_be_unknown(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAOFNOBODYATALL000")
     assert "the access key is not known there" in failure(f"s3://{bucket}")
 
 
