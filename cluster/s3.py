@@ -75,6 +75,10 @@ class S3Storage:
             lambda: self._client(attempts=6).upload_fileobj(io.BytesIO(data), self.bucket, name, Config=transfer),
         )
 
+    def grow(self, key: str, data: bytes) -> None:
+        """Write an object that begins with what it held before; a store of objects replaces it."""
+        self.put(key, data)
+
     def create(self, key: str, data: bytes) -> bool:
         """Write an object unless one is there already. True if this call wrote it."""
         name = self._name(key)

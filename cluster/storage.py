@@ -111,6 +111,23 @@ class LocalStorage:
         """Write an object, replacing an older one. It is on disk when this returns."""
         self._write(key, data, os.replace)
 
+    def grow(self, key: str, data: bytes) -> None:
+        """Write an object that begins with what it held before, in place; replace it if it held something else."""
+        validate_key(key)
+        try:
+            with (self.root / key).open("r+b") as file:
+                here = file.read()
+                if data.startswith(here):
+                    file.write(data[len(here) :])
+                    file.flush()
+                    os.fsync(file.fileno())
+                    return
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            raise self._error("write", key, error) from error
+        self._write(key, data, os.replace)
+
     def create(self, key: str, data: bytes) -> bool:
         """Write an object unless one is there already. True if this call wrote it."""
 

@@ -8,6 +8,7 @@ from resnet_dist import provenance, summaries
 from resnet_dist.checkpoints import Checkpoints
 from resnet_dist.configuration import TrainingConfig
 from resnet_dist.errors import StorageError
+from resnet_dist.event_files import EventFiles
 from resnet_dist.source import running_source
 from resnet_dist.storage import LAYOUT, Storage, TrialKeys
 from resnet_dist.workers import Workers
@@ -30,6 +31,7 @@ class Recorder:
         self.machines: list[dict[str, str]] = []
         """Host and device of each worker, where whoever starts the run has asked them."""
         self.lines: dict[int, dict[str, Any]] = {}
+        self.events: EventFiles | None = None
 
     def result(self) -> dict[str, Any] | None:
         """The result record, if the trial is finished. Raises a `StorageError` if it cannot be used."""
@@ -61,11 +63,14 @@ class Recorder:
         self._put_json(self.keys.config, config)
         self._put_json(self.keys.provenance, self.provenance)
         self._put_patch(running_source().patch, described["patch_sha256"])
+        self.events = EventFiles(self.storage, self.keys, self.name, self.config.run.epochs)
+        if earlier:
+            self.events.take_up(line["step"] for line in self.lines.values())
 
     def epoch(self, line: dict[str, Any], losses: list[float], rates: list[float]) -> None:
-        """Write an epoch's TensorBoard segment and its line; each stands there once, in order."""
-        every = self.config.run.summary_steps
-        summaries.write_epoch(self.storage, self.keys, self.name, line, losses, rates, every)
+        """Write an epoch's TensorBoard events and its line; each stands there once, in order."""
+        assert self.events, "start comes first"
+        summaries.write_epoch(self.events, line, losses, rates, self.config.run.summary_steps)
         self.lines[line["epoch"]] = line
         text = "".join(json.dumps(self.lines[epoch]) + "\n" for epoch in sorted(self.lines))
         self.storage.put(self.keys.metrics, text.encode())

@@ -30,6 +30,12 @@ class Storage(Protocol):
     def put(self, key: str, data: bytes) -> None:
         """Write an object, replacing an older one."""
 
+    def grow(self, key: str, data: bytes) -> None:
+        """Write an object that begins with what it held before: in place where that is possible, for who has it open.
+
+        TensorBoard's readers, for whom this is, wait where the end of an event file is torn.
+        """
+
     def create(self, key: str, data: bytes) -> bool:
         """Write an object unless one is there already. True if this call wrote it."""
 
@@ -62,9 +68,9 @@ class TrialKeys:
         self.failure = self.prefix + "failure.json"
         self.result = self.prefix + "result.json"
 
-    def event_file(self, trial_name: str, segment: str) -> str:
-        """Key of one TensorBoard event file; `segment` orders the files of a trial."""
-        return f"{self.experiment}/tb/{trial_name}/events.out.tfevents.{segment}"
+    def event_file(self, trial_name: str, part: str) -> str:
+        """Key of one TensorBoard event file; `part` orders the files of a trial."""
+        return f"{self.experiment}/tb/{trial_name}/events.out.tfevents.{part}"
 
 
 def experiment_key(experiment: str) -> str:

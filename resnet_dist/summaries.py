@@ -1,15 +1,13 @@
-"""TensorBoard event files, made in memory as whole segments.
+"""TensorBoard's view of a run: the events of each epoch, made in memory as a segment.
 
-A segment holds the events of a stretch of steps and is put into storage under a name made from its last step. A run
-that is interrupted and resumed writes the same segments again under the same names, so nothing is there twice; and
-an object store, which cannot append, receives each event once.
+`event_files` puts segments together to files.
 """
 
 import io
 import time
 from typing import Any
 
-from resnet_dist.storage import Storage, TrialKeys
+from resnet_dist.event_files import EventFiles
 
 
 class Segment:
@@ -40,15 +38,13 @@ class Segment:
 
 
 def write_epoch(
-    storage: Storage,
-    keys: TrialKeys,
-    trial_name: str,
+    files: EventFiles,
     line: dict[str, Any],
     losses: list[float],
     rates: list[float],
     every: int,
 ) -> None:
-    """Write one epoch's segment.
+    """Write one epoch's events.
 
     `losses` and `rates` are the training loss and learning rate of each of its steps; a point stands for the mean
     loss of the `every` steps up to it. `line` is the epoch's line of metrics.jsonl.
@@ -71,4 +67,4 @@ def write_epoch(
     ):
         if line.get(name) is not None:
             segment.scalar(tag, line[name], last)
-    storage.put(keys.event_file(trial_name, f"{last:010d}.resnet_dist"), segment.data())
+    files.write(line["epoch"], segment.data())

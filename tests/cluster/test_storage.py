@@ -40,6 +40,13 @@ def test_put_replaces_and_changes_the_version(storage: BrowsableStorage) -> None
     assert after.size == 3
 
 
+def test_an_object_grows_and_is_replaced_where_it_does_not(storage: BrowsableStorage) -> None:
+    for content in (b"one", b"one two", b"one two three", b"other", b"o"):
+        storage.grow("a/b", content)
+        assert storage.get("a/b") == content
+    assert keys(storage) == ["a/b"]
+
+
 def test_an_empty_object_is_an_object(storage: BrowsableStorage) -> None:
     storage.put("empty", b"")
     assert storage.get("empty") == b""

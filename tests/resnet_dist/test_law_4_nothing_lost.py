@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from cluster.storage import LocalStorage
+from resnet_dist import event_files
 from resnet_dist.recorder import Recorder, record_failure
 from resnet_dist.storage import Storage, TrialKeys, experiment_key
 from resnet_dist.training import train
@@ -62,6 +63,10 @@ class Watched(LocalStorage):
         self._copy(f"put {key}")
         super().put(key, data)
 
+    def grow(self, key: str, data: bytes) -> None:
+        self._copy(f"grow {key}")
+        super().grow(key, data)
+
     def delete(self, key: str) -> None:
         self._copy(f"delete {key}")
         super().delete(key)
@@ -90,6 +95,14 @@ def go_on(storage: Storage) -> Outcome:
     return outcome(storage, CONFIG, EXPERIMENT)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_event_file() -> Iterator[None]:
+    """Both epochs' events are in one file, so that the second adds to it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(event_files, "FILES", 1)
+        yield
+
+
 @pytest.fixture(scope="module")
 def moments() -> Iterator[Moments]:
     with tempfile.TemporaryDirectory() as directory:
@@ -103,7 +116,7 @@ def moments() -> Iterator[Moments]:
 
 def test_every_kind_of_write_is_among_the_moments(moments: Moments) -> None:
     step = f"put {KEYS.checkpoints}{4:010d}/"
-    tb = f"put {KEYS.event_file(NAME, '0000000004.resnet_dist')}"
+    tb = f"grow {KEYS.event_file(NAME, '000002.resnet_dist')}"
     order = [f"put {KEYS.config}", f"put {KEYS.provenance}", tb, f"put {KEYS.metrics}", f"{step}state.pt"]
     order += [f"{step}manifest.json", f"delete {KEYS.checkpoints}{2:010d}/manifest.json", f"put {KEYS.model}"]
     order += [f"put {KEYS.result}", f"delete {KEYS.checkpoints}{7:010d}/manifest.json"]

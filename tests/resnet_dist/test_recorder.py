@@ -35,7 +35,7 @@ def test_a_trial_takes_no_name_whose_curves_are_anothers(tmp_path: Path) -> None
     storage = LocalStorage(tmp_path)
     first = started(storage, "name")
     first.epoch(LINE, [2.0] * 4, [0.1] * 4)
-    key = first.keys.event_file("name", "0000000004.resnet_dist")
+    key = first.keys.event_file("name", "000001.resnet_dist")
     before = storage.get(key)
     other = started(storage, "name", seed=1)
     other.epoch(LINE, [3.0] * 4, [0.1] * 4)
