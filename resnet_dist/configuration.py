@@ -16,14 +16,22 @@ IDENTITY_VERSION = 1
 """Part of every hash. Raise it when a change of the code changes the numbers of the same configuration."""
 
 
+# Settings that a family of networks has no use for, with the only value that they may have there.
+WITHOUT_EFFECT: dict[str, dict[str, Any]] = {
+    "plain": {"shortcut": "A", "batch_norm_position": "before"},
+    "preactivation": {"relu_after_addition": True, "batch_norm_position": "before", "initialisation": "published"},
+}
+
+
 @dataclass(frozen=True)
 class NetworkConfig(Section):
     """The network."""
 
     depth: int = 20
     """Layers with weights: 6n+2 for n >= 1 (the study: 20, 32, 44, 56, 110)."""
-    family: Literal["residual", "plain"] = "residual"
-    """`residual`, or `plain`: the same layers without shortcuts (the paper's control)."""
+    family: Literal["residual", "plain", "preactivation"] = "residual"
+    """`residual`; `plain`: the same layers without shortcuts (the paper's control); `preactivation`: batch norm and
+    ReLU before each convolution instead of after it (He et al. 2016, arXiv:1603.05027)."""
     relu_after_addition: bool = True
     """Whether a ReLU follows the addition at the end of each block."""
     batch_norm_position: Literal["before", "after"] = "before"
@@ -44,12 +52,11 @@ class NetworkConfig(Section):
                 f"network.depth: {self.depth} is not 6n+2 for any n >= 1; the nearest are {below} and {below + 6}"
             )
         self.require("width", self.width >= 1, "at least 1")
-        if self.family == "plain":
-            for name, default in (("shortcut", "A"), ("batch_norm_position", "before")):
-                if getattr(self, name) != default:
-                    raise ConfigurationError(
-                        f"network.{name}: {getattr(self, name)!r} has no effect on a plain network; leave it out"
-                    )
+        for name, default in WITHOUT_EFFECT.get(self.family, {}).items():
+            if getattr(self, name) != default:
+                raise ConfigurationError(
+                    f"network.{name}: {getattr(self, name)!r} has no effect on a {self.family} network; leave it out"
+                )
 
     @property
     def blocks_per_group(self) -> int:
@@ -131,15 +138,18 @@ class BatchNormConfig(Section):
         self.require("eps", self.eps > 0, "greater than 0")
 
 
-SolverKind = Literal["sgd", "rmsprop", "adagrad", "adadelta"]
+SolverKind = Literal["sgd", "rmsprop", "adagrad", "adadelta", "adam", "adamw"]
 
 # What each solver takes, with the study's settings (Torch7's optim of January 2016, which had no weight decay
-# in RMSprop, Adagrad and Adadelta). torch's own defaults differ: RMSprop's alpha is 0.99 there.
+# in RMSprop, Adagrad and Adadelta). torch's own defaults differ: RMSprop's alpha is 0.99 there. Adam and AdamW are not
+# in the study: theirs are the papers' (arXiv:1412.6980; arXiv:1711.05101, with torch's weight decay).
 SOLVER_DEFAULTS: dict[str, dict[str, float | bool]] = {
     "sgd": {"learning_rate": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4},
     "rmsprop": {"learning_rate": 1e-2, "alpha": 0.9, "eps": 1e-8, "weight_decay": 0.0},
     "adagrad": {"learning_rate": 1e-1, "eps": 1e-10, "weight_decay": 0.0},
     "adadelta": {"learning_rate": 1.0, "rho": 0.3, "eps": 1e-6, "weight_decay": 0.0},
+    "adam": {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0},
+    "adamw": {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 1e-2},
 }
 
 
@@ -150,19 +160,25 @@ class SolverConfig(Section):
     kind: SolverKind = "sgd"
     """The update rule."""
     learning_rate: float | None = None
-    """Step size before the schedule acts: by default 0.1 for sgd and adagrad, 0.01 for rmsprop, 1 for adadelta."""
+    """Step size before the schedule acts: by default 0.1 for sgd and adagrad, 0.01 for rmsprop, 1 for adadelta,
+    0.001 for adam and adamw."""
     momentum: float | None = None
     """Momentum of sgd: 0.9 by default."""
     nesterov: bool | None = None
     """Nesterov's form of momentum, for sgd: on by default. Dampening is 0."""
     weight_decay: float | None = None
-    """L2 penalty on every parameter, biases and batch norm included: by default 1e-4 for sgd, 0 for others."""
+    """L2 penalty on every parameter, biases and batch norm included: by default 1e-4 for sgd, 0 for others. For adamw
+    it is no penalty in the gradient: each update takes learning_rate x weight_decay of the weights (0.01)."""
     alpha: float | None = None
     """Smoothing constant of rmsprop: 0.9 by default."""
     rho: float | None = None
     """Smoothing constant of adadelta: 0.3 by default."""
     eps: float | None = None
-    """Keeps the division of rmsprop (1e-8), adagrad (1e-10) and adadelta (1e-6) finite."""
+    """Keeps the division of rmsprop, adam, adamw (1e-8), adagrad (1e-10) and adadelta (1e-6) finite."""
+    beta1: float | None = None
+    """Smoothing constant of the gradients' mean in adam and adamw: 0.9 by default."""
+    beta2: float | None = None
+    """Smoothing constant of their squares in adam and adamw: 0.999 by default."""
 
     def check(self) -> None:
         """Fill in the solver's defaults; refuse settings that it does not have."""
@@ -179,7 +195,7 @@ class SolverConfig(Section):
         for name in ("learning_rate", "eps"):
             value = getattr(self, name)
             self.require(name, value is None or value > 0, "greater than 0")
-        for name in ("momentum", "alpha", "rho"):
+        for name in ("momentum", "alpha", "rho", "beta1", "beta2"):
             value = getattr(self, name)
             self.require(name, value is None or 0 <= value < 1, "at least 0 and less than 1")
         self.require("weight_decay", (self.weight_decay or 0) >= 0, "at least 0")
@@ -193,8 +209,9 @@ class SolverConfig(Section):
 class ScheduleConfig(Section):
     """The learning rate over time."""
 
-    kind: Literal["step", "constant"] = "step"
-    """`step`: multiply by `gamma` at each milestone. `constant`: never change."""
+    kind: Literal["step", "constant", "cosine"] = "step"
+    """`step`: multiply by `gamma` at each milestone. `constant`: never change. `cosine`: fall from the full rate after
+    the warm-up to zero at the run's end, along half a cosine, at every update (arXiv:1608.03983, without restarts)."""
     milestones: tuple[int, ...] = (80, 160)
     """Epochs, counted from 0, at whose start the learning rate drops."""
     gamma: float = 0.1
@@ -249,6 +266,10 @@ class RunConfig(Section):
             self.require("workers", self.workers <= shards, f"at most run.virtual_shards, {shards}, in exact mode")
         self.require("checkpoint_steps", self.checkpoint_steps >= 0, "at least 0")
 
+
+# Settings that came after trials had been stored. At these values, which say what the code did without them, they are
+# left out of the identity, so that those trials keep theirs.
+ADDED: dict[str, Any] = {"solver.beta1": None, "solver.beta2": None}
 
 # Settings that cannot change the numbers of a run, with the reason. Every other field is part of the hash.
 NOT_IDENTITY: dict[str, str] = {
@@ -315,7 +336,11 @@ class TrainingConfig:
             plain["data"]["fingerprint"] = self.data.source
         if not self.run.exact:
             del plain["run"]["virtual_shards"]
-        if self.schedule.kind == "constant":
+        for name, value in ADDED.items():
+            section, _, key = name.partition(".")
+            if plain[section][key] == value:
+                del plain[section][key]
+        if self.schedule.kind != "step":
             del plain["schedule"]["milestones"], plain["schedule"]["gamma"]
         if not self.schedule.warmup_iterations:
             del plain["schedule"]["warmup_learning_rate"]

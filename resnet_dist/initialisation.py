@@ -12,7 +12,7 @@ from resnet_dist.draws import Stream
 from resnet_dist.networks import Block, ResidualNetwork
 
 
-def initialise(network: ResidualNetwork, config: NetworkConfig, seed: int) -> None:
+def initialise(network: nn.Module, config: NetworkConfig, seed: int) -> None:
     """Draw every parameter, in float64 and then rounded, so that precision does not change the draw.
 
     Convolutions: weights N(0, 2 / fan_in), biases 0. Linear layer: weights and biases U(±1 / sqrt(fan_in)), Torch7's
@@ -39,7 +39,8 @@ def initialise(network: ResidualNetwork, config: NetworkConfig, seed: int) -> No
                 module.bias.zero_()
 
 
-def _uniform_scales(network: ResidualNetwork) -> set[nn.Module]:
+def _uniform_scales(network: nn.Module) -> set[nn.Module]:
+    assert isinstance(network, ResidualNetwork)
     scales: set[nn.Module] = {network.norm}
     for block in network.blocks:
         assert isinstance(block, Block)

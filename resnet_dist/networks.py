@@ -1,5 +1,7 @@
 """The residual networks for 32x32 images of He et al. 2015 (arXiv:1512.03385, section 4.2) and the study's blocks.
 
+Their successors with pre-activation are in `preactivation.py`.
+
 Depth 6n+2: a 3x3 convolution, three groups of n blocks of two 3x3 convolutions at 32x32, 16x16 and 8x8, global
 average pooling and a linear layer. Convolutions have biases, as in the study.
 """
@@ -89,6 +91,16 @@ class Block(nn.Module):
         return F.relu(out) if self.relu_after_addition else out
 
 
+def block_shapes(network: NetworkConfig) -> list[tuple[int, int, int]]:
+    """Channels in, channels out and stride of each block: three groups, the later two begin with stride 2."""
+    shapes, channels = [], network.width
+    for group in range(3):
+        for index in range(network.blocks_per_group):
+            shapes.append((channels, network.width << group, 2 if group and not index else 1))
+            channels = network.width << group
+    return shapes
+
+
 class ResidualNetwork(nn.Module):
     """The whole network: standardised images [N, 3, 32, 32] → logits [N, classes]."""
 
@@ -96,21 +108,22 @@ class ResidualNetwork(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(3, network.width, 3, padding=1)
         self.norm = SynchronisedBatchNorm(network.width, batch_norm.eps)
-        channels = network.width
-        blocks = []
-        for group in range(3):
-            for index in range(network.blocks_per_group):
-                out_channels = network.width << group
-                stride = 2 if group and not index else 1
-                blocks.append(Block(channels, out_channels, stride, network, batch_norm))
-                channels = out_channels
-        self.blocks = nn.Sequential(*blocks)
-        self.linear = nn.Linear(channels, classes)
+        self.blocks = nn.Sequential(*(Block(*shape, network, batch_norm) for shape in block_shapes(network)))
+        self.linear = nn.Linear(4 * network.width, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, classes]."""
         out = self.blocks(F.relu(self.norm(self.conv(images))))
         return self.linear(out.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def make_network(network: NetworkConfig, batch_norm: BatchNormConfig, classes: int) -> nn.Module:
+    """The network that a configuration asks for: standardised images [N, 3, 32, 32] → logits [N, classes]."""
+    if network.family == "preactivation":
+        from resnet_dist.preactivation import PreactivationNetwork
+
+        return PreactivationNetwork(network, batch_norm, classes)
+    return ResidualNetwork(network, batch_norm, classes)
 
 
 def parameter_count(network: nn.Module) -> int:

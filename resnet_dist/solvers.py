@@ -1,5 +1,6 @@
-"""The study's solvers, and the learning rate and batch-norm momentum at each step."""
+"""The study's solvers, Adam and AdamW, and the learning rate and batch-norm momentum at each step."""
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -12,7 +13,8 @@ from resnet_dist.configuration import BatchNormConfig, ScheduleConfig, SolverCon
 def make_solver(config: SolverConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """torch's optimizer with the settings written out; they follow Torch7's formulas where defaults differ.
 
-    Weight decay acts on every parameter, biases and batch norm included, as in the study.
+    Weight decay acts on every parameter, biases and batch norm included, as in the study: as an L2 penalty in the
+    gradient, except in AdamW, which takes learning rate x decay of the weights themselves at each update.
     """
     assert config.learning_rate is not None and config.weight_decay is not None
     rate, decay = config.learning_rate, config.weight_decay
@@ -27,17 +29,24 @@ def make_solver(config: SolverConfig, parameters: Iterable[nn.Parameter]) -> tor
         return torch.optim.RMSprop(parameters, rate, weight_decay=decay, alpha=config.alpha, eps=config.eps)
     if config.kind == "adagrad":
         return torch.optim.Adagrad(parameters, rate, weight_decay=decay, eps=config.eps)
+    if config.kind in ("adam", "adamw"):
+        assert config.beta1 is not None and config.beta2 is not None
+        kind = torch.optim.Adam if config.kind == "adam" else torch.optim.AdamW
+        return kind(parameters, rate, betas=(config.beta1, config.beta2), eps=config.eps, weight_decay=decay)
     assert config.kind == "adadelta" and config.rho is not None
     return torch.optim.Adadelta(parameters, rate, weight_decay=decay, rho=config.rho, eps=config.eps)
 
 
-def learning_rate(solver: SolverConfig, schedule: ScheduleConfig, step: int, epoch: int) -> float:
-    """Learning rate of the update at `step` (over the whole run) of `epoch`, both counted from 0."""
+def learning_rate(solver: SolverConfig, schedule: ScheduleConfig, step: int, epoch: int, steps: int) -> float:
+    """Learning rate of the update at `step` (over the whole run of `steps`) of `epoch`, both counted from 0."""
     if step < schedule.warmup_iterations:
         return schedule.warmup_learning_rate
     assert solver.learning_rate is not None
     if schedule.kind == "constant":
         return solver.learning_rate
+    if schedule.kind == "cosine":
+        done = (step - schedule.warmup_iterations) / (steps - schedule.warmup_iterations)
+        return solver.learning_rate * (1 + math.cos(math.pi * done)) / 2
     drops = sum(epoch >= milestone for milestone in schedule.milestones)
     # Divided by 10 twice, 0.1 is the 0.001 that the study set; multiplied by 0.1 twice it is 0.0010000000000000002.
     return float(solver.learning_rate / (1 / schedule.gamma) ** drops)

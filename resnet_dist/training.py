@@ -25,7 +25,7 @@ from resnet_dist.errors import ConfigurationError, DivergedError
 from resnet_dist.evaluation import ImageSet
 from resnet_dist.exact import VirtualShards, pin_kernels, tree_sum
 from resnet_dist.initialisation import initialise
-from resnet_dist.networks import ResidualNetwork, parameter_count
+from resnet_dist.networks import make_network, parameter_count
 from resnet_dist.recorder import Recorder
 from resnet_dist.solvers import batch_norm_momentum, learning_rate, make_solver
 from resnet_dist.workers import Workers
@@ -70,7 +70,7 @@ class Training:
             if config.data.holdout
             else None
         )
-        network = ResidualNetwork(config.network, config.batch_norm, len(dataset.classes))
+        network = make_network(config.network, config.batch_norm, len(dataset.classes))
         initialise(network, config.network, run.seed)
         # On CPUs and GPUs alike convolutions run fastest with the channels last in memory.
         self.network = network.to(workers.device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -91,6 +91,11 @@ class Training:
         """The epoch to which the next step belongs, counted from 0."""
         return self.plan.epoch(self.step)
 
+    def learning_rate(self, step: int) -> float:
+        """Learning rate of the update at a step of the run, counted from 0."""
+        config, plan = self.config, self.plan
+        return learning_rate(config.solver, config.schedule, step, plan.epoch(step), plan.start(config.run.epochs))
+
     def start_epoch(self) -> None:
         """Make room for the losses of the epoch's steps, unless a checkpoint brought some of them."""
         steps = self.plan.start(self.epoch + 1) - self.plan.start(self.epoch)
@@ -104,7 +109,7 @@ class Training:
         those of others.
         """
         config = self.config
-        rate = learning_rate(config.solver, config.schedule, self.step, self.epoch)
+        rate = self.learning_rate(self.step)
         for group in self.solver.param_groups:
             group["lr"] = rate
         self.solver.zero_grad(set_to_none=True)
@@ -249,7 +254,7 @@ def train(
         elapsed *= (plan.start(epoch + 1) - plan.start(epoch)) / (training.step - first)
         line = training.epoch_line(losses, elapsed)
         if recorder:
-            rates = [learning_rate(config.solver, config.schedule, s, epoch) for s in _steps(training, epoch)]
+            rates = [training.learning_rate(step) for step in _steps(training, epoch)]
             recorder.epoch(line, losses, rates)
         last = epoch + 1 == run.epochs
         if last or (epoch + 1) % run.checkpoint_epochs == 0:

@@ -6,9 +6,13 @@ He et al. 2015 (arXiv:1512.03385), section 4.2:
     layers             1+2n     2n       2n
     filters            16       32       64
 
-and then global average pooling and a fully-connected layer. Nothing is shared with the code under test but the names
-of the parameters, and nothing is taken from `torch.nn`: convolutions are loops over the kernel, batch norm is its
-formula. Automatic differentiation of these operations gives reference gradients.
+and then global average pooling and a fully-connected layer. And its successor with pre-activation, He et al. 2016
+(arXiv:1603.05027), figure 1(b) and appendix: batch norm and ReLU before each convolution, the first unit's right after
+conv1 and before the paths split, and one more of both after the last addition.
+
+Nothing is shared with the code under test but the names of the parameters, and nothing is taken from `torch.nn`:
+convolutions are loops over the kernel, batch norm is its formula. Automatic differentiation of these operations gives
+reference gradients.
 """
 
 from dataclasses import dataclass, field
@@ -35,18 +39,24 @@ class NaiveNetwork:
     norm_after_addition: bool
     training: bool
     """Whether batch norm uses the batch's own statistics."""
+    preactivation: bool = False
     eps: float = 1e-5
     outputs: dict[str, Tensor] = field(default_factory=dict)
 
     def __call__(self, images: Tensor) -> Tensor:
         """[N, 3, 32, 32] → logits [N, classes]."""
-        out = relu(self.norm("norm", self.conv("conv", images, stride=1)))
+        out = self.conv("conv", images, stride=1)
+        if not self.preactivation:
+            out = relu(self.norm("norm", out))
         number = 0
         for group in range(3):
             for first in [True] + [False] * (self.n - 1):
-                out = self.block(f"blocks.{number}", out, self.width * FILTERS[group], halve=first and group > 0)
+                unit = self.preactivation_block if self.preactivation else self.block
+                out = unit(f"blocks.{number}", out, self.width * FILTERS[group], halve=first and group > 0)
                 assert out.shape[1:] == (self.width * FILTERS[group], MAP_SIZES[group], MAP_SIZES[group])
                 number += 1
+        if self.preactivation:
+            out = relu(self.norm("norm", out))
         pooled = out.sum(3).sum(2) / 64
         logits = pooled @ self.parameters["linear.weight"].T + self.parameters["linear.bias"]
         self.outputs["linear"] = logits
@@ -66,6 +76,20 @@ class NaiveNetwork:
                 out = out + self.shortcut(f"{name}.shortcut", images, filters, halve)
         if self.relu_after_addition:
             out = relu(out)
+        self.outputs[name] = out
+        return out
+
+    def preactivation_block(self, name: str, images: Tensor, filters: int, halve: bool) -> Tensor:
+        """One unit of the successor; where the map or the filters change, and at first, both paths are activated."""
+        active = relu(self.norm(f"{name}.norm1", images))
+        out = self.conv(f"{name}.conv1", active, stride=2 if halve else 1)
+        out = relu(self.norm(f"{name}.norm2", out))
+        out = self.conv(f"{name}.conv2", out, stride=1)
+        kept = active if halve or name == "blocks.0" else images
+        if self.option == "C" or (self.option == "B" and halve):
+            out = out + self.conv(f"{name}.shortcut", kept, stride=2 if halve else 1)
+        else:
+            out = out + self.shortcut(f"{name}.shortcut", kept, filters, halve)
         self.outputs[name] = out
         return out
 

@@ -1,6 +1,7 @@
 """`resnet-dist grid plan | run | status | report`."""
 
 import argparse
+import difflib
 import json
 import sys
 from pathlib import Path
@@ -11,12 +12,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cluster.storage import open_storage
+from cluster.storage import BrowsableStorage, open_storage
+from resnet_dist.errors import UserError
 from resnet_dist.storage import experiment_key
 from tune_jobs.command_line import print_json, program
 from tune_jobs.experiment import Trial, experiment_record
 from tune_jobs.plan import Plan, make_plan, parallel_slots
 from tune_jobs.results import ExperimentResults, read_experiment
+from tune_jobs.terminal import make_console
 
 MANY = 60
 """Trials beyond which a terminal shows counts and no row for each."""
@@ -26,7 +29,7 @@ def plan(args: argparse.Namespace) -> int:
     """Print the trials of an experiment, their steps and the time to expect."""
     from tune_jobs.step_time import step_seconds
 
-    console = Console(quiet=args.json, highlight=False)
+    console = make_console(quiet=args.json)
     storage = open_storage(args.storage)
     with console.status("measuring step times") if not args.no_measure else console.status("reading storage"):
         planned = make_plan(
@@ -103,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     from tune_jobs.grid import run_trials
     from tune_jobs.plan import KNOWN_SIZES
 
-    console = Console(quiet=args.json, highlight=False)
+    console = make_console(quiet=args.json)
     storage = open_storage(args.storage)
     storage.check_writable()
     planned = make_plan(args.experiment, storage, args.seeds, args.epochs, args.settings)
@@ -191,11 +194,11 @@ class _Display:
 def status(args: argparse.Namespace) -> int:
     """Print each trial's state, from storage alone."""
     storage = open_storage(args.storage)
-    results = read_experiment(storage, _stored_name(args.experiment), details=False)
+    results = read_experiment(storage, _stored_name(args.experiment, storage), details=False)
     if args.json:
         print_json(_status_json(results))
         return 0
-    console = Console(highlight=False)
+    console = make_console()
     if len(results.trials) <= MANY or not sys.stdout.isatty():
         table = Table("trial", "name", "state", "epochs", "test error", "", box=None, pad_edge=False)
         for trial in results.trials.values():
@@ -233,12 +236,12 @@ def report(args: argparse.Namespace) -> int:
     from tune_jobs.report import write_report
 
     storage = open_storage(args.storage)
-    name = _stored_name(args.experiment)
+    name = _stored_name(args.experiment, storage)
     written = write_report(storage, name)
     if args.json:
         print_json(written.to_dict())
     else:
-        _print_report(written, storage.uri, name, Console(highlight=False))
+        _print_report(written, storage.uri, name, make_console())
     return 0
 
 
@@ -248,10 +251,21 @@ def _print_report(written: Any, storage_uri: str, name: str, console: Console) -
     console.print(f"TensorBoard: {program()} tensorboard {storage_uri}/{name}", soft_wrap=True)
 
 
-def _stored_name(experiment: str) -> str:
-    """The name under which an experiment is stored: its own, or what the TOML file at a path says."""
+def _stored_name(experiment: str, storage: BrowsableStorage) -> str:
+    """The name under which an experiment is stored: its own, or what the TOML file at a path says.
+
+    Raises a `UserError` that names those that are there unless it is one of them.
+    """
+    name = experiment
     if experiment.endswith(".toml") and Path(experiment).is_file():
         from tune_jobs.experiment import load_experiment
 
-        return load_experiment(experiment).name
-    return experiment
+        name = load_experiment(experiment).name
+    if storage.get(experiment_key(name)) is not None:
+        return name
+    stored = tuple(folder for folder in storage.folders("") if storage.get(experiment_key(folder)) is not None)
+    if not stored:
+        raise UserError(f"{name}: no such experiment in {storage.uri}, which holds none; start one with: grid run")
+    near = difflib.get_close_matches(name, stored, n=1)
+    suggestion = f"; did you mean {near[0]!r}?" if near else ""
+    raise UserError(f"{name}: no such experiment in {storage.uri}, which holds {', '.join(stored)}{suggestion}")

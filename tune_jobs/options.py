@@ -22,13 +22,19 @@ class Parser(argparse.ArgumentParser):
         keywords.setdefault("allow_abbrev", False)
         super().__init__(*arguments, **keywords)
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, and let the command that was given, whose options are known, report what it does not know."""
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            command = _chosen(self, parsed)
+            option = unknown[0].split("=")[0]
+            near = difflib.get_close_matches(option, _option_names(command), n=1, cutoff=0.75)
+            command.error(f"{option} is not an option" + (f"; did you mean {near[0]}?" if near else ""))
+        return parsed
+
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with 2."""
-        if unknown := re.match(r"unrecognized arguments: (\S+)", message):
-            option = unknown.group(1).split("=")[0]
-            near = difflib.get_close_matches(option, _option_names(self), n=1)
-            message = f"{option} is not an option" + (f"; did you mean {near[0]}?" if near else "")
-        elif wrong := re.match(r"argument \S+: invalid choice: '(.*)' \(choose from (.*)\)", message):
+        if wrong := re.match(r"argument \S+: invalid choice: '(.*)' \(choose from (.*)\)", message):
             allowed = wrong.group(2).replace("'", "")
             near = difflib.get_close_matches(wrong.group(1), allowed.split(", "), n=1)
             message = f"{wrong.group(1)!r} is not known; it must be one of {allowed}"
@@ -37,15 +43,16 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def _option_names(parser: argparse.ArgumentParser) -> set[str]:
-    """Options of a parser and of its commands: argparse lets the outermost one report what none of them knows."""
-    names = set()
+def _chosen(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> argparse.ArgumentParser:
+    """The parser of the command that was given: argparse has the outermost one report what none of them knows."""
     for action in parser._actions:
-        names |= set(action.option_strings)
         if isinstance(action, argparse._SubParsersAction):
-            for command in action.choices.values():
-                names |= _option_names(command)
-    return names
+            return _chosen(action.choices[getattr(parsed, action.dest)], parsed)
+    return parser
+
+
+def _option_names(parser: argparse.ArgumentParser) -> set[str]:
+    return {name for action in parser._actions for name in action.option_strings}
 
 
 class _Formatter(argparse.HelpFormatter):

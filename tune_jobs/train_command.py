@@ -18,6 +18,7 @@ from resnet_dist.storage import Storage
 from tune_jobs.command_line import print_json, program
 from tune_jobs.options import read_config
 from tune_jobs.single_runs import record_single_run
+from tune_jobs.terminal import make_console
 
 
 def train_command(args: argparse.Namespace) -> int:
@@ -35,7 +36,7 @@ def train_command(args: argparse.Namespace) -> int:
     config = config.with_fingerprint(load_dataset(config.data).fingerprint)  # limits are checked, too
     name = f"{config.network.depth}-layers/{config.trial_id()}"
     job = Job(config, args.name, name, functools.partial(open_storage, storage.uri))
-    console = Console(quiet=args.json, highlight=False)
+    console = make_console(quiet=args.json)
     record_single_run(storage, args.name, config, name)
     if (finished := storage.get(job.keys.result)) is not None:
         console.print(f"Trial {config.trial_id()} is finished already; nothing to do.")

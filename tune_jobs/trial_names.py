@@ -30,6 +30,7 @@ COMPONENTS: tuple[Callable[[TrainingConfig], str], ...] = (
     lambda c: f"shortcut-{c.network.shortcut}",
     lambda c: f"width-{c.network.width}",
     _solver,
+    lambda c: "cosine" if c.schedule.kind == "cosine" else "no-cosine",
     lambda c: f"bn-momentum-{_number(c.batch_norm.momentum)}",
     lambda c: f"batch-{c.data.batch_size}",
     lambda c: c.run.precision,

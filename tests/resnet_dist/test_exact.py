@@ -18,6 +18,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bfloat16": {"run__precision": "bfloat16", "network__shortcut": "B"},
     "some shards empty": {"run__precision": "float32", "data__sampling": "permutation", "data__batch_size": 17},
     "accumulation": {"run__precision": "float32", "data__accumulation": 3, "data__batch_size": 32},
+    "pre-activation, Adam": {"run__precision": "float32", "network__family": "preactivation", "solver__kind": "adam"},
 }
 
 

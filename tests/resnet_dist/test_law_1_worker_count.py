@@ -53,6 +53,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "batch_norm__momentum": "dynamic",
     },
     "plain network, momentum 0, held-out images": {"network__family": "plain", "batch_norm__momentum": 0},
+    "pre-activation, projections, AdamW, cosine": {
+        "network__family": "preactivation",
+        "network__shortcut": "B",
+        "solver__kind": "adamw",
+        "schedule__kind": "cosine",
+    },
 }
 
 

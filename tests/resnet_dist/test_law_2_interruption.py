@@ -39,6 +39,12 @@ VARIANTS = {
     f"{solver}, {warm_up}, {sampling}": {**SOLVERS[solver], **WARM_UP[warm_up], "data__sampling": sampling}
     for solver, warm_up, sampling in itertools.product(SOLVERS, WARM_UP, SAMPLING)
 }
+VARIANTS["adamw, warm-up, cosine, pre-activation"] = {
+    "solver__kind": "adamw",
+    "schedule__kind": "cosine",
+    "schedule__warmup_iterations": 3,
+    "network__family": "preactivation",
+}
 
 
 def config_of(variant: str, **more: Any) -> TrainingConfig:

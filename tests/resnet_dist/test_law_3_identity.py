@@ -51,6 +51,8 @@ CONTEXT: dict[str, dict[str, Any]] = {
     "solver.alpha": {"solver.kind": "rmsprop"},
     "solver.rho": {"solver.kind": "adadelta"},
     "solver.eps": {"solver.kind": "adagrad"},
+    "solver.beta1": {"solver.kind": "adam"},
+    "solver.beta2": {"solver.kind": "adamw"},
     "schedule.warmup_learning_rate": {"schedule.warmup_iterations": 400},
     "run.virtual_shards": {"run.exact": True},
 }
@@ -140,6 +142,7 @@ def test_a_folder_whose_content_is_unknown_has_no_identity() -> None:
     ("base", "inert"),
     [
         ({"schedule.kind": "constant"}, {"schedule.milestones": [1], "schedule.gamma": 0.5}),
+        ({"schedule.kind": "cosine"}, {"schedule.milestones": [1], "schedule.gamma": 0.5}),
         ({}, {"schedule.warmup_learning_rate": 0.5}),
         ({}, {"run.virtual_shards": 2}),
     ],

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
 from resnet_dist.configuration import BatchNormConfig, NetworkConfig
-from resnet_dist.networks import Block, ResidualNetwork, SubsampledIdentity, parameter_count
+from resnet_dist.networks import Block, ResidualNetwork, SubsampledIdentity, make_network, parameter_count
 from tests.naive_network import NaiveNetwork
 
 RESIDUAL = [
@@ -17,14 +17,15 @@ RESIDUAL = [
     for position in ("before", "after")
 ]
 PLAIN: list[dict[str, Any]] = [{"family": "plain", "relu_after_addition": relu} for relu in (True, False)]
+PREACTIVATION: list[dict[str, Any]] = [{"family": "preactivation", "shortcut": option} for option in "ABC"]
 
 
 def words(settings: dict[str, Any]) -> str:
     return ", ".join(str(value) for value in settings.values())
 
 
-def network_of(settings: dict[str, Any], depth: int = 14, width: int = 3, classes: int = 7) -> ResidualNetwork:
-    return ResidualNetwork(NetworkConfig(depth=depth, width=width, **settings), BatchNormConfig(), classes)
+def network_of(settings: dict[str, Any], depth: int = 14, width: int = 3, classes: int = 7) -> nn.Module:
+    return make_network(NetworkConfig(depth=depth, width=width, **settings), BatchNormConfig(), classes)
 
 
 def randomise(module: nn.Module, seed: int = 1) -> None:
@@ -47,7 +48,7 @@ def random_images(*shape: int) -> Tensor:
 class Comparison:
     """The network under test and the naive one after the same forward and backward pass."""
 
-    network: ResidualNetwork
+    network: nn.Module
     outputs: dict[str, Tensor]
     images: Tensor
     naive: NaiveNetwork
@@ -62,9 +63,10 @@ def compared(settings: dict[str, Any], training: bool) -> Comparison:
         n=2,
         width=3,
         option="none" if settings.get("family") == "plain" else settings["shortcut"],
-        relu_after_addition=settings["relu_after_addition"],
+        relu_after_addition=settings.get("relu_after_addition", True),
         norm_after_addition=settings.get("batch_norm_position") == "after",
         training=training,
+        preactivation=settings.get("family") == "preactivation",
     )
     outputs: dict[str, Tensor] = {}
     for name, module in network.named_modules():
@@ -77,7 +79,7 @@ def compared(settings: dict[str, Any], training: bool) -> Comparison:
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
-@pytest.mark.parametrize("settings", RESIDUAL + PLAIN, ids=words)
+@pytest.mark.parametrize("settings", RESIDUAL + PLAIN + PREACTIVATION, ids=words)
 def test_every_layer_and_gradient_equals_the_naive_networks(settings: dict[str, Any], training: bool) -> None:
     result = compared(settings, training)
     layers = result.outputs.keys() - {"", "blocks"}
@@ -136,22 +138,29 @@ def test_option_a_takes_every_second_pixel_and_appends_zero_channels() -> None:
     assert not out[:, 3:].any()
 
 
-def closed_form(n: int, width: int, shortcut: str, classes: int) -> int:
+def closed_form(n: int, width: int, shortcut: str, classes: int, preactivation: bool) -> int:
     """Parameters, biases included, from the table: each 3x3 layer a → b has 9ab + b, each batch norm 2b."""
     count = (378 * n - 90) * width**2 + (42 * n + 30) * width + (4 * width + 1) * classes
     if shortcut == "B":
         count += 10 * width**2 + 18 * width
     if shortcut == "C":
         count += (21 * n - 10) * width**2 + 21 * n * width
+    if preactivation:
+        # Of the batch norms before convolutions, two stand at half their width: 2w + 4w fewer; the one after conv1 is
+        # the first block's, and one of 4w stands at the end: 2w fewer and 8w more. Projections have none.
+        count += -(2 + 4) * width - 2 * width + 8 * width
+        count -= {"A": 0, "B": (4 + 8) * width, "C": 14 * n * width}[shortcut]
     return count
 
 
-@pytest.mark.parametrize("settings", RESIDUAL + PLAIN, ids=words)
+@pytest.mark.parametrize("settings", RESIDUAL + PLAIN + PREACTIVATION, ids=words)
 def test_parameters_are_those_of_the_closed_form(settings: dict[str, Any]) -> None:
     for n, width, classes in ((1, 16, 10), (2, 5, 100), (4, 16, 10)):
         with torch.device("meta"):
             network = network_of(settings, 6 * n + 2, width, classes)
-        assert parameter_count(network) == closed_form(n, width, settings.get("shortcut", "A"), classes)
+        preactivation = settings.get("family") == "preactivation"
+        expected = closed_form(n, width, settings.get("shortcut", "A"), classes, preactivation)
+        assert parameter_count(network) == expected
 
 
 @pytest.mark.parametrize(("depth", "millions"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85), (110, 1.7)])
@@ -166,7 +175,8 @@ def test_parameters_are_the_papers(depth: int, millions: float) -> None:
 
 
 @pytest.mark.parametrize("depth", [8, 20, 110])
-def test_depth_counts_the_layers_with_weights(depth: int) -> None:
+@pytest.mark.parametrize("family", ["residual", "plain", "preactivation"])
+def test_depth_counts_the_layers_with_weights(family: str, depth: int) -> None:
     with torch.device("meta"):
-        network = network_of({}, depth)
+        network = network_of({"family": family}, depth)
     assert sum(isinstance(module, nn.Conv2d | nn.Linear) for module in network.modules()) == depth

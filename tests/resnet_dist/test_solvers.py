@@ -50,6 +50,23 @@ def torch7_adadelta(x: Array, gradient: Array, state: dict[str, Array]) -> Array
     return x - delta
 
 
+# Kingma and Ba 2015 (arXiv:1412.6980), algorithm 1; Loshchilov and Hutter 2019 (arXiv:1711.05101), algorithm 2, whose
+# weight decay is multiplied by the learning rate here, as in torch.
+
+
+def adam(x: Array, gradient: Array, state: dict[str, Array], penalty: float = 0.0) -> Array:
+    gradient = gradient + penalty * x
+    time = state["time"] = state.get("time", np.zeros(())) + 1
+    state["mean"] = 0.9 * state.get("mean", np.zeros_like(x)) + (1 - 0.9) * gradient
+    state["square"] = 0.999 * state.get("square", np.zeros_like(x)) + (1 - 0.999) * gradient**2
+    mean, square = state["mean"] / (1 - 0.9**time), state["square"] / (1 - 0.999**time)
+    return x - 0.001 * mean / (np.sqrt(square) + 1e-8)
+
+
+def adamw(x: Array, gradient: Array, state: dict[str, Array]) -> Array:
+    return adam(x, gradient, state) - 0.001 * 0.01 * x
+
+
 SOLVERS: dict[str, tuple[SolverConfig, Callable[..., Array]]] = {
     "nesterov": (SolverConfig(), torch7_sgd),
     "momentum": (
@@ -63,11 +80,17 @@ SOLVERS: dict[str, tuple[SolverConfig, Callable[..., Array]]] = {
     "rmsprop": (SolverConfig("rmsprop"), torch7_rmsprop),
     "adagrad": (SolverConfig("adagrad"), torch7_adagrad),
     "adadelta": (SolverConfig("adadelta"), torch7_adadelta),
+    "adam": (SolverConfig("adam"), adam),
+    "adam with an L2 penalty": (
+        SolverConfig("adam", weight_decay=0.02),
+        lambda x, gradient, state: adam(x, gradient, state, penalty=0.02),
+    ),
+    "adamw": (SolverConfig("adamw"), adamw),
 }
 
 
 @pytest.mark.parametrize("name", SOLVERS)
-def test_a_solver_follows_torch7_for_100_steps(name: str) -> None:
+def test_a_solver_follows_its_formula_for_100_steps(name: str) -> None:
     config, update = SOLVERS[name]
     random = np.random.Generator(np.random.PCG64(5))
     start = random.normal(size=(6, 50))
@@ -84,6 +107,20 @@ def test_a_solver_follows_torch7_for_100_steps(name: str) -> None:
         solver.step()
         expected = update(expected, noise[step] * scale + scale * expected, state)
         np.testing.assert_allclose(weights.detach().numpy(), expected, rtol=1e-11, atol=1e-14)
+
+
+@pytest.mark.parametrize("setting", [{"solver.beta1": 0.5}, {"solver.beta2": 0.9}, {"solver.eps": 0.1}])
+@pytest.mark.parametrize("kind", ["adam", "adamw"])
+def test_adams_constants_reach_it(kind: str, setting: dict[str, float]) -> None:
+    def after_two_steps(settings: dict[str, Any]) -> Tensor:
+        weights = nn.Parameter(torch.ones(3, dtype=torch.float64))
+        solver = make_solver(TrainingConfig().override({"solver.kind": kind} | settings).solver, [weights])
+        for gradient in (1.0, -0.3):
+            weights.grad = torch.full_like(weights, gradient)
+            solver.step()
+        return weights.detach()
+
+    assert not torch.equal(after_two_steps(setting), after_two_steps({}))
 
 
 @pytest.mark.parametrize("kind", ["rmsprop", "adagrad", "adadelta"])
@@ -114,7 +151,7 @@ def test_sgd_decays_every_parameter_of_the_network(shortcut: Any) -> None:
 
 
 def rate(config: SolverConfig, schedule: ScheduleConfig, *, step: int = 10**6, epoch: int = 0) -> float:
-    return learning_rate(config, schedule, step, epoch)
+    return learning_rate(config, schedule, step, epoch, steps=2 * 10**6)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +185,7 @@ def test_without_a_warm_up_the_first_iteration_is_at_full_rate() -> None:
     assert rate(SolverConfig(), ScheduleConfig(), step=0) == 0.1
 
 
-@pytest.mark.parametrize("kind", ["step", "constant"])
+@pytest.mark.parametrize("kind", ["step", "constant", "cosine"])
 def test_the_warm_up_comes_before_either_schedule(kind: Any) -> None:
     assert rate(SolverConfig(), ScheduleConfig(kind, warmup_iterations=400), step=399) == 0.001
 
@@ -178,6 +215,46 @@ def trained(
         (group,) = training.solver.param_groups
         rates.append(group["lr"])
     return training, rates
+
+
+# Of 0.1, at multiples of an eighth of the run: from half a cosine's values, (1 + cos x) / 2 at x = 0, π/4, π/2, ...
+@pytest.mark.parametrize(
+    ("eighths", "expected"),
+    [(0, 0.1), (2, 0.05 * (1 + 0.5**0.5)), (4, 0.05), (6, 0.05 * (1 - 0.5**0.5)), (8, 0.0)],
+)
+@pytest.mark.parametrize("warmup", [0, 400])
+def test_a_cosine_falls_from_the_full_rate_after_the_warm_up_to_zero_at_the_end(
+    warmup: int, eighths: int, expected: float
+) -> None:
+    schedule = ScheduleConfig("cosine", warmup_iterations=warmup)
+    steps = warmup + 8 * 1000
+    step = warmup + eighths * 1000
+    assert learning_rate(SolverConfig(), schedule, step, 0, steps) == pytest.approx(expected, rel=1e-12, abs=1e-17)
+
+
+def test_a_cosine_has_no_jumps_and_its_last_update_still_moves() -> None:
+    rates = [learning_rate(SolverConfig(), ScheduleConfig("cosine"), step, step // 10, 200) for step in range(200)]
+    falls = [a - b for a, b in itertools.pairwise(rates)]
+    assert all(0 < fall < 0.1 * np.pi / 2 / 200 for fall in falls)
+    assert 0 < rates[-1] < 1e-5
+
+
+def test_a_warm_up_as_long_as_the_run_leaves_nothing_of_the_cosine() -> None:
+    schedule = ScheduleConfig("cosine", warmup_iterations=10)
+    assert {learning_rate(SolverConfig(), schedule, step, 0, 10) for step in range(10)} == {0.001}
+
+
+@pytest.mark.parametrize("interrupted_at", [None, 1, 2, 3, 8, 12, 17])
+def test_training_steps_along_the_cosine_and_resumes_anywhere_on_it(interrupted_at: int | None) -> None:
+    # Three epochs of six steps, of which two are warm-up: the cosine spans sixteen.
+    config = small_config(run__epochs=3, schedule__kind="cosine", schedule__warmup_iterations=2)
+    expected = [0.001] * 2 + [0.05 * (1 + np.cos(np.pi * k / 16)) for k in range(16)]
+    if interrupted_at is None:
+        assert trained(config, 18)[1] == pytest.approx(expected, rel=1e-14)
+    else:
+        training, _ = trained(config, interrupted_at)
+        rest = expected[interrupted_at:][:2]
+        assert trained(config, len(rest), training.state())[1] == pytest.approx(rest, rel=1e-14)
 
 
 @pytest.mark.parametrize("interrupted_at", [None, 1, 2, 3, 5, 6, 7, 11, 12, 13])

@@ -10,6 +10,7 @@ import pytest
 
 from resnet_dist.configuration import TrainingConfig
 from resnet_dist.sections import field_types
+from tests.tune_jobs.recorded import TWO_ROWS, experiment_from, record_experiment, record_failure
 from tune_jobs.command_line import main, make_parser
 from tune_jobs.options import normalise
 
@@ -48,6 +49,12 @@ def test_a_wrong_setting_is_one_line(
     [
         (["train", "--storage", "x", "--solver.knd", "sgd"], "did you mean --solver.kind?"),
         (["trian"], "did you mean 'train'?"),
+        (["grid", "plan", "demo", "--storage", "x", "--retry-faild"], "--retry-faild is not an option (see"),
+        (
+            ["grid", "run", "demo", "--storage", "x", "--retry-faild"],
+            "did you mean --retry-failed? (see",
+        ),
+        (["tensorboard", "x", "--epochs", "3"], "--epochs is not an option (see resnet-dist tensorboard --help)"),
         (["grid", "run", "demo"], "--storage"),
         (["grid", "plan", "demo", "--storage", "x", "--seeds", "0"], "'0' is not a whole number from 1"),
     ],
@@ -69,6 +76,26 @@ def test_an_unwritable_storage_is_one_line(tmp_path: Path, capsys: pytest.Captur
 def test_an_unknown_experiment_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["grid", "plan", "modelsize", "--storage", str(tmp_path)]) == 1
     assert "did you mean 'model-size'?" in one_line(capsys)
+
+
+@pytest.mark.parametrize("action", ["status", "report"])
+def test_an_experiment_that_is_not_stored_names_those_that_are(
+    action: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["grid", action, "two-rows", "--storage", str(tmp_path)]) == 1
+    assert "which holds none; start one with: grid run" in one_line(capsys)
+    storage, _ = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
+    assert main(["grid", action, "two-row", "--storage", storage.uri]) == 1
+    assert "two-row: no such experiment in" in (line := one_line(capsys))
+    assert line.endswith("which holds two-rows; did you mean 'two-rows'?")
+
+
+def test_output_in_a_pipe_is_not_broken_at_80_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    storage, (trial, _) = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
+    reason = "a reason of many words " * 10
+    record_failure(storage, "two-rows", trial, reason)
+    assert main(["grid", "status", "two-rows", "--storage", storage.uri]) == 0
+    assert any(trial.trial_id in line and reason.strip() in line for line in capsys.readouterr().out.splitlines())
 
 
 @pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="this machine has CUDA")

@@ -93,6 +93,43 @@ def test_demo_has_five_trials_one_of_them_on_two_workers() -> None:
     assert {trial.config.data.source for trial in demo} == {"synthetic"}
 
 
+# Experiments beyond the document: cells, and what they vary. No cell carries a number to reproduce.
+BEYOND: dict[str, tuple[int, dict[str, set[Any]]]] = {
+    "plain-or-residual": (8, {"network.family": {"plain", "residual"}, "network.depth": {20, 32, 44, 56}}),
+    "shortcuts": (6, {"network.shortcut": {"A", "B", "C"}, "network.depth": {20, 56}}),
+    "preactivation": (6, {"network.family": {"residual", "preactivation"}, "network.depth": {20, 110}}),
+    "adam": (7, {"solver.kind": {"sgd", "adam", "adamw"}}),
+    "batch-size": (8, {"data.batch_size": {32, 128, 512, 2048}, "solver.learning_rate": {0.025, 0.1, 0.4, 1.6}}),
+    "cosine": (6, {"schedule.kind": {"step", "cosine"}, "network.depth": {20, 56}}),
+}
+
+
+@pytest.mark.parametrize("name", BEYOND)
+def test_experiments_beyond_the_document_vary_what_they_say_and_carry_no_reference(name: str) -> None:
+    experiment = load_experiment(name)
+    cells = [cell for table in experiment.tables for cell in table.cells]
+    count, varied = BEYOND[name]
+    assert len(cells) == count
+    assert {cell.reference for cell in cells} == {cell.paper for cell in cells} == {None}
+    for setting, values in varied.items():
+        section, _, field = setting.partition(".")
+        assert {getattr(getattr(cell.config, section), field) for cell in cells} == values
+    # The recipe of the study otherwise, so that its row is a trial that both share.
+    assert {cell.config.data.source for cell in cells} == {"cifar10"}
+    assert {cell.config.run.epochs for cell in cells} == {200}
+    if name != "batch-size":
+        assert load_experiment("model-size").tables[0].cells[0].config in [cell.config for cell in cells]
+
+
+def test_the_linear_scaling_rule_holds_in_its_table() -> None:
+    scaled, one_rate = load_experiment("batch-size").tables
+    for cell in scaled.cells:
+        assert cell.config.solver.learning_rate == 0.1 * cell.config.data.batch_size / 128
+    assert {cell.config.solver.learning_rate for cell in one_rate.cells} == {0.1}
+    for cell in (*scaled.cells, *one_rate.cells):  # one epoch of warm-up, whatever the batch
+        assert cell.config.schedule.warmup_iterations == -(-50_000 // cell.config.data.batch_size)
+
+
 @pytest.mark.parametrize("name", registered())
 def test_trial_names_are_unique_and_safe_in_storage_keys(name: str) -> None:
     found = trials(load_experiment(name), 3)
@@ -101,6 +138,8 @@ def test_trial_names_are_unique_and_safe_in_storage_keys(name: str) -> None:
 
 
 def test_trial_names_hold_what_varies() -> None:
+    schedules = [trial.name for trial in trials(load_experiment("cosine"), 1)]
+    assert schedules[-2:] == ["depth-56/nesterov-0.1/no-cosine/seed-0", "depth-56/nesterov-0.1/cosine/seed-0"]
     names = [trial.name for trial in trials(load_experiment("architecture-shallow"), 1)]
     assert names == [
         f"{block}/seed-0" for block in ("relu/bn-before", "no-relu/bn-before", "relu/bn-after", "no-relu/bn-after")
