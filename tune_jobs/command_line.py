@@ -90,6 +90,18 @@ def make_parser() -> Parser:
     again.add_argument("--json", action="store_true", help="print JSON, and nothing else")
     again.set_defaults(run=_reproduce)
 
+    table = commands.add_parser(
+        "results",
+        help="write one table of an experiment's results for other tools",
+        description="Write one table of what storage holds of an experiment: a row a trial or a row an epoch, every "
+        "setting that varies a column. Errors are fractions.",
+    )
+    table.add_argument("experiment", metavar="STORAGE/EXPERIMENT", help="a storage and, below it, an experiment's name")
+    table.add_argument("--format", choices=("csv", "json", "parquet"), default="csv", help="form (default: csv)")
+    table.add_argument("--rows", choices=("trials", "epochs"), default="trials", help="a row is one (default: trials)")
+    table.add_argument("--output", metavar="FILE", help="file to write (default: standard output)")
+    table.set_defaults(run=_results)
+
     board = commands.add_parser(
         "tensorboard", help="open TensorBoard on results", description="Serve TensorBoard on results, while they grow."
     )
@@ -166,6 +178,12 @@ def _grid(args: argparse.Namespace) -> int:
         "status": grid_command.status,
         "report": grid_command.report,
     }[args.action](args)
+
+
+def _results(args: argparse.Namespace) -> int:
+    from tune_jobs.results_command import results_command
+
+    return results_command(args)
 
 
 def _tensorboard(args: argparse.Namespace) -> int:

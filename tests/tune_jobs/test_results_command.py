@@ -1,0 +1,181 @@
+"""`resnet-dist results`: the same tidy table in every format."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import parquet
+
+from cluster.storage import LocalStorage
+from resnet_dist.configuration import TrainingConfig
+from resnet_dist.storage import LAYOUT, StoredObject, TrialKeys
+from tests.tune_jobs.recorded import (
+    experiment_from,
+    record_experiment,
+    record_failure,
+    record_metrics,
+    record_result,
+)
+from tune_jobs.command_line import main
+from tune_jobs.result_table import ResultTable, varying_settings
+from tune_jobs.results import iterate_trials
+
+EXPERIMENT = """
+name = "mixed"
+title = "Mixed"
+[recipe.data]
+source = "cifar10"
+[[table]]
+name = "one"
+title = "One"
+[[table.cell]]
+label = "shallow"
+[[table.cell]]
+label = "deep, dynamic"
+set = { "network.depth" = 32, "batch_norm.momentum" = "dynamic", "schedule.milestones" = [50, 60] }
+[[table]]
+name = "two"
+title = "Two"
+[[table.cell]]
+label = "again"
+"""
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    """Four trials: finished, unfinished, failed, missing."""
+    storage, trials = record_experiment(tmp_path, experiment_from(EXPERIMENT, tmp_path), seeds=2)
+    record_result(storage, "mixed", trials[0], 0.125, {"commit": "ab" * 20})
+    record_metrics(storage, "mixed", trials[1], [0.5, 0.4, 0.3])
+    record_failure(storage, "mixed", trials[2], 'out of "memory", twice')
+    return f"{storage.uri}/mixed"
+
+
+def rows(uri: str, capsys: pytest.CaptureFixture[str], *options: str) -> list[dict[str, Any]]:
+    assert main(["results", uri, "--format", "json", *options]) == 0
+    return list(json.loads(capsys.readouterr().out))
+
+
+def test_a_trial_is_a_row_with_what_varies_and_its_result(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = rows(uri, capsys)
+    assert [(row["state"], row["seed"]) for row in found] == [
+        ("finished", 0),
+        ("unfinished", 1),
+        ("failed", 0),
+        ("missing", 1),
+    ]
+    first, begun, failed, _ = found
+    assert (first["top1_error"], first["commit"], first["epochs_done"]) == (0.125, "ab" * 20, 2)
+    assert first["cells"] == "one: shallow; two: again"
+    assert (begun["epochs_done"], begun["top1_error"]) == (3, None)
+    assert failed["reason"] == 'out of "memory", twice'
+    settings = ["network.depth", "batch_norm.momentum", "schedule.milestones"]
+    assert [[row[name] for name in settings] for row in (first, failed)] == [
+        [20, "0.1", "80,160"],
+        [32, "dynamic", "50,60"],
+    ]
+    assert not {"data.source", "run.seed"} & first.keys(), "a setting that is the same everywhere is no column"
+
+
+def test_an_epoch_is_a_row(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = rows(uri, capsys, "--rows", "epochs")
+    assert [(row["state"], row["epoch"], row["top1_error"]) for row in found] == [
+        ("finished", 1, 0.5),
+        ("finished", 2, 0.125),
+        ("unfinished", 1, 0.5),
+        ("unfinished", 2, 0.4),
+        ("unfinished", 3, 0.3),
+    ]
+    assert all(row["network.depth"] == 20 for row in found)
+
+
+@pytest.mark.parametrize("table", ["trials", "epochs"])
+def test_every_format_holds_the_same_table(
+    table: str, uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = rows(uri, capsys, "--rows", table)
+    for form in ("csv", "parquet"):
+        target = tmp_path / f"table.{form}"
+        assert main(["results", uri, "--rows", table, "--format", form, "--output", str(target)]) == 0
+    assert parquet.read_table(tmp_path / "table.parquet").to_pylist() == expected
+    with (tmp_path / "table.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    as_text = [{name: as_csv(value) for name, value in row.items()} for row in expected]
+    assert found == as_text
+    assert sorted(tmp_path.glob(".*")) == [], "a temporary file was left"
+
+
+def as_csv(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None else str(value)
+
+
+def test_an_experiment_without_trials_is_a_table_without_rows() -> None:
+    record: dict[str, Any] = {"tables": [], "trials": {}}
+    assert [column.name for column in ResultTable(record, "trials").columns][:4] == ["trial", "name", "cells", "state"]
+    assert varying_settings({}) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([""], "is a storage; give one of its experiments: "),
+        (["/mixed", "--format", "parquet"], "--format parquet: is not for a terminal; name a file with --output"),
+        (["/mixed", "--output", "/nowhere/table.csv"], "--output /nowhere/table.csv: cannot be written: No such file"),
+        (["/other"], "other: no such experiment"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments: list[str], says: str, uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    place = uri.removesuffix("/mixed") + arguments[0]
+    assert main(["results", place, *arguments[1:]]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert says in line
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket", "/"])
+def test_a_storage_alone_is_one_line(uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["results", uri]) == 1
+    assert "give STORAGE/EXPERIMENT" in capsys.readouterr().err
+
+
+class InMemory(LocalStorage):
+    """Storage of a large experiment, which counts what is read."""
+
+    def __init__(self, objects: dict[str, bytes]) -> None:
+        super().__init__("memory")
+        self.objects = objects
+        self.reads = 0
+
+    def get(self, key: str) -> bytes | None:
+        self.reads += 1
+        return self.objects.get(key)
+
+    def list(self, prefix: str) -> list[StoredObject]:
+        return [StoredObject(key, len(data), "") for key, data in self.objects.items() if key.startswith(prefix)]
+
+
+def large(trials: int) -> tuple[InMemory, dict[str, Any]]:
+    config = TrainingConfig().to_dict()
+    objects: dict[str, bytes] = {}
+    asked = {}
+    for number in range(trials):
+        trial_id = f"{number:016x}"
+        keys = TrialKeys("large", trial_id)
+        result = {"layout": LAYOUT, "trial": trial_id, "top1_error": 0.5, "epochs": 1}
+        objects[keys.result] = json.dumps(result).encode()
+        objects[keys.metrics] = b'{"epoch": 1, "train_loss": 1.0, "top1_error": 0.5}\n'
+        asked[trial_id] = {"name": str(number), "config": config | {"run": config["run"] | {"seed": number}}}
+    return InMemory(objects), asked
+
+
+def test_thousands_of_trials_are_a_row_each_and_not_read_all_at_once() -> None:
+    storage, asked = large(3_600)
+    table = ResultTable({"tables": [], "trials": asked}, "epochs")
+    found: Iterator[list[Any]] = table.rows(iterate_trials(storage, "large", asked))
+    assert next(found)[:2] == ["0000000000000000", "0"]
+    assert storage.reads <= 2 * 256
+    assert sum(1 for _ in found) == 3_599
