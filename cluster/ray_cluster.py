@@ -47,6 +47,8 @@ def connected(address: str | None = None) -> Iterator[Resources]:
     os.environ.setdefault("RAY_DEDUP_LOGS", "1")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # our own event files go to tb/
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints a banner even when told to be silent
+    # Tune's own handler ends one run of Tune and lets the program go on to the next one.
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     import ray
 
     address = address or os.environ.get("RAY_ADDRESS")
@@ -55,9 +57,15 @@ def connected(address: str | None = None) -> Iterator[Resources]:
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
         else:
             ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises bare ones, too: its own node did not start within half a minute
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"cannot connect to the Ray cluster at {address}: {first}") from error
+        if address:
+            raise UserError(
+                f"cannot connect to the Ray cluster at {address}: {first}; check RAY_ADDRESS and that the cluster runs"
+            ) from error
+        raise UserError(
+            f"cannot start Ray on this machine: {first}; try again when the machine is less busy"
+        ) from error
     try:
         total = ray.cluster_resources()
         alive = len([node for node in ray.nodes() if node["Alive"]])

@@ -13,6 +13,7 @@ BATCHES = f"{UNIT}test_batches.py"
 SOLVERS = f"{UNIT}test_solvers.py"
 NETWORKS = f"{UNIT}test_networks.py"
 EVALUATION = f"{UNIT}test_evaluation.py"
+LEASE = "tests/cluster/test_lease.py"
 
 
 @dataclass(frozen=True)
@@ -346,5 +347,29 @@ FAULTS: tuple[Fault, ...] = (
         "if _SECRET_TEXT.search(part):",
         "if False:",
         LAW_5,
+    ),
+    _fault(
+        "lease-by-the-holders-clock",
+        "a lease is taken over when its holder's own clock says that it is old",
+        "cluster/lease.py",
+        "found.duration + LARGEST_SKEW",
+        "found.duration",
+        LEASE,
+    ),
+    _fault(
+        "lease-kept-too-long",
+        "a launch that cannot renew its lease works on when others may take it over",
+        "cluster/lease.py",
+        "now - self._renewed > GIVE_UP * self.holder.duration",
+        "False",
+        LEASE,
+    ),
+    _fault(
+        "renewal-unseen",
+        "who takes a lease over acts at once, though its holder renewed it meanwhile",
+        "cluster/lease.py",
+        "self._wait_out(self.holder.duration)",
+        "pass",
+        LEASE,
     ),
 )

@@ -16,7 +16,7 @@ from cluster.storage import BrowsableStorage, open_storage
 from resnet_dist.errors import UserError
 from resnet_dist.storage import experiment_key
 from tune_jobs.command_line import print_json, program
-from tune_jobs.experiment import Trial, experiment_record
+from tune_jobs.experiment import Trial, experiment_record, load_experiment
 from tune_jobs.plan import Plan, make_plan, parallel_slots
 from tune_jobs.results import ExperimentResults, read_experiment
 from tune_jobs.terminal import make_console
@@ -101,14 +101,22 @@ def _words(values: tuple[Any, ...]) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run what is missing and go on with what is half done; then report."""
-    from cluster.ray_cluster import connected
-    from tune_jobs.grid import run_trials
-    from tune_jobs.plan import KNOWN_SIZES
+    """Run what is missing and go on with what is half done; then report. One launch of an experiment at a time."""
+    from cluster.lease import lease
 
     console = make_console(quiet=args.json)
     storage = open_storage(args.storage)
     storage.check_writable()
+    name = load_experiment(args.experiment, args.settings, args.epochs).name
+    with lease(storage, name, on_wait=lambda text: console.print(escape(text), soft_wrap=True)):
+        return _run(args, storage, console)
+
+
+def _run(args: argparse.Namespace, storage: BrowsableStorage, console: Console) -> int:
+    from cluster.ray_cluster import connected
+    from tune_jobs.grid import run_trials
+    from tune_jobs.plan import KNOWN_SIZES
+
     planned = make_plan(args.experiment, storage, args.seeds, args.epochs, args.settings)
     name = planned.experiment.name
     for config in {trial.config.data.source: trial.config for trial in planned.to_run()}.values():
