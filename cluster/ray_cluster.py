@@ -49,6 +49,9 @@ def connected(address: str | None = None) -> Iterator[Resources]:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints a banner even when told to be silent
     # Tune's own handler ends one run of Tune and lets the program go on to the next one.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    # Ray's S3 client sends checksums after the data by default, which some stores refuse; ours sends none (cluster.s3).
+    os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+    os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
     import ray
 
     address = address or os.environ.get("RAY_ADDRESS")

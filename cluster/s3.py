@@ -115,11 +115,23 @@ class S3Storage:
                 answer = self._client().get_object(Bucket=self.bucket, Key=name)
                 return answer["Body"].read(), answer["ETag"].strip('"')
             except ClientError as error:
-                if code_of(error) == "NoSuchKey":
+                missing = code_of(error) == "NoSuchKey" or (code_of(error) == "AccessDenied" and self._unlisted(name))
+                if missing:
                     return None
                 raise
 
         return self._try("read", key, request)
+
+    def _unlisted(self, name: str) -> bool:
+        """Whether a listing says that there is no object of this name.
+
+        Who may list a prefix alone is denied an object that is missing, like one that is forbidden.
+        """
+        try:
+            page = self._client().list_objects_v2(Bucket=self.bucket, Prefix=name, MaxKeys=1)
+        except ClientError:
+            return False
+        return all(item["Key"] != name for item in page.get("Contents", ()))
 
     def list(self, prefix: str) -> list[StoredObject]:
         """Every object whose key starts with `prefix`, in key order.
@@ -160,6 +172,10 @@ class S3Storage:
         """URL of the store, without what may be secret in it."""
         self._client()
         return self._endpoint
+
+    def client(self) -> "S3Client":
+        """boto3's client, for questions that this interface does not answer; it tries again by itself."""
+        return self._client(attempts=3)
 
     @property
     def _root(self) -> str:

@@ -6,6 +6,7 @@ from botocore import exceptions as boto
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
+from cluster.storage import RefusedError
 from resnet_dist.errors import StorageError
 
 TRANSIENT_CODES = frozenset(
@@ -90,7 +91,8 @@ def storage_error(error: Exception, action: str, target: str, endpoint: str) -> 
 
     The texts that servers send are left out: some repeat the access key.
     """
-    return StorageError(f"cannot {action} {target} at {endpoint}: {_cause(error, action, endpoint)}")
+    kind = RefusedError if code_of(error) in ("AccessDenied", "NotImplemented", "MethodNotAllowed") else StorageError
+    return kind(f"cannot {action} {target} at {endpoint}: {_cause(error, action, endpoint)}")
 
 
 def _cause(error: Exception, action: str, endpoint: str) -> str:

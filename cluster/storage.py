@@ -19,6 +19,16 @@ MAX_KEY_BYTES = 1024
 """What S3 allows, in UTF-8, prefix included."""
 
 
+CREATES_TWICE = (
+    "the store does not honour 'write only if absent' (If-None-Match), without which two launches could claim one "
+    "trial; use a store that does (Ceph's gateway: a bucket that keeps no versions), or a directory"
+)
+
+
+class RefusedError(StorageError):
+    """The store answers that it will not do this; other operations may work."""
+
+
 class BrowsableStorage(Storage, Protocol):
     """Storage that this package opens: what a run needs, and what someone who looks around in it needs."""
 
@@ -79,10 +89,7 @@ def probe(storage: BrowsableStorage) -> None:
     created = storage.create(key, content)
     try:
         if not created or storage.create(key, b""):
-            raise StorageError(
-                f"{storage.uri}: the store does not honour 'write only if absent' (If-None-Match), without which "
-                "two workers could claim one trial; use a store that does, or a directory"
-            )
+            raise StorageError(f"{storage.uri}: {CREATES_TWICE}")
         storage.put(key, content)
         if storage.get(key) != content or [item.key for item in storage.list(key)] != [key]:
             raise StorageError(
@@ -261,7 +268,8 @@ class LocalStorage:
             errno.EOPNOTSUPP: "the file system lacks hard links; choose another storage",
         }
         remedy = remedies.get(error.errno or 0, "check the directory, or choose another storage")
-        return StorageError(f"cannot {action} {self.root / key}: {error.strerror or error}; {remedy}")
+        kind = RefusedError if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else StorageError
+        return kind(f"cannot {action} {self.root / key}: {error.strerror or error}; {remedy}")
 
 
 _TEMPORARY = re.compile(r"\.put-[0-9a-f]{16}\.tmp")

@@ -5,13 +5,14 @@
 
 import contextlib
 import http.client
+import json
 import os
 import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import boto3
@@ -113,3 +114,14 @@ def put_as_named(client: "S3Client", bucket: str, key: str) -> None:
     connection.request("PUT", f"{url.path}?{url.query}", b"")
     assert connection.getresponse().status == 200
     connection.close()
+
+
+def user_of_ceph(ceph: s3_server.S3Server, owner: "S3Client", bucket: str, *allowed: dict[str, Any]) -> tuple[str, str]:
+    """A user of Ceph's gateway who owns nothing and may do in `bucket` what these statements say; the two keys."""
+    name = f"user-{secrets.token_hex(6)}"
+    keys = name.upper(), "secret+of/the+limited+user"
+    principal = {"AWS": [ceph.add_user(name, *keys)]}
+    statements = [{"Effect": "Allow", "Principal": principal, **statement} for statement in allowed]
+    policy = {"Version": "2012-10-17", "Statement": statements}
+    owner.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
+    return keys

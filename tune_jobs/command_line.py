@@ -109,6 +109,19 @@ def make_parser() -> Parser:
     board.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     board.add_argument("--port", type=int, default=None, help="port to listen on (default: 6006, or the next free one)")
     board.set_defaults(run=_tensorboard)
+
+    storage = commands.add_parser("storage", help="check a storage", description="What lies under all runs: storage.")
+    actions = storage.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=Parser)
+    check = actions.add_parser(
+        "check",
+        help="try and measure what runs need, and say what is missing",
+        description="Write, read, list, create and delete small objects; measure latency and throughput; say in plain "
+        "words what is missing and what follows. Exit code 1 if runs cannot use the storage. A server that does not "
+        "answer is given up after 15 seconds.",
+    )
+    check.add_argument("storage", metavar="STORAGE", help=STORAGE_HELP)
+    check.add_argument("--json", action="store_true", help="print JSON, and nothing else")
+    check.set_defaults(run=_storage)
     return parser
 
 
@@ -190,3 +203,9 @@ def _tensorboard(args: argparse.Namespace) -> int:
     from cluster.tensorboard import serve
 
     return serve(args.storage, host=args.host, port=args.port)
+
+
+def _storage(args: argparse.Namespace) -> int:
+    from tune_jobs import storage_command
+
+    return {"check": storage_command.check}[args.action](args)

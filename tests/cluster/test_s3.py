@@ -22,7 +22,7 @@ from cluster.s3 import MULTIPART_BYTES, TIMEOUT_VARIABLE, S3Storage
 from cluster.s3_server import S3Server
 from cluster.storage import open_storage
 from resnet_dist.errors import StorageError
-from tests.s3_fixtures import ACCESS_KEY, SECRET_KEY, put_as_named
+from tests.s3_fixtures import ACCESS_KEY, SECRET_KEY, put_as_named, user_of_ceph
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -124,27 +124,19 @@ NOT_LISTING = ["s3:PutObject", "s3:GetObject", "s3:DeleteObject"]
 @pytest.fixture
 def limited_user(bucket: str, s3_kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment of a user who may read and write but not list, on a server that checks it."""
-    user: tuple[str, str] = request.getfixturevalue(f"user_of_{s3_kind}")
+    user: tuple[str, str] = request.getfixturevalue(f"{s3_kind}_keys")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", user[0])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", user[1])
 
 
 @pytest.fixture
-def user_of_ceph(bucket: str, ceph: S3Server, administrator: "S3Client") -> tuple[str, str]:
-    keys = f"AKIA{bucket}", "secret+of/the+limited+user"
-    allowed = {
-        "Effect": "Allow",
-        "Principal": {"AWS": [ceph.add_user(bucket, *keys)]},
-        "Action": NOT_LISTING,
-        "Resource": [f"arn:aws:s3:::{bucket}/*"],
-    }
-    policy = {"Version": "2012-10-17", "Statement": [allowed]}
-    administrator.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
-    return keys
+def ceph_keys(bucket: str, ceph: S3Server, administrator: "S3Client") -> tuple[str, str]:
+    statement = {"Action": NOT_LISTING, "Resource": [f"arn:aws:s3:::{bucket}/*"]}
+    return user_of_ceph(ceph, administrator, bucket, statement)
 
 
 @pytest.fixture
-def user_of_moto(bucket: str, s3_environment: str) -> Iterator[tuple[str, str]]:
+def moto_keys(bucket: str, s3_environment: str) -> Iterator[tuple[str, str]]:
     def check_after(requests: str) -> None:
         url, headers = f"{s3_environment}/moto-api/reset-auth", {"Content-Type": "text/plain"}
         urllib.request.urlopen(urllib.request.Request(url, requests.encode(), headers, method="POST")).close()
