@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import math
 import os
 import shutil
 import sys
@@ -65,6 +66,20 @@ def make_parser() -> Parser:
         if action == "plan":
             command.add_argument(
                 "--no-measure", action="store_true", help="do not measure step times to estimate hours"
+            )
+        if action == "report":
+            command.add_argument(
+                "--smallest-difference",
+                type=_percent_points,
+                default=0.005,
+                metavar="POINTS",
+                help="smallest difference of two errors that matters, in %% points (default: 0.5): a row reproduces a "
+                "number within it, and the report says how many seeds it takes to tell it",
+            )
+            command.add_argument(
+                "--best-epoch",
+                action="store_true",
+                help="also show each row's best epoch, which is optimistic: it is chosen on the test set",
             )
         if action == "run":
             command.add_argument("--retry-failed", action="store_true", help="also run again trials that diverged")
@@ -168,6 +183,17 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
     return int(text)
+
+
+def _percent_points(text: str) -> float:
+    """Percentage points on the command line, a fraction inside."""
+    try:
+        points = float(text)
+    except ValueError:
+        points = math.nan
+    if not 0 < points <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of % points above 0 and up to 100")
+    return points / 100
 
 
 def _train(args: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ from resnet_dist.storage import experiment_key
 from tune_jobs.command_line import print_json, program
 from tune_jobs.experiment import Trial, experiment_record, load_experiment
 from tune_jobs.plan import Plan, make_plan, parallel_slots
-from tune_jobs.results import ExperimentResults, read_experiment
+from tune_jobs.results import STATES, ExperimentResults, read_experiment
 from tune_jobs.terminal import make_console
 
 MANY = 60
@@ -215,7 +215,7 @@ def status(args: argparse.Namespace) -> int:
             epochs = f"{trial.epochs_done}/{trial.epochs}"
             table.add_row(trial.trial_id, escape(trial.name), trial.state, epochs, error, escape(trial.reason))
         console.print(table)
-    counts = {state: results.count(state) for state in ("finished", "unfinished", "failed", "missing", "corrupt")}
+    counts = {state: results.count(state) for state in STATES}
     console.print(f"{len(results.trials)} trials: " + ", ".join(f"{n} {state}" for state, n in counts.items() if n))
     return 0
 
@@ -242,10 +242,12 @@ def _status_json(results: ExperimentResults) -> dict[str, Any]:
 def report(args: argparse.Namespace) -> int:
     """Print the tables and write the report, from storage alone."""
     from tune_jobs.report import write_report
+    from tune_jobs.summary import ReportOptions
 
     storage = open_storage(args.storage)
     name = _stored_name(args.experiment, storage)
-    written = write_report(storage, name)
+    options = ReportOptions(smallest_difference=args.smallest_difference, best_epoch=args.best_epoch)
+    written = write_report(storage, name, options=options)
     if args.json:
         print_json(written.to_dict())
     else:

@@ -14,8 +14,8 @@ from resnet_dist.dataset_cache import cache_directory
 from resnet_dist.errors import StorageError, UserError
 from resnet_dist.storage import LAYOUT, Storage, StoredObject, TrialKeys, experiment_key
 
-State = Literal["finished", "failed", "unfinished", "missing", "corrupt"]
-STATES: tuple[State, ...] = ("finished", "failed", "unfinished", "missing", "corrupt")
+State = Literal["finished", "early-stopped", "failed", "unfinished", "missing", "corrupt"]
+STATES: tuple[State, ...] = ("finished", "early-stopped", "failed", "unfinished", "missing", "corrupt")
 
 _THREADS = 16
 """Requests under way at once: object stores answer in tens of milliseconds each."""
@@ -34,7 +34,8 @@ class TrialResults:
     config: Mapping[str, Any]
     """`TrainingConfig.to_dict()`, as the experiment asked for it."""
     state: State
-    """`finished`: it has a result. `failed`: it has given up. `unfinished`: it has begun; whether it runs at this
+    """`finished`: it has a result. `early-stopped`: a searching scheduler ended it (`early_stopped` in `failure.json`);
+    it has no result. `failed`: it has given up. `unfinished`: it has begun; whether it runs at this
     moment cannot be seen from storage. `missing`: nothing there. `corrupt`: a record cannot be understood."""
     result: Mapping[str, Any] = field(default_factory=dict)
     """`result.json`; empty unless finished."""
@@ -224,6 +225,8 @@ def _read_trial(
         return replace(trial, state="finished")
     if failure:
         reason = _one_line(failure.get("reason", "no reason recorded"))
+        if failure.get("early_stopped"):
+            return replace(trial, state="early-stopped", reason=reason)
         return replace(trial, state="failed", reason=reason, diverged=failure.get("kind") == "diverged")
     return replace(trial, state="unfinished") if present else trial
 

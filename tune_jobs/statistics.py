@@ -18,6 +18,7 @@ POWER = 0.8
 SMALLEST_DIFFERENCE = 0.005
 """The smallest difference of two errors that matters: the document's "typically within 0.5 %"."""
 _MOST_SEEDS = 1000
+_QUANTILES = 2000
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,13 @@ def welch_p(first: Summary, second: Summary) -> float:
     return two_sided_p((first.mean - second.mean) / math.sqrt(a + b), degrees)
 
 
+def prediction_interval(sample: Summary) -> tuple[float, float]:
+    """Where one more run of the same cell falls with a probability of 95 %: mean ± t sd sqrt(1 + 1/n)."""
+    assert sample.sd is not None, "a prediction needs two values or more"
+    half = t_quantile(1 - LEVEL / 2, sample.n - 1) * sample.sd * math.sqrt(1 + 1 / sample.n)
+    return sample.mean - half, sample.mean + half
+
+
 def single_draw_p(sample: Summary, reference: float) -> float:
     """Two-sided p that `reference`, one run's number, was drawn from the distribution behind `sample`.
 
@@ -117,32 +125,50 @@ def pooled_sd(samples: Sequence[Summary]) -> float | None:
     return math.sqrt(sum((s.n - 1) * s.sd**2 for s in samples if s.sd is not None) / degrees)
 
 
-def seeds_needed(sd: float, difference: float = SMALLEST_DIFFERENCE, power: float = POWER) -> int | None:
+def seeds_needed(
+    sd: float, difference: float = SMALLEST_DIFFERENCE, power: float = POWER, tests: int = 1
+) -> int | None:
     """Seeds a cell with which a two-sided t-test tells two cells that differ by `difference` with this power.
 
-    Exact for normal errors of standard deviation `sd` (noncentral t). None if it takes more than 1000.
+    For normal errors of standard deviation `sd`. The level is that of the strictest of `tests`
+    tests under Holm's correction. None if it takes more than 1000.
     """
-    assert sd >= 0 and difference > 0
+    assert sd >= 0 and difference > 0 and tests >= 1
     if sd == 0:
         return 2
+    level = LEVEL / tests
     low, high = 1, _MOST_SEEDS  # power grows with n: the answer is in (low, high]
-    if _power(high, sd, difference) < power:
+    if _power(high, sd, difference, level) < power:
         return None
     while high - low > 1:
         middle = (low + high) // 2
-        if _power(middle, sd, difference) < power:
+        if _power(middle, sd, difference, level) < power:
             low = middle
         else:
             high = middle
     return high
 
 
-def _power(n: int, sd: float, difference: float) -> float:
-    from scipy.special import nctdtr
+def smallest_visible(sd: float) -> float:
+    """The smallest difference from one run's number that any number of seeds can show: the run itself varies by sd.
+
+    It is the half-width of the 95 % prediction interval as n grows, for a single test.
+    """
+    from scipy.special import ndtri
+
+    return float(ndtri(1 - LEVEL / 2)) * sd
+
+
+def _power(n: int, sd: float, difference: float, level: float) -> float:
+    """Probability that the t-test of two samples of `n` sees the difference, averaged over their estimated spread.
+
+    The noncentral t distribution, integrated here because scipy.special's own gives up where differences are large.
+    """
+    import numpy as np
+    from scipy.special import chdtri, ndtr
 
     degrees = 2 * (n - 1)
     shift = difference / (sd * math.sqrt(2 / n))
-    if shift > 30:  # certain, and beyond where the noncentral distribution is computed well
-        return 1.0
-    threshold = t_quantile(1 - LEVEL / 2, degrees)
-    return float(1 - nctdtr(degrees, shift, threshold) + nctdtr(degrees, shift, -threshold))
+    quantiles = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+    thresholds = t_quantile(1 - level / 2, degrees) * np.sqrt(chdtri(degrees, quantiles) / degrees)
+    return float(np.mean(ndtr(shift - thresholds) + ndtr(-shift - thresholds)))

@@ -4,23 +4,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tune_jobs import mixtures
+from tune_jobs.notices import comparable_with_references, experiment_notices, table_notes
 from tune_jobs.results import ExperimentResults, TrialResults
 from tune_jobs.statistics import (
-    POWER,
+    LEVEL,
     SMALLEST_DIFFERENCE,
     Summary,
     Verdict,
     holm,
-    pooled_sd,
-    seeds_needed,
+    prediction_interval,
     single_draw_p,
     summarise,
     verdict,
     welch_p,
 )
 
-# Deviations that leave a number comparable with the reference's: they are named, and no more.
-COMPARABLE_SETTINGS = ("run.precision",)
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """What a reader may ask of a report."""
+
+    smallest_difference: float = SMALLEST_DIFFERENCE
+    """The smallest difference of two errors that matters, a fraction."""
+    best_epoch: bool = False
+    """Whether the best epoch's error stands beside the last one's."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,10 @@ class CellSummary:
     paper: float | None
     difference: float | None
     """Our mean less the reference; None where the two cannot be compared."""
+    paper_difference: float | None
+    """The same for the paper's number."""
+    prediction: tuple[float, float] | None
+    """Where one more run falls with a probability of 95 %; None with less than two seeds."""
     reference_p: float | None
     """p of the reference as one draw, adjusted within the table."""
     verdict: Verdict | None
@@ -43,6 +55,37 @@ class CellSummary:
     """Our mean less that of the table's baseline cell."""
     baseline_p: float | None
     """Welch's p against the baseline, adjusted within the table."""
+    best: Summary | None
+    """The best epoch's errors over the finished seeds: chosen on the test set, hence too good."""
+
+    @property
+    def baseline_verdict(self) -> str | None:
+        """What Welch's test says of this cell and the baseline."""
+        if self.baseline_p is None:
+            return None
+        return "differs" if self.baseline_p < LEVEL else "not distinguishable"
+
+    @property
+    def failed(self) -> bool:
+        """Whether any of the cell's trials failed, or has records that cannot be used."""
+        return any(trial.state in ("failed", "corrupt") for trial in self.trials)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every trial of the cell has finished."""
+        return all(trial.state == "finished" for trial in self.trials)
+
+    @property
+    def searched(self) -> bool:
+        """Whether a scheduler ended any of the cell's trials early, which leaves a selection of them."""
+        return any(trial.state == "early-stopped" for trial in self.trials)
+
+    @property
+    def no_verdict(self) -> str:
+        """Why there is no verdict on the reference; empty if there is one, or nothing to compare."""
+        if self.reference is None or self.verdict is not None:
+            return ""
+        return "no result" if self.ours is None else "one seed" if self.ours.n == 1 else ""
 
     @property
     def finished(self) -> str:
@@ -53,11 +96,14 @@ class CellSummary:
     def unfinished(self) -> tuple[str, ...]:
         """What there is to say of the others: `seed 2 failed: ...`, `seed 3 at epoch 12 of 200`."""
         said = []
+        if self.searched:
+            said.append("kept out of the table: a searching scheduler chose among its trials")
         for trial in self.trials:
             if trial.state in ("failed", "corrupt"):
                 said.append(f"seed {trial.seed} {trial.state}: {trial.reason}")
-            elif trial.state == "unfinished":
-                said.append(f"seed {trial.seed} at epoch {trial.epochs_done} of {trial.epochs}")
+            elif trial.state in ("unfinished", "early-stopped"):
+                stopped = "stopped early " if trial.state == "early-stopped" else ""
+                said.append(f"seed {trial.seed} {stopped}at epoch {trial.epochs_done} of {trial.epochs}")
         return tuple(said)
 
 
@@ -71,7 +117,9 @@ class TableSummary:
     baseline: str
     cells: tuple[CellSummary, ...]
     warnings: tuple[str, ...]
-    """What makes the rows less comparable than they look: mixed commits, precisions or data."""
+    """What makes the rows less comparable than they look: mixed commits, precisions, data, workers or libraries."""
+    common: str
+    """What its finished trials share, in a line; empty while none has finished."""
     notes: tuple[str, ...]
     """How many seeds it would take, and why there is no verdict."""
 
@@ -92,50 +140,27 @@ class ReportSummary:
     comparable: bool
     """Whether the numbers can be held against the references."""
     tables: tuple[TableSummary, ...]
+    options: ReportOptions
+
+    @property
+    def early_stopped(self) -> tuple[TrialResults, ...]:
+        """Trials that a searching scheduler ended: they are in no table."""
+        return tuple(trial for trial in self.results.trials.values() if trial.state == "early-stopped")
 
 
-def summarise_experiment(results: ExperimentResults) -> ReportSummary:
+def summarise_experiment(results: ExperimentResults, options: ReportOptions | None = None) -> ReportSummary:
     """Tables, statistics and warnings of an experiment, from what storage holds."""
-    deviations = results.record.get("deviations", [])
-    comparable = all(deviation["setting"] in COMPARABLE_SETTINGS for deviation in deviations)
-    tables = tuple(_table(table, results.trials, comparable) for table in results.record["tables"])
-    referenced = any(cell.reference is not None or cell.paper is not None for table in tables for cell in table.cells)
-    return ReportSummary(
-        results, tuple(_notices(results, deviations, comparable or not referenced)), comparable, tables
-    )
+    options = options or ReportOptions()
+    comparable = comparable_with_references(results.record)
+    tables = tuple(_table(table, results.trials, comparable, options) for table in results.record["tables"])
+    return ReportSummary(results, tuple(experiment_notices(results)), comparable, tables, options)
 
 
-def _notices(results: ExperimentResults, deviations: Sequence[Mapping[str, Any]], comparable: bool) -> list[str]:
-    notices = []
-    changed = {deviation["setting"]: deviation for deviation in deviations}
-    if epochs := changed.pop("run.epochs", None):
-        changed.pop("schedule.milestones", None)
-        kind = "Shortened" if max(epochs["actual"]) < min(epochs["recipe"]) else "Another length"
-        notices.append(f"{kind}: {_words(epochs['actual'])} epochs instead of {_words(epochs['recipe'])}.")
-    sources = {trial.config["data"]["source"] for trial in results.trials.values()}
-    if source := changed.pop("data.source", None):
-        notices.append(f"Other data: {_words(source['actual'])} instead of {_words(source['recipe'])}.")
-    if any(
-        source.startswith("folder:") and any(word in source.lower() for word in ("jpeg", "jpg")) for source in sources
-    ):
-        notices.append("The images are re-encoded as JPEG, which makes them harder than CIFAR-10 itself.")
-    for setting, deviation in changed.items():
-        notices.append(f"Changed: {setting} is {_words(deviation['actual'])} instead of {_words(deviation['recipe'])}.")
-    if not comparable:
-        notices.append(
-            "The numbers are therefore not comparable with the document's and the paper's, "
-            "which stand beside them for orientation only; no verdict is given."
-        )
-    return notices
-
-
-def _words(values: Sequence[Any]) -> str:
-    return ", ".join(str(value) for value in values)
-
-
-def _table(table: Mapping[str, Any], trials: Mapping[str, TrialResults], comparable: bool) -> TableSummary:
+def _table(
+    table: Mapping[str, Any], trials: Mapping[str, TrialResults], comparable: bool, options: ReportOptions
+) -> TableSummary:
     members = [tuple(trials[trial_id] for trial_id in cell["trials"]) for cell in table["cells"]]
-    samples = [_sample(cell_trials) for cell_trials in members]
+    samples = [_sample(cell_trials, "top1_error") for cell_trials in members]
     labels = [str(cell["label"]) for cell in table["cells"]]
     baseline = labels.index(table["baseline"])
     references: list[float | None] = [cell["reference"] if comparable else None for cell in table["cells"]]
@@ -145,6 +170,7 @@ def _table(table: Mapping[str, Any], trials: Mapping[str, TrialResults], compara
             for sample, reference in zip(samples, references, strict=True)
         ]
     )
+    papers: list[float | None] = [cell["paper"] if comparable else None for cell in table["cells"]]
     base = samples[baseline]
     baseline_p = _adjusted(
         [
@@ -153,7 +179,8 @@ def _table(table: Mapping[str, Any], trials: Mapping[str, TrialResults], compara
         ]
     )
     cells = []
-    for index, (cell, sample, reference) in enumerate(zip(table["cells"], samples, references, strict=True)):
+    compared = zip(table["cells"], samples, references, papers, strict=True)
+    for index, (cell, sample, reference, paper) in enumerate(compared):
         p = reference_p[index]
         cells.append(
             CellSummary(
@@ -163,69 +190,44 @@ def _table(table: Mapping[str, Any], trials: Mapping[str, TrialResults], compara
                 reference=cell["reference"],
                 paper=cell["paper"],
                 difference=sample.mean - reference if sample and reference is not None else None,
+                paper_difference=sample.mean - paper if sample and paper is not None else None,
+                prediction=prediction_interval(sample) if sample and sample.n > 1 else None,
                 reference_p=p,
-                verdict=verdict(sample, reference, p) if sample and reference is not None and p is not None else None,
+                verdict=(
+                    verdict(sample, reference, p, options.smallest_difference)
+                    if sample and reference is not None and p is not None
+                    else None
+                ),
                 baseline_difference=sample.mean - base.mean if sample and base and index != baseline else None,
                 baseline_p=baseline_p[index],
+                best=_sample(members[index], "best_top1_error"),
             )
         )
-    everyone = [trial for cell_trials in members for trial in cell_trials]
+    tests = sum(p is not None for p in baseline_p)
+    rows = list(zip(labels, members, strict=True))
+    referenced = any(cell.reference is not None for cell in cells)
     return TableSummary(
         name=str(table["name"]),
         title=str(table["title"]),
         caption=str(table["caption"]),
         baseline=labels[baseline],
         cells=tuple(cells),
-        warnings=tuple(_warnings(everyone)),
-        notes=tuple(_notes(cells, comparable)),
+        warnings=tuple(mixtures.warnings(rows)),
+        common=mixtures.common(rows),
+        notes=tuple(table_notes([s for s in samples if s], tests, referenced, comparable, options.smallest_difference)),
     )
 
 
-def _sample(trials: Sequence[TrialResults]) -> Summary | None:
-    errors = [float(trial.result["top1_error"]) for trial in trials if trial.state == "finished"]
-    return summarise(errors) if errors else None
+def _sample(trials: Sequence[TrialResults], measure: str) -> Summary | None:
+    """The finished trials' values; None without any, or if a scheduler has chosen which of the trials finish."""
+    if any(trial.state == "early-stopped" for trial in trials):
+        return None
+    values = [trial.result.get(measure) for trial in trials if trial.state == "finished"]
+    known = [float(value) for value in values if value is not None]
+    return summarise(known) if known else None
 
 
 def _adjusted(p_values: Sequence[float | None]) -> list[float | None]:
     """Holm's correction over the tests that were made, in place."""
     adjusted = iter(holm([p for p in p_values if p is not None]))
     return [None if p is None else next(adjusted) for p in p_values]
-
-
-def _warnings(trials: Sequence[TrialResults]) -> list[str]:
-    done = {trial.trial_id: trial for trial in trials if trial.state == "finished"}.values()
-    warnings = []
-    for what, values in (
-        ("commits", {_commit(trial) for trial in done}),
-        ("precisions", {str(trial.config["run"]["precision"]) for trial in done}),
-        ("data fingerprints", {str(trial.provenance.get("data_fingerprint") or "unknown") for trial in done}),
-    ):
-        if len(values) > 1:
-            warnings.append(f"The rows mix {what}: {', '.join(sorted(values))}.")
-    if dirty := sum(bool(trial.provenance.get("dirty")) for trial in done):
-        warnings.append(f"{dirty} of {len(done)} finished trials ran with uncommitted changes (see source.patch).")
-    return warnings
-
-
-def _commit(trial: TrialResults) -> str:
-    return str(trial.provenance.get("commit") or "unknown")[:12]
-
-
-def _notes(cells: Sequence[CellSummary], comparable: bool) -> list[str]:
-    notes = []
-    samples = [cell.ours for cell in cells if cell.ours is not None]
-    referenced = comparable and any(cell.reference is not None for cell in cells)
-    if any(sample.n == 1 for sample in samples):
-        lacking = "no interval and no verdict" if referenced else "no interval"
-        notes.append(
-            f"A row with one seed has {lacking}: one run does not show how much runs differ. Use --seeds 2 or more."
-        )
-    spread = pooled_sd(samples)
-    if spread is not None:
-        needed = seeds_needed(spread)
-        seeds = f"{needed} seeds a row" if needed else "more than 1000 seeds a row"
-        notes.append(
-            f"To tell two rows {100 * SMALLEST_DIFFERENCE:g} % apart with {100 * POWER:g} % power takes {seeds} "
-            f"(pooled standard deviation {100 * spread:.2f} %)."
-        )
-    return notes

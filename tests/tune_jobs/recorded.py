@@ -55,21 +55,39 @@ def record_metrics(storage: Storage, experiment: str, trial: Trial, errors: Sequ
 
 
 def record_result(
-    storage: Storage, experiment: str, trial: Trial, error: float, provenance: Mapping[str, Any] | None = None
+    storage: Storage,
+    experiment: str,
+    trial: Trial,
+    error: float,
+    provenance: Mapping[str, Any] | None = None,
+    result: Mapping[str, Any] | None = None,
 ) -> None:
-    """A finished trial: metrics of two epochs, provenance and a result."""
+    """A finished trial: configuration, metrics of two epochs, provenance, weights and a result."""
     keys = TrialKeys(experiment, trial.trial_id)
     record_metrics(storage, experiment, trial, [0.5, error])
+    config = {"layout": 1, "trial": trial.trial_id, "name": trial.name, "config": trial.config.to_dict()}
+    storage.put(keys.config, json.dumps(config).encode())
+    storage.put(keys.model, b"weights")
     stated = {"commit": "1f" * 20, "dirty": False, "data_fingerprint": "ab" * 16, "workers": 1, "device": "cpu"}
     storage.put(keys.provenance, json.dumps(stated | dict(provenance or {})).encode())
-    result = {"layout": 1, "trial": trial.trial_id, "name": trial.name, "epochs": 2, "steps": 782}
-    result |= {"top1_error": error, "top5_error": error / 10, "test_loss": 1.0, "train_loss": 1.0}
-    result |= {"best_top1_error": error, "seconds": 4.0, "images_per_second": 25000.0, "workers": 1, "device": "cpu"}
-    result |= {"parameters": 270000, "attempts": 1}
-    storage.put(keys.result, json.dumps(result).encode())
+    record = {"layout": 1, "trial": trial.trial_id, "name": trial.name, "epochs": 2, "steps": 782}
+    record |= {"top1_error": error, "top5_error": error / 10, "test_loss": 1.0, "train_loss": 1.0}
+    record |= {"best_top1_error": error, "seconds": 4.0, "images_per_second": 25000.0, "workers": 1, "device": "cpu"}
+    record |= {"parameters": 270000, "attempts": 1}
+    storage.put(keys.result, json.dumps(record | dict(result or {})).encode())
 
 
 def record_failure(storage: Storage, experiment: str, trial: Trial, reason: str) -> None:
     """A trial that has given up."""
     failure = {"layout": 1, "trial": trial.trial_id, "reason": reason, "attempts": 1}
     storage.put(TrialKeys(experiment, trial.trial_id).failure, json.dumps(failure).encode())
+
+
+def record_early_stop(storage: Storage, experiment: str, trial: Trial, errors: Sequence[float]) -> None:
+    """A trial that a searching scheduler ended after as many epochs as there are errors; it has no result."""
+    keys = TrialKeys(experiment, trial.trial_id)
+    storage.delete(keys.result)
+    record_metrics(storage, experiment, trial, errors)
+    reason = f"below the others at epoch {len(errors)}"
+    failure = {"layout": 1, "trial": trial.trial_id, "kind": "early-stopped", "reason": reason, "attempts": 1}
+    storage.put(keys.failure, json.dumps(failure | {"early_stopped": True}).encode())

@@ -1,0 +1,53 @@
+"""The report's figures."""
+
+from pathlib import Path
+
+from tests.tune_jobs.recorded import (
+    TWO_ROWS,
+    experiment_from,
+    record_experiment,
+    record_metrics,
+    record_result,
+)
+from tests.tune_jobs.report_reading import NOW, Finished, Page, text_of
+from tune_jobs.report import write_report
+
+
+def test_reports_of_the_same_results_have_the_same_bytes(finished: Finished) -> None:
+    storage, _ = finished()
+
+    def written() -> dict[str, bytes | None]:
+        write_report(storage, "two-rows", NOW)
+        return {item.key: storage.get(item.key) for item in storage.list("two-rows/report/")}
+
+    first = written()
+    assert len(first) == 8
+    assert written() == first
+
+
+def test_figures_mark_the_drops_of_the_learning_rate(tmp_path: Path) -> None:
+    experiment = experiment_from(TWO_ROWS, tmp_path, epochs=5)
+    storage, trials = record_experiment(tmp_path, experiment, seeds=1)
+    for trial in trials:
+        record_metrics(storage, "two-rows", trial, [0.5, 0.4, 0.3, 0.2, 0.1])
+    write_report(storage, "two-rows", NOW)
+    svg = text_of(storage, "figures/depths-train-loss.svg")
+    assert experiment.tables[0].cells[0].config.schedule.milestones == (2, 4)
+    assert svg.count("stroke-dasharray") == 2
+    png = storage.get("two-rows/report/figures/depths-train-loss.png")
+    assert png is not None
+    assert png.startswith(b"\x89PNG")
+
+
+def test_many_rows_are_reported_with_the_best_drawn(tmp_path: Path) -> None:
+    levels = ", ".join(f"{0.001 * i:.3f}" for i in range(1, 121))
+    text = f'name = "two-rows"\n[[table]]\nname = "t"\n[table.grid]\n"solver.learning_rate" = [{levels}]\n'
+    storage, trials = record_experiment(tmp_path, experiment_from(text, tmp_path), seeds=1)
+    for index, trial in enumerate(trials):
+        record_result(storage, "two-rows", trial, (index + 1) / 200)
+    write_report(storage, "two-rows", NOW)
+    page = text_of(storage, "report.html")
+    Page(page)
+    assert "range of all 120 rows" in page
+    svg = text_of(storage, "figures/t-test-error.svg")
+    assert [f"learning rate {0.001 * i:g}<" in svg for i in (1, 5, 6, 120)] == [True, True, False, False]

@@ -1,0 +1,122 @@
+"""The files of a report: the page, Markdown, CSV, and their links."""
+
+import csv
+import io
+import re
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.tune_jobs.recorded import (
+    TWO_ROWS,
+    experiment_from,
+    record_experiment,
+    record_result,
+)
+from tests.tune_jobs.report_reading import ERRORS, NOW, Finished, Page, rows_of, shown, text_of
+from tune_jobs.report import write_report
+from tune_jobs.report_html import html_page
+from tune_jobs.report_links import RecordLinks
+from tune_jobs.report_markdown import markdown
+from tune_jobs.results import read_experiment
+from tune_jobs.summary import ReportOptions, summarise_experiment
+
+
+def test_page_is_one_file_that_asks_for_nothing(finished: Finished) -> None:
+    storage, trials = finished()
+    write_report(storage, "two-rows", NOW)
+    page = Page(text_of(storage, "report.html"))
+    assert page.tags.count("svg") == 2
+    assert page.tags.count("table") == page.tags.count("caption") == 3
+    assert set(page.values("scope")) == {"row", "col"}
+    addresses = [*page.values("href"), *page.values("src"), *page.values("xlink:href")]
+    assert all(address.startswith(("#", "../trials/", "data:")) for address in addresses)
+    assert not re.search(r"url\((?!#)|@import|<image", text_of(storage, "report.html"))
+    identifiers = page.values("id")
+    assert len(identifiers) == len(set(identifiers))
+    assert {f"trial-{trial.trial_id}" for trial in trials} <= set(identifiers)
+    targets = {address[1:] for address in addresses if address.startswith("#")}
+    assert targets <= set(identifiers)
+
+
+def test_names_from_users_are_escaped_everywhere(tmp_path: Path) -> None:
+    hostile = "<script>alert(1)</script> & $x_1$ | `_*"
+    text = (
+        TWO_ROWS.replace('"shallow"', f'"{hostile}"')
+        .replace('"Depths"', '"</svg><b>|bold"')
+        .replace('"deep"', '"_[red]"')
+    )
+    storage, trials = record_experiment(tmp_path, experiment_from(text, tmp_path), seeds=1)
+    record_result(storage, "two-rows", trials[0], 0.1)
+    record_result(storage, "two-rows", trials[1], 0.2)
+    report = write_report(storage, "two-rows", NOW)
+    page = Page(text_of(storage, "report.html"))
+    assert page.tags.count("script") == 3  # the page's own, and the values of two figures
+    assert "b" not in page.tags
+    text = text_of(storage, "report.md")
+    assert {len(row) for row in rows_of(text)[:3]} == {len(rows_of(text)[0])}
+    assert not re.search(r"(?<!\\)<(script|b)>", text)
+    assert "_[red]" in shown(report)
+    assert hostile in shown(report)
+    svg = ElementTree.fromstring(text_of(storage, "figures/depths-test-error.svg"))
+    drawn = {"".join(element.itertext()) for element in svg.iter("{http://www.w3.org/2000/svg}text")}
+    assert {hostile, "_[red]"} <= drawn
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_csv_has_a_line_for_every_trial_of_every_row(finished: Finished) -> None:
+    storage, trials = finished()
+    write_report(storage, "two-rows", NOW)
+    lines = list(csv.DictReader(io.StringIO(text_of(storage, "results.csv"))))
+    assert [line["trial"] for line in lines] == [trial.trial_id for trial in trials]
+    assert [float(line["top1_error"]) for line in lines] == ERRORS
+    assert {(line["state"], line["precision"], line["dirty"]) for line in lines} == {("finished", "float32", "False")}
+    assert lines[0]["paper"] == "0.09"
+    assert lines[3]["paper"] == ""
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_formulas_in_names_reach_no_spreadsheet(finished: Finished) -> None:
+    storage, _ = finished(
+        text=TWO_ROWS.replace('"shallow"', "'=HYPERLINK(\"http://evil\")'").replace('"deep"', '"-1+2"')
+    )
+    write_report(storage, "two-rows", NOW)
+    for path in ("results.csv", "tables.csv"):
+        lines = list(csv.DictReader(io.StringIO(text_of(storage, path))))
+        assert {line["cell"] for line in lines} == {'\'=HYPERLINK("http://evil")', "'-1+2"}
+    assert float(lines[1]["difference"]) == pytest.approx(-0.02)  # a negative number stays a number
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_the_best_epoch_appears_only_if_asked_for_and_says_what_it_is(finished: Finished) -> None:
+    storage, _ = finished()
+    write_report(storage, "two-rows", NOW)
+    assert "optimistic" not in text_of(storage, "report.html").lower()
+    assert "best" not in text_of(storage, "results.csv") + text_of(storage, "tables.csv")
+    report = write_report(storage, "two-rows", NOW, ReportOptions(best_epoch=True))
+    assert rows_of(text_of(storage, "report.md"))[0][4] == "Best epoch, % (optimistic)"
+    assert "It is no measure of the network" in text_of(storage, "report.html")
+    assert "best_top1_error_optimistic" in text_of(storage, "results.csv")
+    assert report.to_dict()["tables"][0]["cells"][0]["best_epoch_optimistic"]["mean"] == pytest.approx(0.1)
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_records_are_linked_where_results_are_files_and_named_where_they_are_in_a_bucket(finished: Finished) -> None:
+    storage, trials = finished()
+    results = read_experiment(storage, "two-rows")
+    trial = results.trials[trials[0].trial_id]
+    write_report(storage, "two-rows", NOW)
+    records = [record.address for record in RecordLinks(storage.uri, "two-rows").records(trial)]
+    page = text_of(storage, "report.html")
+    report_folder = Path(storage.uri) / "two-rows" / "report"
+    for address in records:
+        assert f'href="{address}"' in page
+        assert (report_folder / address).resolve().is_file()
+    in_bucket = summarise_experiment(replace(results, uri="s3://bucket/here"))
+    prefix = f"s3://bucket/here/two-rows/trials/{trial.trial_id}/"
+    assert f"`{prefix}`" in markdown(in_bucket, [], {}, "now")
+    html = html_page(in_bucket, None, {"depths": []}, "now")
+    assert "Records lie under s3://bucket/here/two-rows/trials/" in html
+    assert "../trials/" not in html
