@@ -3,7 +3,8 @@ PYTHON  ?= python3
 STORAGE ?= results
 BIN     := .venv/bin
 PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable
-PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# Two processes, each with whole files, since the tests of one share what is slow to make. Integration tests mostly wait.
+PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile -n
 
 .PHONY: help setup demo s3 ceph test unit integration lint format mutations bench clean
 
@@ -22,10 +23,10 @@ s3: .venv/base ## start an S3 server on this machine for trying out (Ceph's gate
 test: .venv/test unit integration ## run all tests
 
 unit: .venv/test ceph ## run the fast tests
-	$(PYTEST) -m "not integration"
+	$(PYTEST) 2 -m "not integration"
 
 integration: .venv/test ceph ## run the tests that start Ray, servers and worker processes
-	$(PYTEST) -m integration
+	$(PYTEST) 3 -m integration
 
 lint: .venv/dev  ## check style and types
 	$(BIN)/ruff check .

@@ -59,7 +59,7 @@ def connected(address: str | None = None) -> Iterator[Resources]:
         if address:
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
         else:
-            ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+            _start_local()
     except Exception as error:  # Ray raises bare ones, too: its own node did not start within half a minute
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if address:
@@ -80,3 +80,17 @@ def connected(address: str | None = None) -> Iterator[Resources]:
         )
     finally:
         ray.shutdown()
+
+
+def _start_local() -> None:
+    """Start Ray on this machine; a second time where the first was not up within Ray's 30 s, as on a busy machine."""
+    import ray
+
+    for last in (False, True):
+        try:
+            ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+            return
+        except Exception as error:
+            ray.shutdown()
+            if last or "timed out during startup" not in str(error):
+                raise

@@ -6,7 +6,9 @@ numbers of a run, and `trial_id()` its hash.
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from resnet_dist.errors import ConfigurationError
@@ -98,6 +100,8 @@ class DataConfig(Section):
         if kind == "folder":
             if not path:
                 raise ConfigurationError("data.source: 'folder:' needs a path, as in folder:/data/cifar10.tar.xz")
+            # Workers have another working directory than whoever wrote the path.
+            object.__setattr__(self, "source", f"folder:{Path(os.path.expanduser(path)).absolute()}")  # noqa: PTH111
         else:
             choices("data.source", self.source, ("synthetic", "cifar10", "cifar100", "folder:PATH"))
         for name in ("train_limit", "test_limit", "holdout"):

@@ -10,6 +10,7 @@ of one graph, through which one backward pass goes.
 """
 
 import copy
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -48,6 +49,7 @@ def tree_combine(counts: Tensor, means: Tensor, squares: Tensor) -> tuple[Tensor
 
 def pin_kernels() -> None:
     """Fix whatever else of this process the bits depend on: one thread an operation, deterministic kernels."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with it alone
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False

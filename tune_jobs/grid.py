@@ -29,13 +29,18 @@ def run_trials(
 ) -> None:
     """Run trials to their end on the connected cluster. A failed trial is recorded and does not stop the others."""
     use_gpu = _use_gpu(trials, resources)
-    for workers in sorted({trial.config.run.workers for trial in trials}):
-        resources.require_workers(workers, use_gpu)
     # Trials of one worker share reused actors; each other size is a run of its own, so that drivers waiting for
     # worker groups never hold what those groups need.
     for workers in sorted({trial.config.run.workers for trial in trials}, reverse=True):
         group = [trial for trial in trials if trial.config.run.workers == workers]
         _run_group(group, workers, use_gpu, experiment, storage_uri, resources, observer)
+
+
+def require_workers(trials: Sequence[Trial], resources: Resources) -> None:
+    """Raise a `UserError` if a trial wants more workers than the cluster has places for."""
+    use_gpu = _use_gpu(trials, resources)
+    for workers in sorted({trial.config.run.workers for trial in trials}):
+        resources.require_workers(workers, use_gpu)
 
 
 def _use_gpu(trials: Sequence[Trial], resources: Resources) -> bool:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from cluster.storage import BrowsableStorage, open_storage
 from resnet_dist.errors import UserError
-from resnet_dist.storage import experiment_key
+from resnet_dist.storage import Storage, experiment_key
 from tune_jobs.command_line import print_json, program
 from tune_jobs.experiment import Trial, experiment_record, load_experiment
 from tune_jobs.plan import Plan, make_plan, parallel_slots
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, storage: BrowsableStorage, console: Console) -> int:
     from cluster.ray_cluster import connected
-    from tune_jobs.grid import run_trials
+    from tune_jobs.grid import require_workers, run_trials
     from tune_jobs.plan import KNOWN_SIZES
 
     planned = make_plan(args.experiment, storage, args.seeds, args.epochs, args.settings)
@@ -125,7 +125,6 @@ def _run(args: argparse.Namespace, storage: BrowsableStorage, console: Console) 
 
             dataset_fingerprint(config.data)
     record = experiment_record(planned.experiment, planned.seeds, planned.overrides)
-    storage.put(experiment_key(name), (json.dumps(record, indent=1) + "\n").encode())
     trials = planned.to_run(args.retry_failed)
     finished = sum(item.state == "finished" for item in planned.trials)
     console.print(
@@ -133,7 +132,9 @@ def _run(args: argparse.Namespace, storage: BrowsableStorage, console: Console) 
         f"{len(trials)} to run"
     )
     failures: dict[str, str] = {}
-    if trials:
+    if not trials:
+        _put_record(storage, record)
+    else:
         from tune_jobs.progress import Observer
 
         with connected() as resources, _Display(console, trials) as display:
@@ -142,6 +143,8 @@ def _run(args: argparse.Namespace, storage: BrowsableStorage, console: Console) 
                 failures[trial.trial_id] = reason
                 display.failure(trial, reason)
 
+            require_workers(trials, resources)  # before anything is written
+            _put_record(storage, record)
             run_trials(trials, name, storage.uri, resources, Observer(display.result, failed))
     results = read_experiment(storage, name)
     unfinished = [trial for trial in results.trials.values() if trial.state != "finished"]
@@ -153,6 +156,10 @@ def _run(args: argparse.Namespace, storage: BrowsableStorage, console: Console) 
     else:
         _print_report(written, storage.uri, name, console)
     return 1 if unfinished else 0
+
+
+def _put_record(storage: Storage, record: dict[str, Any]) -> None:
+    storage.put(experiment_key(record["experiment"]), (json.dumps(record, indent=1) + "\n").encode())
 
 
 class _Display:

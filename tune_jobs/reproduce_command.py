@@ -20,7 +20,7 @@ from resnet_dist.storage import TrialKeys
 from tune_jobs.command_line import print_json, program
 from tune_jobs.comparison import Comparison, compare
 from tune_jobs.recorded_trial import RecordedTrial, find_trial
-from tune_jobs.train_command import run_job
+from tune_jobs.train_command import placed, run_job
 
 CAUSES = (
     *("commit", "dirty", "patch_sha256", "python", "torch", "torchvision", "numpy", "cuda", "cudnn", "ray"),
@@ -171,7 +171,8 @@ def _train_again(trial: RecordedTrial, uri: str, console: Console) -> RecordedTr
     try:
         if threads and workers == 1:
             torch.set_num_threads(threads)  # sums are cut up by threads, and round accordingly
-        run_job(job, storage, console)
+        with placed(config) as use_gpu:
+            run_job(job, storage, console, use_gpu)
     finally:
         torch.set_num_threads(before)
     return find_trial(storage, f"{trial.experiment}/{config.trial_id()}")

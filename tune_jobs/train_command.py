@@ -1,10 +1,12 @@
 """`resnet-dist train`: one run, in this process or on Ray Train workers."""
 
 import argparse
+import contextlib
 import functools
 import json
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
@@ -37,13 +39,15 @@ def train_command(args: argparse.Namespace) -> int:
     name = f"{config.network.depth}-layers/{config.trial_id()}"
     job = Job(config, args.name, name, functools.partial(open_storage, storage.uri))
     console = make_console(quiet=args.json)
-    record_single_run(storage, args.name, config, name)
     if (finished := storage.get(job.keys.result)) is not None:
+        record_single_run(storage, args.name, config, name)
         console.print(f"Trial {config.trial_id()} is finished already; nothing to do.")
         result = json.loads(finished)
     else:
         console.print(f"Trial {config.trial_id()}: {_describe(config)}")
-        result = run_job(job, storage, console)
+        with placed(config) as use_gpu:  # what does not fit is refused before anything is written
+            record_single_run(storage, args.name, config, name)
+            result = run_job(job, storage, console, use_gpu)
     if args.json:
         print_json(result)
         return 0
@@ -67,17 +71,34 @@ def _describe(config: TrainingConfig) -> str:
     )
 
 
-def run_job(job: Job, storage: Storage, console: Console) -> dict[str, Any]:
-    """Train in this process, or on as many Ray Train workers as the configuration says, and show the progress."""
-    if job.config.run.workers == 1:
-        with _Display(console, job.config) as display:
-            return run_in_process(job, on_epoch=display.epoch, on_step=display.step)
+@contextlib.contextmanager
+def placed(config: TrainingConfig) -> Iterator[bool]:
+    """Connect to the cluster that several workers run on, for the duration of the block; one needs none.
+
+    Yields whether the workers are to use GPUs. Raises a `UserError` if there are fewer places than workers.
+    """
+    run = config.run
+    if run.workers == 1:
+        yield False
+        return
     from cluster.ray_cluster import connected
 
     with connected() as resources:
-        use_gpu = job.config.run.device == "cuda" or (job.config.run.device == "auto" and resources.gpus > 0)
-        resources.require_workers(job.config.run.workers, use_gpu)
-        with _Display(console, job.config) as display, _Follower(storage, job, display):
+        use_gpu = run.device == "cuda" or (run.device == "auto" and resources.gpus > 0)
+        resources.require_workers(run.workers, use_gpu)
+        yield use_gpu
+
+
+def run_job(job: Job, storage: Storage, console: Console, use_gpu: bool) -> dict[str, Any]:
+    """Train in this process, or on as many Ray Train workers as the configuration says, and show the progress.
+
+    Called in a `placed` block.
+    """
+    with _Display(console, job.config) as display:
+        if job.config.run.workers == 1:
+            return run_in_process(job, on_epoch=display.epoch, on_step=display.step)
+        console.print(f"starting {job.config.run.workers} workers")
+        with _Follower(storage, job, display):
             return run_on_workers(job, f"{storage.uri}/{job.experiment}/.ray", use_gpu)
 
 

@@ -41,8 +41,12 @@ set = { "network.batch_norm_position" = "after", "run.workers" = 2 }
 
 
 def start(experiment: Path, storage: Path, *arguments: str) -> subprocess.Popen[str]:
+    return launch("grid", "run", str(experiment), "--storage", str(storage), *arguments)
+
+
+def launch(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "tune_jobs", "grid", "run", str(experiment), "--storage", str(storage), *arguments],
+        [sys.executable, "-m", "tune_jobs", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -62,7 +66,9 @@ def stamps(storage: Path) -> dict[str, int]:
     return {str(file.relative_to(storage)): file.stat().st_mtime_ns for file in trials.rglob("*") if file.is_file()}
 
 
-def test_a_grid_ends_in_a_report_and_starts_nothing_when_launched_again(tmp_path: Path) -> None:
+def test_a_grid_ends_in_a_report_starts_nothing_again_and_is_reproduced_on_two_workers(
+    tmp_path: Path,
+) -> None:
     experiment, storage = tmp_path / "small.toml", tmp_path / "results"
     experiment.write_text(EXPERIMENT % {"epochs": 2})
     first = run(experiment, storage)
@@ -87,6 +93,12 @@ def test_a_grid_ends_in_a_report_and_starts_nothing_when_launched_again(tmp_path
     result = json.loads((storage / "small" / "trials" / two["trial"] / "result.json").read_text())
     assert result["workers"] == 2
 
+    again = launch("reproduce", f"small/{two['trial']}", "--storage", str(storage), "--run", "--json")
+    out, err = again.communicate(timeout=280)
+    assert again.returncode == 0, err
+    assert json.loads(out)["comparison"]["identical"]
+    assert stamps(storage) == after
+
 
 def test_a_trial_that_diverges_is_on_record_and_stops_no_other(tmp_path: Path) -> None:
     experiment, storage = tmp_path / "small.toml", tmp_path / "results"
@@ -101,11 +113,17 @@ def test_a_trial_that_diverges_is_on_record_and_stops_no_other(tmp_path: Path) -
     assert sum(state == "finished" for state, _ in states.values()) == 2
 
 
-def test_more_workers_than_processors_is_one_line(tmp_path: Path) -> None:
-    experiment = tmp_path / "small.toml"
-    experiment.write_text((EXPERIMENT % {"epochs": 1}).replace('"run.workers" = 2', '"run.workers" = 4096'))
-    process = start(experiment, tmp_path / "results")
+@pytest.mark.parametrize("command", ["grid", "train"])
+def test_more_workers_than_processors_is_one_line_and_nothing_is_written(command: str, tmp_path: Path) -> None:
+    storage = tmp_path / "results"
+    if command == "grid":
+        experiment = tmp_path / "small.toml"
+        experiment.write_text((EXPERIMENT % {"epochs": 1}).replace('"run.workers" = 2', '"run.workers" = 4096'))
+        process = start(experiment, storage)
+    else:
+        process = launch("train", "--storage", str(storage), "--workers", "4096")
     _, err = process.communicate(timeout=200)
     assert process.returncode == 1
     (line,) = err.splitlines()
     assert "4096 workers need 4096 CPUs" in line
+    assert not [file for file in storage.rglob("*") if file.is_file()]

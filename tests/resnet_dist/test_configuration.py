@@ -1,5 +1,6 @@
 import json
 from dataclasses import FrozenInstanceError, fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -204,3 +205,18 @@ def test_a_shortened_run_has_its_milestones_scaled(epochs: int, milestones: tupl
 def test_images_from_a_folder_carry_a_caveat() -> None:
     assert DataConfig(source="cifar10").caveat is None
     assert "not comparable" in (DataConfig(source="folder:/images").caveat or "")
+
+
+def test_a_folder_is_known_by_its_full_path_since_workers_have_another_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/someone")
+    for written, meant in (
+        ("images.tar", f"{tmp_path}/images.tar"),
+        ("~/images", "/home/someone/images"),
+        ("/a", "/a"),
+    ):
+        config = TrainingConfig().override({"data.source": f"folder:{written}"})
+        assert config.data.source == f"folder:{meant}"
+        assert TrainingConfig.from_dict(config.to_dict()) == config

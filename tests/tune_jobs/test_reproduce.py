@@ -110,6 +110,22 @@ def test_a_trial_trained_again_here_is_identical(storage: Path, capsys: pytest.C
     assert comparison["tensors"] == [] and comparison["first_epoch"] is None
 
 
+@pytest.mark.integration
+def test_a_trial_in_an_object_store_is_fetched_and_trained_again(
+    storage: Path, bucket: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, there = open_storage(str(storage)), open_storage(f"s3://{bucket}/results")
+    for item in here.list(""):
+        there.put(item.key, here.get(item.key) or b"")
+    trial = trial_folder(storage).name
+    before = there.list("")
+    assert main(["reproduce", trial, "--storage", there.uri, "--run", "--json"]) == 0
+    assert answer(capsys)["comparison"]["identical"]
+    assert main(["reproduce", trial, "--storage", there.uri, "--into", str(tmp_path / "fetched")]) == 0
+    assert read_config(str(tmp_path / "fetched" / "config.json")).trial_id() == trial
+    assert there.list("") == before
+
+
 def test_the_trial_itself_is_not_touched(storage: Path, tmp_path: Path) -> None:
     def files() -> dict[Path, tuple[int, bytes]]:
         return {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in storage.rglob("*") if file.is_file()}
