@@ -67,7 +67,11 @@ def measure(measured: int) -> list[float]:
             slots = resources.gpus or resources.cpus
             configs = tiny_trials((WARM_UP_ROUNDS + 1) * slots + measured)
             trials = [Trial(config, f"seed-{config.run.seed}") for config in configs]
-            observer = Observer(lambda trial, line: None, lambda trial, reason: failures.append(reason))
+
+            def failed(trial: Trial, reason: str) -> None:
+                failures.append(reason)
+
+            observer = Observer(lambda trial, line: None, failed, failed)
             run_trials(trials, "benchmark", storage, resources, observer)
         if failures:
             raise UserError(f"trial cost: {len(failures)} of {len(trials)} trials failed, one with: {failures[0]}")

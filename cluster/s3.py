@@ -59,6 +59,17 @@ class S3Storage:
         self.timeout = timeout or timeout_from_environment()
         self._open()
 
+    @property
+    def place(self) -> str:
+        """The endpoint and the URI: buckets of one name are on many servers."""
+        self._client()
+        return f"{self._endpoint} {self.uri}"
+
+    @property
+    def is_remote(self) -> bool:
+        """Yes."""
+        return True
+
     def put(self, key: str, data: bytes) -> None:
         """Write an object, replacing an older one."""
         name = self._name(key)

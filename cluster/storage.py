@@ -114,6 +114,16 @@ class LocalStorage:
         self.root = Path(os.path.abspath(Path(directory).expanduser()))  # noqa: PTH100 - keeps symbolic links
         self.uri = str(self.root)
 
+    @property
+    def place(self) -> str:
+        """The directory."""
+        return self.uri
+
+    @property
+    def is_remote(self) -> bool:
+        """No: a write is there when it returns."""
+        return False
+
     def put(self, key: str, data: bytes) -> None:
         """Write an object, replacing an older one. It is on disk when this returns."""
         self._write(key, data, os.replace)

@@ -49,6 +49,7 @@ class Checkpoints:
         self.storage = storage
         self.prefix = prefix
         self.identity = identity
+        self._keys: set[str] | None = None  # of what is there; a run asks storage once, and then knows
 
     def write(self, step: int, data: bytes) -> None:
         """Write the checkpoint of a step, then delete all but the newest `KEEP`."""
@@ -61,7 +62,8 @@ class Checkpoints:
         }
         self.storage.put(name + "state.pt", data)
         self.storage.put(name + "manifest.json", json.dumps(manifest, indent=1).encode())
-        complete = self.complete()
+        self._known().update({name + "state.pt", name + "manifest.json"})
+        complete = self._steps()
         # What lies ahead of the run was damaged and passed over: it must not take the place of a sound one.
         kept = [found for found in complete if found <= step][:KEEP]
         for old in complete:
@@ -69,8 +71,17 @@ class Checkpoints:
                 self._delete(old)
 
     def complete(self) -> list[int]:
-        """Steps that have a complete checkpoint, newest first."""
-        names = [item.key.removeprefix(self.prefix).split("/") for item in self.storage.list(self.prefix)]
+        """Steps that have a complete checkpoint in storage, newest first."""
+        self._keys = None
+        return self._steps()
+
+    def _known(self) -> set[str]:
+        if self._keys is None:
+            self._keys = {item.key for item in self.storage.list(self.prefix)}
+        return self._keys
+
+    def _steps(self) -> list[int]:
+        names = [key.removeprefix(self.prefix).split("/") for key in self._known()]
         return sorted(
             (int(step) for step, *rest in names if rest == ["manifest.json"] and step.isdecimal()), reverse=True
         )
@@ -109,14 +120,18 @@ class Checkpoints:
 
     def delete_all(self) -> None:
         """Remove every checkpoint, manifests first."""
-        for step in self.complete():
+        for step in self._steps():
             self._delete(step)
-        for item in self.storage.list(self.prefix):  # states whose manifest was never written
-            self.storage.delete(item.key)
+        for key in sorted(self._known()):  # states whose manifest was never written
+            self._remove(key)
 
     def _delete(self, step: int) -> None:
-        self.storage.delete(f"{self.prefix}{step:010d}/manifest.json")
-        self.storage.delete(f"{self.prefix}{step:010d}/state.pt")
+        self._remove(f"{self.prefix}{step:010d}/manifest.json")
+        self._remove(f"{self.prefix}{step:010d}/state.pt")
+
+    def _remove(self, key: str) -> None:
+        self.storage.delete(key)
+        self._known().discard(key)
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -17,6 +17,10 @@ class StorageError(UserError):
     """Storage cannot be reached, read or written."""
 
 
+class WaitingError(StorageError):
+    """A run is over, and some of its writes are not in storage yet: they wait on local disk."""
+
+
 class CheckpointError(UserError):
     """A checkpoint does not belong to this run."""
 

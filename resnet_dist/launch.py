@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from resnet_dist.configuration import DataConfig, TrainingConfig
-from resnet_dist.errors import DivergedError
+from resnet_dist.errors import DivergedError, StorageError, WaitingError
 from resnet_dist.storage import Storage, TrialKeys
 
 if TYPE_CHECKING:
+    from resnet_dist.spooled_storage import SpooledStorage
     from resnet_dist.workers import Workers
 
 OpenStorage = Callable[[], Storage]
@@ -75,12 +76,22 @@ def run_on_workers(
     except SystemExit as stopped:  # how Ray Train answers Ctrl-C
         raise KeyboardInterrupt from stopped
     storage = job.open_storage()
-    record = storage.get(job.keys.result)
-    if record is None:
-        failure = storage.get(job.keys.failure)
-        assert failure is not None, "the workers ended without an error and without a result"
+    try:
+        record, failure = storage.get(job.keys.result), storage.get(job.keys.failure)
+    except StorageError as error:
+        raise _waiting(job, str(error)) from error
+    if record is not None:
+        return dict(json.loads(record))
+    if failure is not None:
         raise DivergedError(json.loads(failure)["reason"])
-    return dict(json.loads(record))
+    raise _waiting(job, f"storage could not be written on the host of its first worker: {storage.uri}")
+
+
+def _waiting(job: Job, reason: str) -> WaitingError:
+    return WaitingError(
+        f"trial {job.config.trial_id()} has run, but its end is not on record: {reason}. What is missing waits in the "
+        "spool of the host of its first worker, for the next launch there"
+    )
 
 
 def _train_worker(loop_config: dict[str, Any]) -> None:
@@ -90,27 +101,39 @@ def _train_worker(loop_config: dict[str, Any]) -> None:
 
     job: Job = loop_config["job"]
     workers = current(job.config.run.device, ray.train.get_context().get_local_rank())
-    # A run that diverges would diverge again: its failure is on record, and Ray is not to retry it.
-    with contextlib.suppress(DivergedError):
+    # A run that diverges would diverge again, and one whose records wait is over: Ray is not to retry them.
+    with contextlib.suppress(DivergedError, WaitingError):
         _train_recorded(job, workers, on_epoch=lambda line: ray.train.report(dict(line)))
 
 
 def _train_recorded(job: Job, workers: "Workers", **observers: Any) -> dict[str, Any]:
     from resnet_dist.provenance import machines
     from resnet_dist.recorder import Recorder
+    from resnet_dist.spooled_storage import SpooledStorage
     from resnet_dist.training import train
 
     dataset = _dataset(_content(job.config.data))
-    recorder = Recorder(job.open_storage(), job.experiment, job.name, job.config) if workers.is_first else None
     everyone = machines(workers)  # a collective: every worker takes part
-    if recorder:
+    if not workers.is_first:
+        return train(job.config, dataset, workers, None, **observers)
+    with SpooledStorage(job.open_storage(), job.experiment, job.config.trial_id()) as storage:
+        recorder = Recorder(storage, job.experiment, job.name, job.config)
         recorder.machines = everyone
-    try:
-        return train(job.config, dataset, workers, recorder, **observers)
-    except DivergedError as error:
-        if recorder:
+        if on_epoch := observers.get("on_epoch"):
+            observers["on_epoch"] = lambda line: on_epoch(line | _trouble(storage))
+        try:
+            result = train(job.config, dataset, workers, recorder, **observers)
+        except DivergedError as error:
             recorder.fail("diverged", str(error))
-        raise
+            raise
+    storage.require_complete(f"trial {job.config.trial_id()} is trained")
+    return result
+
+
+def _trouble(storage: "SpooledStorage") -> dict[str, str]:
+    """What is added to an epoch's line for whoever watches the run, on another host perhaps."""
+    said = f"{storage.trouble}; trials go on, and their records wait on disk"
+    return {"storage_trouble": said} if storage.trouble else {}
 
 
 def _content(data: DataConfig) -> DataConfig:

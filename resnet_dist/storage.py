@@ -27,6 +27,14 @@ class Storage(Protocol):
     uri: str
     """What the user gave: a directory or `s3://bucket/prefix`."""
 
+    @property
+    def place(self) -> str:
+        """What tells this storage from every other: its URI and, where there is one, the server's address."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a write goes over a network, so that a run had better not wait for it."""
+
     def put(self, key: str, data: bytes) -> None:
         """Write an object, replacing an older one."""
 

@@ -1,11 +1,20 @@
 """Fixtures that many tests use."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 pytest_plugins = ["tests.s3_fixtures"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def spool_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Writes that wait for storage do so in a directory of the tests' own, in child processes as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RESNET_DIST_SPOOL", str(tmp_path_factory.mktemp("spool")))
+        yield
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The command line: `resnet-dist train`, `resnet-dist grid …`, `resnet-dist reproduce`, `… tensorboard`."""
+"""The command line: `resnet-dist train`, `grid …`, `reproduce`, `tensorboard`, `storage …`."""
 
 import argparse
 import json
@@ -125,7 +125,9 @@ def make_parser() -> Parser:
     board.add_argument("--port", type=int, default=None, help="port to listen on (default: 6006, or the next free one)")
     board.set_defaults(run=_tensorboard)
 
-    storage = commands.add_parser("storage", help="check a storage", description="What lies under all runs: storage.")
+    storage = commands.add_parser(
+        "storage", help="check a storage, make writes that wait", description="What lies under all runs: storage."
+    )
     actions = storage.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=Parser)
     check = actions.add_parser(
         "check",
@@ -137,6 +139,17 @@ def make_parser() -> Parser:
     check.add_argument("storage", metavar="STORAGE", help=STORAGE_HELP)
     check.add_argument("--json", action="store_true", help="print JSON, and nothing else")
     check.set_defaults(run=_storage)
+    flush = actions.add_parser(
+        "flush",
+        help="make the writes that wait on this host's disk",
+        description="Make the writes that wait on this host's disk because storage could not be written when a run "
+        "made them. Every launch does so, too. Exit code 1 if some still wait.",
+    )
+    flush.add_argument(
+        "storage", nargs="?", metavar="STORAGE", help=STORAGE_HELP + " (default: all of which writes wait)"
+    )
+    flush.add_argument("--json", action="store_true", help="print JSON, and nothing else")
+    flush.set_defaults(run=_storage)
     return parser
 
 
@@ -232,6 +245,6 @@ def _tensorboard(args: argparse.Namespace) -> int:
 
 
 def _storage(args: argparse.Namespace) -> int:
-    from tune_jobs import storage_command
+    from tune_jobs import flush_command, storage_command
 
-    return {"check": storage_command.check}[args.action](args)
+    return {"check": storage_command.check, "flush": flush_command.flush_command}[args.action](args)

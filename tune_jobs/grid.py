@@ -102,7 +102,7 @@ def _train_trial(config: dict[str, Any], jobs: dict[str, Job], ray_storage: str,
     """The function that Ray Tune calls for each trial."""
     from ray import tune
 
-    from resnet_dist.errors import DivergedError
+    from resnet_dist.errors import DivergedError, WaitingError
     from resnet_dist.launch import run_in_process, run_on_workers
 
     job = jobs[config["trial_id"]]
@@ -118,3 +118,5 @@ def _train_trial(config: dict[str, Any], jobs: dict[str, Job], ray_storage: str,
         tune.report({"finished": True})
     except DivergedError as error:
         tune.report({"diverged": str(error)})  # recorded already; to Tune it is no failure to be retried
+    except WaitingError as error:
+        tune.report({"waiting": str(error)})  # trained already

@@ -17,6 +17,7 @@ from resnet_dist.errors import UserError
 from resnet_dist.storage import Storage, experiment_key
 from tune_jobs.command_line import print_json, program
 from tune_jobs.experiment import Trial, experiment_record, load_experiment
+from tune_jobs.flush_command import flush_before_launch
 from tune_jobs.plan import Plan, make_plan, parallel_slots
 from tune_jobs.results import STATES, ExperimentResults, read_experiment
 from tune_jobs.terminal import make_console
@@ -117,6 +118,7 @@ def _run(args: argparse.Namespace, storage: BrowsableStorage, console: Console) 
     from tune_jobs.grid import require_workers, run_trials
     from tune_jobs.plan import KNOWN_SIZES
 
+    flush_before_launch(storage, console)
     planned = make_plan(args.experiment, storage, args.seeds, args.epochs, args.settings)
     name = planned.experiment.name
     for config in {trial.config.data.source: trial.config for trial in planned.to_run()}.values():
@@ -145,7 +147,8 @@ def _run(args: argparse.Namespace, storage: BrowsableStorage, console: Console) 
 
             require_workers(trials, resources)  # before anything is written
             _put_record(storage, record)
-            run_trials(trials, name, storage.uri, resources, Observer(display.result, failed))
+            observer = Observer(display.result, failed, display.trouble)
+            run_trials(trials, name, storage.uri, resources, observer)
     results = read_experiment(storage, name)
     unfinished = [trial for trial in results.trials.values() if trial.state != "finished"]
     from tune_jobs.report import write_report
@@ -204,6 +207,10 @@ class _Display:
     def failure(self, trial: Trial, reason: str) -> None:
         """Show that a trial failed; the others go on."""
         self.console.print(f"{trial.name}: failed: {reason}", markup=False, style="red", soft_wrap=True)
+
+    def trouble(self, trial: Trial, reason: str) -> None:
+        """Show that a trial's records do not reach storage."""
+        self.console.print(f"{trial.name}: {reason}", markup=False, style="yellow", soft_wrap=True)
 
 
 def status(args: argparse.Namespace) -> int:

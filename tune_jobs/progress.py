@@ -7,6 +7,7 @@ from typing import Any
 from ray import tune
 
 from cluster.storage import open_storage
+from resnet_dist.errors import StorageError
 from resnet_dist.recorder import record_failure
 from resnet_dist.storage import TrialKeys
 from tune_jobs.experiment import Trial
@@ -20,6 +21,8 @@ class Observer:
     """Called with a trial and its newest metrics line."""
     on_failure: Callable[[Trial, str], None]
     """Called with a trial that failed for good, and the reason."""
+    on_trouble: Callable[[Trial, str], None]
+    """Called with the first trial whose records do not reach storage, with each that ends so, and the reason."""
 
 
 class Progress(tune.Callback):
@@ -30,6 +33,7 @@ class Progress(tune.Callback):
         self.experiment = experiment
         self.storage_uri = storage_uri
         self.observer = observer
+        self.troubled = False
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks into storage. Nothing of this one is needed there: our own records are.
@@ -38,6 +42,11 @@ class Progress(tune.Callback):
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[Any, Any], **_: Any) -> None:
         """Tell the observer of an epoch, or of a run that diverged (which is on record already)."""
         ours = self._trial(trial)
+        if "waiting" in result:
+            self.observer.on_trouble(ours, result["waiting"])
+        elif "storage_trouble" in result and not self.troubled:
+            self.troubled = True
+            self.observer.on_trouble(ours, result["storage_trouble"])
         if "diverged" in result:
             self.observer.on_failure(ours, result["diverged"])
         elif "epoch" in result:
@@ -48,7 +57,10 @@ class Progress(tune.Callback):
         ours = self._trial(trial)
         reason = _reason(trial)
         keys = TrialKeys(self.experiment, ours.trial_id)
-        record_failure(open_storage(self.storage_uri), keys, "error", reason, trial.num_failures)
+        try:
+            record_failure(open_storage(self.storage_uri), keys, "error", reason, trial.num_failures)
+        except StorageError as error:  # the other trials go on; without the record, the next launch tries again
+            self.observer.on_trouble(ours, str(error))
         self.observer.on_failure(ours, reason)
 
     def _trial(self, trial: Any) -> Trial:

@@ -18,6 +18,7 @@ from resnet_dist.errors import UserError
 from resnet_dist.launch import Job, run_in_process, run_on_workers
 from resnet_dist.storage import Storage
 from tune_jobs.command_line import print_json, program
+from tune_jobs.flush_command import flush_before_launch
 from tune_jobs.options import read_config
 from tune_jobs.single_runs import record_single_run
 from tune_jobs.terminal import make_console
@@ -35,10 +36,11 @@ def train_command(args: argparse.Namespace) -> int:
     choose_device(config.run.device)
     storage = open_storage(args.storage)
     storage.check_writable()
+    console = make_console(quiet=args.json)
+    flush_before_launch(storage, console)
     config = config.with_fingerprint(load_dataset(config.data).fingerprint)  # limits are checked, too
     name = f"{config.network.depth}-layers/{config.trial_id()}"
     job = Job(config, args.name, name, functools.partial(open_storage, storage.uri))
-    console = make_console(quiet=args.json)
     if (finished := storage.get(job.keys.result)) is not None:
         record_single_run(storage, args.name, config, name)
         console.print(f"Trial {config.trial_id()} is finished already; nothing to do.")

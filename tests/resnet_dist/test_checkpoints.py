@@ -153,5 +153,5 @@ def test_one_of_another_configuration_is_refused_with_what_differs(kept: Checkpo
 
 def test_deleting_all_leaves_nothing_not_even_states_without_manifest(kept: Checkpoints) -> None:
     kept.storage.put(f"{PREFIX}0000000008/state.pt", b"half")
-    kept.delete_all()
+    Checkpoints(kept.storage, PREFIX, IDENTITY).delete_all()
     assert kept.storage.list(PREFIX) == []

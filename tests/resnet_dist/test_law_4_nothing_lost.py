@@ -1,12 +1,15 @@
 """Law 4: nothing reported is lost, and nothing unfinished looks finished.
 
 A run is stopped between any two of its writes: what storage holds at each such moment is named rightly, is counted
-only if it is finished, and is gone on from to the same numbers.
+only if it is finished, and is gone on from to the same numbers. So it is where storage has fallen behind and writes
+wait on disk, on the host that has them and on one that has not.
 """
 
 import json
 import shutil
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +20,14 @@ import pytest
 from cluster.storage import LocalStorage
 from resnet_dist import event_files
 from resnet_dist.recorder import Recorder, record_failure
+from resnet_dist.spool import Spool, spooled_trials
+from resnet_dist.spooled_storage import SpooledStorage, flush
 from resnet_dist.storage import Storage, TrialKeys, experiment_key
 from resnet_dist.training import train
 from resnet_dist.workers import alone
 from tests.killed_runs import Outcome, outcome, points
 from tests.small_runs import small_config, small_dataset
+from tests.unreliable_storage import UnreliableStorage
 from tune_jobs.command_line import main
 from tune_jobs.results import read_experiment
 from tune_jobs.summary import summarise_experiment
@@ -197,3 +203,108 @@ def test_a_failure_is_on_record_until_the_next_attempt_begins(moments: Moments, 
     assert go_on(storage).same_bits(moments.final)
     assert read_experiment(storage, EXPERIMENT).trials[KEYS.trial_id].state == "finished"
     assert storage.get(KEYS.failure) is None
+
+
+@dataclass(frozen=True)
+class Behind:
+    """A moment at which storage hangs, and writes wait in the spool."""
+
+    storage: Path
+    spool: Path
+    waiting: list[str]
+    next: str
+    """The write that was about to join them."""
+
+
+class Elsewhere(UnreliableStorage):
+    """Remote storage that is the same one wherever a test has copied it to."""
+
+    @property
+    def place(self) -> str:
+        return "elsewhere"
+
+
+def go_on_spooled(root: Path, spool: Path) -> Outcome:
+    """What the next launch on the host with this spool makes of a state; nothing waits afterwards."""
+    storage = Elsewhere(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RESNET_DIST_SPOOL", str(spool))
+        with SpooledStorage(storage, EXPERIMENT, KEYS.trial_id) as spooled:
+            train(CONFIG, DATASET, alone("cpu"), Recorder(spooled, EXPERIMENT, NAME, CONFIG))
+        spooled.require_complete("it ran")
+        assert not list(spooled_trials())
+    return outcome(storage, CONFIG, EXPERIMENT)
+
+
+def fall_behind(root: Path, writes: int) -> list[Behind]:
+    """A run whose storage hangs after so many writes: its states before each further one."""
+    storage = Elsewhere(root / "live")
+    hangs = threading.Event()
+
+    def hang(change: str) -> None:
+        if len(storage.done) >= writes:
+            storage.gate.clear()
+            hangs.set()
+
+    storage.before = hang
+    states: list[Behind] = []
+    append = Spool.append
+
+    def append_watched(spool: Spool, kind: Any, key: str, data: bytes = b"") -> None:
+        if hangs.is_set():
+            number = len(states)
+            for name, path in (("storage", storage.root), ("spool", root / "spool")):
+                shutil.copytree(path, root / f"{name} {number}")
+            waiting = [f"{write.kind} {write.key}" for write in spool.writes]
+            states.append(Behind(root / f"storage {number}", root / f"spool {number}", waiting, f"{kind} {key}"))
+        append(spool, kind, key, data)
+
+    def write_and_wait(spooled: SpooledStorage, kind: Any, key: str, data: bytes) -> None:
+        write(spooled, kind, key, data)
+        while spooled.waiting[0] and not hangs.is_set():
+            time.sleep(0.001)
+
+    write = SpooledStorage._write
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RESNET_DIST_SPOOL", str(root / "spool"))
+        patch.setattr(Spool, "append", append_watched)
+        patch.setattr(SpooledStorage, "_write", write_and_wait)
+        with SpooledStorage(storage, EXPERIMENT, KEYS.trial_id) as spooled:
+            train(CONFIG, DATASET, alone("cpu"), Recorder(spooled, EXPERIMENT, NAME, CONFIG))
+            storage.broken = True
+            storage.gate.set()
+    assert not (storage.root / KEYS.result).exists(), "the run was to be behind to its end"
+    return states
+
+
+@pytest.fixture(scope="module")
+def behind() -> Iterator[list[Behind]]:
+    """States of runs whose storage hangs from the first write, the first epoch, and the last checkpoint on."""
+    with tempfile.TemporaryDirectory() as directory:
+        yield [state for writes in (0, 7, 17) for state in fall_behind(Path(directory) / str(writes), writes)]
+
+
+def test_where_storage_has_fallen_behind_a_run_goes_on_from_each_moment_on_its_host(
+    behind: list[Behind], moments: Moments, tmp_path: Path
+) -> None:
+    assert any(f"put {KEYS.result}" in state.waiting for state in behind)
+    for number, state in list(enumerate(behind))[::2]:
+        shutil.copytree(state.storage, tmp_path / f"storage {number}")
+        shutil.copytree(state.spool, tmp_path / f"spool {number}")
+        found = go_on_spooled(tmp_path / f"storage {number}", tmp_path / f"spool {number}")
+        assert found.same_bits(moments.final), f"{state.waiting} waited before {state.next}"
+
+
+def test_what_waits_does_not_count_and_never_touches_what_another_host_has_finished(
+    behind: list[Behind], moments: Moments, tmp_path: Path
+) -> None:
+    for number, state in list(enumerate(behind))[::6]:
+        storage = Elsewhere(state.storage)
+        storage.put(experiment_key(EXPERIMENT), json.dumps(RECORD).encode())
+        assert read_experiment(storage, EXPERIMENT).trials[KEYS.trial_id].state in ("missing", "unfinished")
+        assert go_on_spooled(state.storage, tmp_path / f"other {number}").same_bits(moments.final)
+        before = {item.key: item.version for item in storage.list("")}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RESNET_DIST_SPOOL", str(state.spool))
+            made, _ = flush(storage, EXPERIMENT, KEYS.trial_id)
+        assert (made, before) == (0, {item.key: item.version for item in storage.list("")}), state.waiting

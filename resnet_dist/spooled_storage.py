@@ -1,0 +1,274 @@
+"""Storage as one run writes to it: in order, and whether or not storage can be reached at the moment.
+
+Writes to remote storage wait in the trial's spool on local disk (`spool`) and go up one after the other in a thread of
+their own: training waits for them at its end alone, and what is in memory is the one that is under way. Writes to a
+directory are made at once; it is when one fails that it waits, with all after it. Reading sees what waits.
+
+Storage that cannot be written is announced in one line, and tried again for as long as the run goes on. What still
+waits at the run's end stays in the spool, for the next launch on this host or `resnet-dist storage flush`.
+
+Meanwhile a launch on another host may have gone on with the trial. What waits here is then older than what is in
+storage and is dropped: the trial's provenance, which each attempt writes first, is no longer the one seen last.
+"""
+
+import logging
+import threading
+from types import TracebackType
+
+from resnet_dist.errors import StorageError, WaitingError
+from resnet_dist.spool import Kind, Spool, Write, digest_of
+from resnet_dist.storage import Storage, StoredObject, TrialKeys
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0
+"""Seconds between tries while storage cannot be written; each try has retries of its own."""
+LOCK_PATIENCE = 20.0
+"""Seconds for which a process that was told to end may still hold the spool."""
+PATIENCE_AFTER_INTERRUPT = 5.0
+"""Seconds for which Ctrl-C waits for what is under way; the rest goes up with the next launch."""
+
+
+class SupersededError(StorageError):
+    """Another launch has gone on with the trial."""
+
+
+class SpooledStorage:
+    """`storage` for the run of one trial. A context manager: leaving it waits for the writes.
+
+    Opening it raises a `StorageError` if storage cannot be read, the spool cannot be written, or another process of
+    this host writes the same trial (for whose end `patience` seconds are waited).
+    """
+
+    def __init__(self, storage: Storage, experiment: str, trial_id: str, patience: float = LOCK_PATIENCE) -> None:
+        self.storage = storage
+        self.uri = storage.uri
+        self.trouble = ""
+        """Why storage cannot be written at the moment; one line, empty if all is well."""
+        self.dropped = 0
+        """Writes found waiting that were older than what is in storage."""
+        self._guard_key = TrialKeys(experiment, trial_id).provenance
+        self._changed = threading.Condition()
+        self._closing = False
+        self._failed: Exception | None = None  # for good
+        self._thread: threading.Thread | None = None
+        self._spool = Spool(storage, experiment, trial_id, patience)
+        try:
+            self._take_over()
+        except BaseException:
+            self._spool.close()
+            raise
+
+    @property
+    def place(self) -> str:
+        """As `storage`."""
+        return self.storage.place
+
+    @property
+    def is_remote(self) -> bool:
+        """As `storage`."""
+        return self.storage.is_remote
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write an object, replacing an older one."""
+        self._write("put", key, data)
+
+    def grow(self, key: str, data: bytes) -> None:
+        """Write an object that begins with what it held before."""
+        self._write("grow", key, data)
+
+    def delete(self, key: str) -> None:
+        """Remove an object. One that is not there is no error."""
+        self._write("delete", key, b"")
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write an object unless one is there already: at once, since the answer is needed."""
+        return self.storage.create(key, data)
+
+    def get(self, key: str) -> bytes | None:
+        """Read an object; None if there is none."""
+        with self._changed:
+            waiting = self._spool.last(key)
+            if waiting is not None:
+                return None if waiting.kind == "delete" else self._spool.data(waiting)
+        return self.storage.get(key)
+
+    def list(self, prefix: str) -> list[StoredObject]:
+        """Every object whose key starts with `prefix`, in key order."""
+        with self._changed:  # before the listing, which may then hold what no longer waits
+            waiting = {write.key: write for write in self._spool.writes if write.key.startswith(prefix)}
+        found = {item.key: item for item in self.storage.list(prefix)}
+        for key, write in waiting.items():
+            found.pop(key, None)
+            if write.kind != "delete":
+                found[key] = StoredObject(key, write.size, f"spool-{write.digest}")
+        return sorted(found.values(), key=lambda item: item.key.encode())
+
+    def check_writable(self) -> None:
+        """As `storage`."""
+        self.storage.check_writable()
+
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """Writes that are not in storage yet, and their bytes."""
+        with self._changed:
+            return len(self._spool.writes), self._spool.size
+
+    def __enter__(self) -> "SpooledStorage":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close(PATIENCE_AFTER_INTERRUPT if kind and not issubclass(kind, Exception) else None)
+
+    def close(self, patience: float | None = None) -> None:
+        """Wait until every write is in storage, or storage has failed once more, or `patience` seconds are over."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(patience)
+            if self._thread.is_alive():
+                return  # this process is about to end; until then the spool stays its own
+        self._spool.close()
+
+    def require_complete(self, what: str) -> None:
+        """After `close`: raise a `WaitingError` if something still waits, and what ended the uploads if it was else."""
+        if self._failed is not None:
+            raise self._failed
+        count, size = self.waiting
+        if count:
+            raise WaitingError(
+                f"{what}, but {count} of its writes ({size / 1e6:.1f} MB) could not be made: {self.trouble}. They wait "
+                f"in {self._spool.directory}, and are made by the next launch on this host or by: "
+                f"resnet-dist storage flush {self.uri}"
+            )
+
+    def _take_over(self) -> None:
+        """Begin to send what an earlier process left, unless storage has something newer."""
+        if self._spool.writes:
+            try:
+                self._require_ours()
+            except SupersededError as error:
+                self.dropped = len(self._spool.writes)
+                log.warning("%s; %d writes that waited in %s are dropped", error, self.dropped, self._spool.directory)
+                self._spool.clear()
+        if self._spool.writes:
+            self._start()
+        else:
+            self._spool.expect({digest_of(self.storage.get(self._guard_key))})
+
+    def _require_ours(self) -> None:
+        """Raise a `SupersededError` if another launch has written the trial since this spool's writes began."""
+        if digest_of(self.storage.get(self._guard_key)) not in self._spool.expected():
+            trial = self._guard_key.rpartition("/")[0]
+            raise SupersededError(f"{self.uri}/{trial}: another launch has gone on with this trial, or removed it")
+
+    def _write(self, kind: Kind, key: str, data: bytes) -> None:
+        with self._changed:
+            if self._failed is not None:
+                raise self._failed
+            at_once = not self.storage.is_remote and not self._spool.writes
+        if at_once:
+            try:
+                self._apply(kind, key, data)
+                return
+            except StorageError as error:
+                self._announce(error)
+        with self._changed:
+            try:
+                self._spool.append(kind, key, data)
+            except OSError as error:
+                log.warning("%s cannot be written: %s", self._spool.directory, error.strerror)
+            else:
+                self._start()
+                self._changed.notify_all()
+                return
+            # The disk is full or gone: the run has to wait for storage.
+            self._changed.wait_for(lambda: not self._spool.writes or self.trouble or self._failed is not None)
+            if self._failed is not None:
+                raise self._failed
+            if self._spool.writes:
+                raise StorageError(f"{self.trouble}; and the spool in {self._spool.directory} cannot be written either")
+        self._apply(kind, key, data)
+
+    def _apply(self, kind: Kind, key: str, data: bytes) -> None:
+        if key == self._guard_key:
+            # A write that fails may have been made all the same.
+            self._spool.expect(self._spool.expected() | {digest_of(data)})
+        if kind == "put":
+            self.storage.put(key, data)
+        elif kind == "grow":
+            self.storage.grow(key, data)
+        else:
+            self.storage.delete(key)
+        if key == self._guard_key:
+            self._spool.expect({digest_of(data)})
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._upload, name="uploads", daemon=True)
+            self._thread.start()
+
+    def _upload(self) -> None:
+        try:
+            pause = FIRST_PAUSE
+            while (write := self._next()) is not None:
+                try:
+                    if self.trouble:
+                        self._require_ours()
+                    self._apply(write.kind, write.key, self._spool.data(write))
+                except SupersededError:
+                    raise
+                except StorageError as error:
+                    self._announce(error)
+                    with self._changed:
+                        self._spool.begun = None
+                        if self._closing:
+                            return
+                        self._changed.wait_for(lambda: self._closing, pause)
+                    pause = min(2 * pause, LONGEST_PAUSE)
+                else:
+                    self._done(write)
+                    pause = FIRST_PAUSE
+        except Exception as error:
+            with self._changed:
+                if isinstance(error, SupersededError):
+                    self._spool.clear()
+                self._failed = error
+                self._changed.notify_all()
+
+    def _next(self) -> Write | None:
+        """Wait for a write. None if there will be none."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._spool.writes or self._closing)
+            self._spool.begun = self._spool.writes[0] if self._spool.writes else None
+            return self._spool.begun
+
+    def _done(self, write: Write) -> None:
+        with self._changed:
+            self._spool.begun = None
+            self._spool.remove(write)
+            if self.trouble:
+                self.trouble = ""
+                log.warning("%s can be written again; what waited is being sent", self.uri)
+            self._changed.notify_all()
+
+    def _announce(self, error: StorageError) -> None:
+        with self._changed:
+            first, self.trouble = not self.trouble, str(error)
+            self._changed.notify_all()
+        if first:
+            log.warning(
+                "%s. The run goes on; until that is mended, its records wait in %s", error, self._spool.directory
+            )
+
+
+def flush(storage: Storage, experiment: str, trial_id: str) -> tuple[int, int]:
+    """Make the waiting writes of a trial. Returns how many were made, and how many dropped as older than storage.
+
+    Raises a `StorageError` if storage cannot be written, and `SpoolInUseError` if a process is at it already.
+    """
+    with SpooledStorage(storage, experiment, trial_id, patience=0) as spooled:
+        found = spooled.waiting[0]
+    spooled.require_complete(f"{experiment}/{trial_id} has run")
+    return found, spooled.dropped

@@ -1,0 +1,89 @@
+"""`resnet-dist storage flush`, and the same at the start of every launch: writes that wait on this host's disk."""
+
+import argparse
+import itertools
+from dataclasses import asdict, dataclass
+
+from rich.console import Console
+
+from cluster.storage import open_storage
+from resnet_dist.errors import StorageError
+from resnet_dist.spool import SpoolInUseError, spooled_trials
+from resnet_dist.spooled_storage import flush
+from resnet_dist.storage import Storage
+from tune_jobs.command_line import print_json
+from tune_jobs.terminal import make_console
+
+
+@dataclass(frozen=True)
+class Flushed:
+    """What became of the waiting writes of one storage."""
+
+    storage: str
+    trials: int
+    """Trials of which writes waited."""
+    made: int
+    """Writes that are in storage now."""
+    dropped: int
+    """Writes older than what another launch had put into storage."""
+    in_use: int
+    """Trials that a process of this host is running, which sees to them itself."""
+    failed: str = ""
+    """Why the rest still waits."""
+
+    def line(self) -> str:
+        """The same in words."""
+        said = [f"{self.made} writes of {self.trials} trials that waited have been made"]
+        if self.dropped:
+            said.append(f"{self.dropped} were dropped, since another launch has gone on with their trials")
+        if self.in_use:
+            said.append(f"{self.in_use} trials are being run at this moment")
+        if self.failed:
+            said.append(f"the rest waits: {self.failed}")
+        return f"{self.storage}: {'; '.join(said)}"
+
+
+def flush_storage(storage: Storage) -> Flushed:
+    """Make the waiting writes of every trial of a storage, until storage fails."""
+    made = dropped = in_use = trials = 0
+    failed = ""
+    for _, experiment, trial_id in list(spooled_trials(storage.place)):
+        try:
+            found, older = flush(storage, experiment, trial_id)
+        except SpoolInUseError:
+            in_use += 1
+            continue
+        except StorageError as error:
+            failed = str(error)
+            break
+        trials += bool(found or older)
+        made += found
+        dropped += older
+    return Flushed(storage.uri, trials, made, dropped, in_use, failed)
+
+
+def flush_before_launch(storage: Storage, console: Console) -> None:
+    """Make what waits of earlier runs, and say so. Raises a `StorageError` if storage cannot be written."""
+    flushed = flush_storage(storage)
+    if flushed.trials:
+        console.print(flushed.line(), markup=False, soft_wrap=True)
+    if flushed.failed:
+        raise StorageError(flushed.failed)
+
+
+def flush_command(args: argparse.Namespace) -> int:
+    """Make what waits for one storage, or for all. 0 if nothing waits any more, else 1."""
+    if args.storage:
+        uris = [open_storage(args.storage).uri]
+    else:
+        uris = [uri for uri, _ in itertools.groupby(uri for uri, _, _ in spooled_trials())]
+    done = [flush_storage(open_storage(uri)) for uri in uris]
+    if args.json:
+        print_json([asdict(flushed) for flushed in done])
+    else:
+        console = make_console()
+        for flushed in done:
+            console.print(flushed.line(), markup=False, soft_wrap=True)
+        if not done:
+            console.print("Nothing waits on this host.")
+    return 1 if any(flushed.failed for flushed in done) else 0
