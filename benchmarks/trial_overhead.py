@@ -71,7 +71,7 @@ def measure(measured: int) -> list[float]:
             def failed(trial: Trial, reason: str) -> None:
                 failures.append(reason)
 
-            observer = Observer(lambda trial, line: None, failed, failed)
+            observer = Observer(lambda trial: None, lambda trial, line: None, failed, failed, failed)
             run_trials(trials, "benchmark", storage, resources, observer)
         if failures:
             raise UserError(f"trial cost: {len(failures)} of {len(trials)} trials failed, one with: {failures[0]}")

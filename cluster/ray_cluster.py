@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,7 +81,21 @@ def connected(address: str | None = None) -> Iterator[Resources]:
             driver_slots=int(total.get(DRIVER_RESOURCE, 0)),
         )
     finally:
-        ray.shutdown()
+        with _undisturbed():
+            ray.shutdown()
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let another Ctrl-C not cut short what must be done: an impatient one would leave processes behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _start_local() -> None:

@@ -29,6 +29,8 @@ class Job:
     name: str
     """The trial's name in TensorBoard and reports."""
     open_storage: OpenStorage
+    scheduler: str = "fifo"
+    """What decides how long trials run, for the record: under anything but `fifo` the run is part of a search."""
 
     @property
     def keys(self) -> TrialKeys:
@@ -117,7 +119,7 @@ def _train_recorded(job: Job, workers: "Workers", **observers: Any) -> dict[str,
     if not workers.is_first:
         return train(job.config, dataset, workers, None, **observers)
     with SpooledStorage(job.open_storage(), job.experiment, job.config.trial_id()) as storage:
-        recorder = Recorder(storage, job.experiment, job.name, job.config)
+        recorder = Recorder(storage, job.experiment, job.name, job.config, job.scheduler)
         recorder.machines = everyone
         if on_epoch := observers.get("on_epoch"):
             observers["on_epoch"] = lambda line: on_epoch(line | _trouble(storage))

@@ -20,10 +20,13 @@ ATTEMPT = ("workers", "threads", "commit", "dirty", "patch_sha256", "torch", "ho
 class Recorder:
     """Writes a trial's records. The result comes last: with it the trial is finished."""
 
-    def __init__(self, storage: Storage, experiment: str, name: str, config: TrainingConfig) -> None:
+    def __init__(
+        self, storage: Storage, experiment: str, name: str, config: TrainingConfig, scheduler: str = "fifo"
+    ) -> None:
         self.storage = storage
         self.name = name
         self.config = config
+        self.scheduler = scheduler
         self.trial_id = config.trial_id()
         self.keys = TrialKeys(experiment, self.trial_id)
         self.checkpoints = Checkpoints(storage, self.keys.checkpoints, config.identity())
@@ -82,6 +85,8 @@ class Recorder:
         result = {"layout": LAYOUT, "trial": self.trial_id, "name": self.name, **summary}
         result["best_top1_error"] = min(line["top1_error"] for line in self.lines.values())
         result["attempts"] = len(self.provenance["attempts"])
+        if self.scheduler != "fifo":
+            result["scheduler"] = self.scheduler
         self._put_json(self.keys.result, result)
         self.checkpoints.delete_all()
         return result
@@ -141,4 +146,6 @@ class Recorder:
 def record_failure(storage: Storage, keys: TrialKeys, kind: str, reason: str, attempts: int) -> None:
     """Write `failure.json`."""
     record = {"layout": LAYOUT, "trial": keys.trial_id, "kind": kind, "reason": reason, "attempts": attempts}
+    if kind == "early-stopped":
+        record["early_stopped"] = True
     storage.put(keys.failure, (json.dumps(record, indent=1) + "\n").encode())

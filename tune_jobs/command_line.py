@@ -82,7 +82,16 @@ def make_parser() -> Parser:
                 help="also show each row's best epoch, which is optimistic: it is chosen on the test set",
             )
         if action == "run":
-            command.add_argument("--retry-failed", action="store_true", help="also run again trials that diverged")
+            command.add_argument(
+                "--retry-failed", action="store_true", help="also run again trials that diverged or that asha stopped"
+            )
+            command.add_argument(
+                "--scheduler",
+                choices=("fifo", "asha"),
+                default="fifo",
+                help="fifo: every trial to its end (default). asha: search, stopping early the trials that look bad; "
+                "its results stay out of the tables until a launch with fifo has brought every trial to its end",
+            )
         if action in ("plan", "run"):
             add_settings(command, {name: s for name, s in SHORTHANDS.items() if name not in ("run.seed", "run.epochs")})
         command.set_defaults(run=_grid)

@@ -146,7 +146,9 @@ def _with_seed(config: TrainingConfig, seed: int) -> TrainingConfig:
     return replace(config, run=replace(config.run, seed=seed))
 
 
-def experiment_record(experiment: Experiment, seeds: int, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def experiment_record(
+    experiment: Experiment, seeds: int, overrides: Mapping[str, Any] | None = None, scheduler: str = "fifo"
+) -> dict[str, Any]:
     """What `experiment.json` holds: all that a report needs to know of what was asked."""
     ids: dict[tuple[str, int], str] = {}
     runs = {}
@@ -186,6 +188,7 @@ def experiment_record(experiment: Experiment, seeds: int, overrides: Mapping[str
         ],
         "trials": runs,
         "versions": _versions(),
+        **({} if scheduler == "fifo" else {"scheduler": scheduler}),
     }
 
 

@@ -5,6 +5,7 @@ starts Ray Train (its worker group costs seconds).
 """
 
 import functools
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -24,16 +25,28 @@ DRIVER_MEMORY = 300 * 2**20
 """Bytes of a process that starts a worker group and waits for it."""
 
 
+SCHEDULERS = ("fifo", "asha")
+"""fifo: every trial to its end. asha: for searching, trials that look bad are stopped early (arXiv:1810.05934)."""
+
+ASHA_REDUCTION = 4
+"""At each of asha's rungs the best quarter goes on."""
+
+
 def run_trials(
-    trials: Sequence[Trial], experiment: str, storage_uri: str, resources: Resources, observer: "Observer"
+    trials: Sequence[Trial],
+    experiment: str,
+    storage_uri: str,
+    resources: Resources,
+    observer: "Observer",
+    scheduler: str = "fifo",
 ) -> None:
-    """Run trials to their end on the connected cluster. A failed trial is recorded and does not stop the others."""
+    """Run trials on the connected cluster, in their order. A failed trial is recorded and does not stop the others."""
     use_gpu = _use_gpu(trials, resources)
     # Trials of one worker share reused actors; each other size is a run of its own, so that drivers waiting for
     # worker groups never hold what those groups need.
     for workers in sorted({trial.config.run.workers for trial in trials}, reverse=True):
         group = [trial for trial in trials if trial.config.run.workers == workers]
-        _run_group(group, workers, use_gpu, experiment, storage_uri, resources, observer)
+        _run_group(group, workers, use_gpu, experiment, storage_uri, resources, observer, scheduler)
 
 
 def require_workers(trials: Sequence[Trial], resources: Resources) -> None:
@@ -56,30 +69,30 @@ def _run_group(
     storage_uri: str,
     resources: Resources,
     observer: "Observer",
+    scheduler: str,
 ) -> None:
     from ray import tune
 
+    from tune_jobs.concurrency import FollowsCluster
     from tune_jobs.progress import Progress
 
     ray_storage = f"{storage_uri.rstrip('/')}/{experiment}/.ray"
     bundles: list[dict[str, int | float]]
     if workers == 1:
         bundles = [{"CPU": 1, "GPU": 1} if use_gpu else {"CPU": 1}]
-        concurrent = None
     else:
         # The driver of a worker group waits and takes no CPU: the group brings its own placement group.
         bundles = [{"memory": DRIVER_MEMORY, **({DRIVER_RESOURCE: 1} if resources.driver_slots else {})}]
-        concurrent = max(1, (resources.gpus if use_gpu else resources.cpus) // workers)
-        if resources.driver_slots:
-            concurrent = min(concurrent, resources.driver_slots)
-    jobs = {trial.trial_id: _job(trial, experiment, storage_uri) for trial in trials}
+    jobs = {trial.trial_id: _job(trial, experiment, storage_uri, scheduler) for trial in trials}
     trainable = tune.with_parameters(_train_trial, jobs=jobs, ray_storage=ray_storage, use_gpu=use_gpu)
     tuner = tune.Tuner(
         tune.with_resources(trainable, tune.PlacementGroupFactory(bundles)),
         param_space={"trial_id": tune.grid_search(list(jobs))},
         tune_config=tune.TuneConfig(
             reuse_actors=workers == 1,
-            max_concurrent_trials=concurrent,
+            # Trials of one worker ask for their resources themselves, and Ray places them as nodes come.
+            search_alg=None if workers == 1 else FollowsCluster(workers, use_gpu),
+            scheduler=_asha(trials) if scheduler == "asha" else None,
             trial_name_creator=lambda trial: trial.config["trial_id"],
             trial_dirname_creator=lambda trial: trial.config["trial_id"],
         ),
@@ -94,8 +107,26 @@ def _run_group(
     tuner.fit()
 
 
-def _job(trial: Trial, experiment: str, storage_uri: str) -> Job:
-    return Job(trial.config, experiment, trial.name, functools.partial(open_storage, storage_uri))
+def _asha(trials: Sequence[Trial]) -> Any:
+    """Asynchronous successive halving by the validation error where images are held out, else by the test error."""
+    from ray.tune.schedulers import ASHAScheduler
+
+    # Its last reports have no errors in them, of which Tune would complain.
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
+    held_out = all(trial.config.data.holdout for trial in trials)
+    return ASHAScheduler(
+        time_attr="epoch",
+        metric="validation_error" if held_out else "top1_error",
+        mode="min",
+        # A trial that has reached its last epoch is finished; no rung may stop it there, before its result is written.
+        max_t=max(1, max(trial.config.run.epochs for trial in trials) - 1),
+        stop_last_trials=False,
+        reduction_factor=ASHA_REDUCTION,
+    )
+
+
+def _job(trial: Trial, experiment: str, storage_uri: str, scheduler: str) -> Job:
+    return Job(trial.config, experiment, trial.name, functools.partial(open_storage, storage_uri), scheduler)
 
 
 def _train_trial(config: dict[str, Any], jobs: dict[str, Job], ray_storage: str, use_gpu: bool) -> None:

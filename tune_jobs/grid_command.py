@@ -126,31 +126,30 @@ def _run(args: argparse.Namespace, storage: BrowsableStorage, console: Console) 
             from resnet_dist.dataset import dataset_fingerprint
 
             dataset_fingerprint(config.data)
-    record = experiment_record(planned.experiment, planned.seeds, planned.overrides)
-    trials = planned.to_run(args.retry_failed)
+    record = experiment_record(planned.experiment, planned.seeds, planned.overrides, args.scheduler)
+    trials = planned.to_run(args.retry_failed, args.scheduler)
     finished = sum(item.state == "finished" for item in planned.trials)
     console.print(
         f"[bold]{escape(planned.experiment.title)}[/]: {len(planned.trials)} trials, {finished} finished already, "
         f"{len(trials)} to run"
     )
-    failures: dict[str, str] = {}
     if not trials:
         _put_record(storage, record)
     else:
         from tune_jobs.progress import Observer
 
         with connected() as resources, _Display(console, trials) as display:
-
-            def failed(trial: Trial, reason: str) -> None:
-                failures[trial.trial_id] = reason
-                display.failure(trial, reason)
-
             require_workers(trials, resources)  # before anything is written
             _put_record(storage, record)
-            observer = Observer(display.result, failed, display.trouble)
-            run_trials(trials, name, storage.uri, resources, observer)
+            observer = Observer(display.start, display.result, display.failure, display.stop, display.trouble)
+            run_trials(trials, name, storage.uri, resources, observer, args.scheduler)
     results = read_experiment(storage, name)
-    unfinished = [trial for trial in results.trials.values() if trial.state != "finished"]
+    searching = args.scheduler != "fifo"
+    unfinished = [
+        trial
+        for trial in results.trials.values()
+        if trial.state != "finished" and not (searching and trial.state == "early-stopped")
+    ]
     from tune_jobs.report import write_report
 
     written = write_report(storage, name)
@@ -190,6 +189,11 @@ class _Display:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
+    def start(self, trial: Trial) -> None:
+        """Say that a worker group starts, which takes seconds, or longer where a node has to come first."""
+        if (workers := trial.config.run.workers) > 1:
+            self.console.print(f"{trial.name}: starting {workers} workers", markup=False, soft_wrap=True)
+
     def result(self, trial: Trial, line: dict[str, Any]) -> None:
         """Show a trial's newest epoch."""
         self.done[trial.trial_id] = max(self.done[trial.trial_id], line["epoch"])
@@ -203,6 +207,10 @@ class _Display:
             markup=False,
             soft_wrap=True,
         )
+
+    def stop(self, trial: Trial, reason: str) -> None:
+        """Show that a search stopped a trial early."""
+        self.console.print(f"{trial.name}: {reason}", markup=False, soft_wrap=True)
 
     def failure(self, trial: Trial, reason: str) -> None:
         """Show that a trial failed; the others go on."""

@@ -25,10 +25,12 @@ def experiment_notices(results: ExperimentResults) -> list[str]:
         notices.append(
             f"Not finished: {waiting} of {len(results.trials)} trials have no result yet; numbers will change."
         )
-    if stopped := results.count("early-stopped"):
+    if (stopped := results.count("early-stopped")) or results.searching:
+        rows = "No row has a number" if results.searching else "Rows with such trials have no number"
         notices.append(
-            f"A search, not a table: a scheduler stopped {stopped} of {len(results.trials)} trials early. Rows with "
-            "such trials have no number, for the trials that went on were chosen by their test error."
+            f"A search, not a table: a scheduler stopped {stopped} of {len(results.trials)} trials early. {rows}, for "
+            "the trials that went on were chosen by their test error. A launch with --scheduler fifo brings every "
+            "trial to its end."
         )
     changed = {deviation["setting"]: deviation for deviation in record.get("deviations", [])}
     if epochs := changed.pop("run.epochs", None):

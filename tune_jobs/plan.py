@@ -22,8 +22,8 @@ class PlannedTrial:
     trial: Trial
     state: str
     """As `results.TrialResults.state`; `missing` for one that storage knows nothing of."""
-    diverged: bool
-    """Whether it failed in a way that would repeat itself."""
+    failure: str
+    """Kind of failure if it has failed, as in `failure.json`."""
     steps: int
     """Updates of the weights, over the whole run."""
     steps_done: int
@@ -43,10 +43,19 @@ class Plan:
     """Rows of all tables; a configuration that stands in several tables is several cells and one trial."""
     trials: tuple[PlannedTrial, ...]
 
-    def to_run(self, retry_failed: bool = False) -> list[Trial]:
-        """Trials that a launch starts, the longest first."""
+    def to_run(self, retry_failed: bool = False, scheduler: str = "fifo") -> list[Trial]:
+        """Trials that a launch starts, the longest first.
+
+        One that diverged would do so again, and a search does not take up what it has stopped.
+        """
+        searching = scheduler != "fifo"
         waiting = [
-            planned for planned in self.trials if planned.state != "finished" and (retry_failed or not planned.diverged)
+            planned
+            for planned in self.trials
+            if planned.state != "finished"
+            and (
+                retry_failed or not (planned.failure == "diverged" or (searching and planned.state == "early-stopped"))
+            )
         ]
         return [planned.trial for planned in sorted(waiting, key=_cost, reverse=True)]
 
@@ -99,7 +108,7 @@ def make_plan(
         if measure and results.state != "finished":
             share = 1 + EVALUATION_COST * test_images(trial.config) / train_images(trial.config)
             hours = measure(trial.config) * (steps - done) * share / 3600
-        planned.append(PlannedTrial(trial, results.state, results.diverged, steps, done, hours))
+        planned.append(PlannedTrial(trial, results.state, results.failure, steps, done, hours))
     cells = sum(len(table.cells) for table in experiment.tables)
     return Plan(experiment, overrides, seeds, cells, tuple(planned))
 

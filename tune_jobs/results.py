@@ -45,8 +45,20 @@ class TrialResults:
     """`provenance.json`; empty if there is none."""
     reason: str = ""
     """Why a trial failed, or which record is corrupt and how."""
-    diverged: bool = False
-    """Whether a failed trial's loss became infinite: it would do so again."""
+    failure: str = ""
+    """Kind of failure of a failed trial, as in `failure.json`."""
+    survivor: bool = False
+    """Whether the trial belongs to a search that has not brought every trial to its end."""
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss became infinite: it would do so again."""
+        return self.failure == "diverged"
+
+    @property
+    def counts(self) -> bool:
+        """Whether the trial's error belongs into a table: it has finished, and was not chosen by its errors to."""
+        return self.state == "finished" and not self.survivor
 
     @property
     def seed(self) -> int:
@@ -81,6 +93,14 @@ class ExperimentResults:
         """Name of the experiment."""
         return str(self.record["experiment"])
 
+    @property
+    def searching(self) -> bool:
+        """Whether this is a search whose survivors were chosen by their errors, so that they make no table.
+
+        Once every trial has run to its end nothing was chosen.
+        """
+        return any(trial.survivor for trial in self.trials.values())
+
     def count(self, state: State) -> int:
         """How many trials are in this state."""
         return sum(trial.state == state for trial in self.trials.values())
@@ -99,6 +119,8 @@ def read_experiment(storage: Storage, name: str, details: bool = True) -> Experi
     """
     record = read_record(storage, name)
     trials, unlisted = read_trials(storage, name, record["trials"], details)
+    if "scheduler" in record and any(trial.state != "finished" for trial in trials.values()):
+        trials = {trial_id: replace(trial, survivor=True) for trial_id, trial in trials.items()}
     return ExperimentResults(storage.uri, record, trials, unlisted)
 
 
@@ -225,9 +247,9 @@ def _read_trial(
         return replace(trial, state="finished")
     if failure:
         reason = _one_line(failure.get("reason", "no reason recorded"))
-        if failure.get("early_stopped"):
-            return replace(trial, state="early-stopped", reason=reason)
-        return replace(trial, state="failed", reason=reason, diverged=failure.get("kind") == "diverged")
+        kind = str(failure.get("kind", "error"))
+        state: State = "early-stopped" if failure.get("early_stopped") else "failed"
+        return replace(trial, state=state, reason=reason, failure=kind)
     return replace(trial, state="unfinished") if present else trial
 
 

@@ -78,7 +78,7 @@ class CellSummary:
     @property
     def searched(self) -> bool:
         """Whether a scheduler ended any of the cell's trials early, which leaves a selection of them."""
-        return any(trial.state == "early-stopped" for trial in self.trials)
+        return any(trial.survivor or trial.state == "early-stopped" for trial in self.trials)
 
     @property
     def no_verdict(self) -> str:
@@ -222,7 +222,7 @@ def _sample(trials: Sequence[TrialResults], measure: str) -> Summary | None:
     """The finished trials' values; None without any, or if a scheduler has chosen which of the trials finish."""
     if any(trial.state == "early-stopped" for trial in trials):
         return None
-    values = [trial.result.get(measure) for trial in trials if trial.state == "finished"]
+    values = [trial.result.get(measure) for trial in trials if trial.counts]
     known = [float(value) for value in values if value is not None]
     return summarise(known) if known else None
 

@@ -54,8 +54,8 @@ def launch(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def run(experiment: Path, storage: Path) -> dict[str, Any]:
-    process = start(experiment, storage, "--json")
+def run(experiment: Path, storage: Path, *arguments: str) -> dict[str, Any]:
+    process = start(experiment, storage, "--json", *arguments)
     out, err = process.communicate(timeout=280)
     assert process.returncode == 0, err
     return dict(json.loads(out))

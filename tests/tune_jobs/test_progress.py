@@ -1,0 +1,80 @@
+"""What is put on record of trials that end without a result."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray.exceptions
+import torch
+
+from cluster.storage import open_storage
+from resnet_dist.configuration import TrainingConfig
+from resnet_dist.storage import TrialKeys
+from tune_jobs.experiment import Trial
+from tune_jobs.progress import Observer, Progress, failure_of
+
+TRIAL = Trial(TrainingConfig(), "a-trial")
+
+
+def wrapped(error: Exception) -> Exception:
+    """An error of a trial's code as Ray hands it to the driver."""
+    return ray.exceptions.RayTaskError("train", f"Traceback ...\n  File ...\n{error!r}", error)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (wrapped(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")), "out_of_memory", "2 GiB"),
+        (ray.exceptions.OutOfMemoryError("task was killed due to the node running low on memory"), "out_of_memory", ""),
+        (ray.exceptions.ActorDiedError(), "killed", "its process or node died in 3 attempts"),
+        (ray.exceptions.WorkerCrashedError(), "killed", "its process or node died in 3 attempts"),
+        (wrapped(ZeroDivisionError("division by zero")), "error", "division by zero"),
+        (ZeroDivisionError(), "error", "ZeroDivisionError"),
+    ],
+)
+def test_failures_are_told_apart(error: Exception, kind: str, says: str) -> None:
+    found, reason = failure_of(error, attempts=3)
+    assert found == kind and says in reason
+    assert "\n" not in reason
+
+
+def heard(tmp_path: Path) -> tuple[Progress, dict[str, list[Any]]]:
+    told: dict[str, list[Any]] = {"start": [], "result": [], "failure": [], "stop": [], "trouble": []}
+    observer = Observer(*(lambda *arguments, name=name: told[name].append(arguments) for name in told))
+    return Progress({"x": TRIAL}, "experiment", str(tmp_path), observer), told
+
+
+def tune_trial(last: dict[str, Any]) -> Any:
+    return SimpleNamespace(config={"trial_id": "x"}, last_result=last, num_failures=0)
+
+
+def failure(tmp_path: Path) -> dict[str, Any] | None:
+    data = open_storage(str(tmp_path)).get(TrialKeys("experiment", TRIAL.trial_id).failure)
+    return json.loads(data) if data else None
+
+
+def test_a_trial_that_a_search_stopped_is_on_record_as_stopped(tmp_path: Path) -> None:
+    progress, told = heard(tmp_path)
+    progress.on_trial_complete(1, [], tune_trial({"epoch": 4, "top1_error": 0.5}))
+    record = failure(tmp_path)
+    assert record is not None and (record["kind"], record["early_stopped"]) == ("early-stopped", True)
+    assert record["reason"] == "stopped by asha after epoch 4 of 200, at a test error of 50.00 %"
+    assert told["stop"] == [(TRIAL, record["reason"])] and not told["failure"]
+
+
+@pytest.mark.parametrize("last", [{"finished": True}, {"diverged": "nan"}, {}])
+def test_a_trial_that_ended_by_itself_is_not_stopped(last: dict[str, Any], tmp_path: Path) -> None:
+    progress, told = heard(tmp_path)
+    progress.on_trial_complete(1, [], tune_trial(last))
+    assert failure(tmp_path) is None and not told["stop"]
+
+
+def test_the_observer_hears_of_starts_and_epochs(tmp_path: Path) -> None:
+    progress, told = heard(tmp_path)
+    progress.on_trial_start(1, [], tune_trial({}))
+    progress.on_trial_result(1, [], tune_trial({}), {"epoch": 1, "top1_error": 0.5})
+    progress.on_trial_result(1, [], tune_trial({}), {"finished": True})
+    assert told["start"] == [(TRIAL,)]
+    assert [line["epoch"] for _, line in told["result"]] == [1]
