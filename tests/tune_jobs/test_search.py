@@ -55,18 +55,19 @@ def test_once_every_trial_has_run_to_its_end_nothing_was_chosen(storage: Storage
 
 
 def test_a_later_launch_with_fifo_takes_the_stopped_up_and_may_be_reported(storage: Storage, tmp_path: Path) -> None:
-    finished, stopped, *missing = launched(storage, tmp_path, "asha")
-    record_result(storage, "two-rows", finished, 0.1)
+    first, second, stopped, missing = launched(storage, tmp_path, "asha")
+    for trial in (first, second):
+        record_result(storage, "two-rows", trial, 0.1)
     stop(storage, stopped)
     plan = make_plan(str(tmp_path / "experiment.toml"), storage, 2, None, {})
-    assert {trial.trial_id for trial in plan.to_run(scheduler="asha")} == {trial.trial_id for trial in missing}
-    assert {trial.trial_id for trial in plan.to_run(retry_failed=True, scheduler="asha")} == {
-        trial.trial_id for trial in (stopped, *missing)
-    }
-    assert {trial.trial_id for trial in plan.to_run()} == {trial.trial_id for trial in (stopped, *missing)}
+    both = {stopped.trial_id, missing.trial_id}
+    assert {trial.trial_id for trial in plan.to_run(scheduler="asha")} == {missing.trial_id}
+    assert {trial.trial_id for trial in plan.to_run(retry_failed=True, scheduler="asha")} == both
+    assert {trial.trial_id for trial in plan.to_run()} == both
     launched(storage, tmp_path, "fifo")
-    shallow, _ = summarise_experiment(read_experiment(storage, "two-rows")).tables[0].cells
-    assert shallow.ours is not None and shallow.ours.n == 1
+    shallow, deep = summarise_experiment(read_experiment(storage, "two-rows")).tables[0].cells
+    assert shallow.ours is not None and shallow.ours.n == 2
+    assert deep.ours is None  # until what was stopped has run to its end
 
 
 def test_a_stopped_trial_never_looks_finished(storage: Storage, tmp_path: Path) -> None:
