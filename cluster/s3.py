@@ -6,6 +6,7 @@ boto3 is configured by its standard environment variables and profiles (`AWS_END
 
 import functools
 import io
+import itertools
 import math
 import os
 import random
@@ -27,7 +28,7 @@ from botocore.parsers import ResponseParserError
 from cluster.s3_errors import code_of, is_transient, status_of, storage_error
 from cluster.storage import probe, validate_key, validate_prefix
 from resnet_dist.errors import StorageError
-from resnet_dist.storage import StoredObject
+from resnet_dist.storage import StoredObject, Traffic
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -69,6 +70,11 @@ class S3Storage:
     def is_remote(self) -> bool:
         """Yes."""
         return True
+
+    @property
+    def traffic(self) -> Traffic:
+        """Requests of this object, parts of large objects apart."""
+        return self._traffic
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object, replacing an older one."""
@@ -220,7 +226,8 @@ class S3Storage:
     def _try(self, action: str, key: str, request: Callable[[], T]) -> T:
         end = time.monotonic() + self.timeout
         longest_pause = 0.1
-        while True:
+        for earlier in itertools.count():
+            self._traffic.count(action, is_retry=earlier > 0)
             try:
                 return request()
             except (BotoCoreError, ClientError, ResponseParserError) as error:
@@ -230,6 +237,7 @@ class S3Storage:
                     raise storage_error(error, action, target, self._endpoint) from None
             time.sleep(pause)
             longest_pause = min(2 * longest_pause, 5.0)
+        raise AssertionError("unreachable")
 
     def _client(self, attempts: int = 1) -> "S3Client":
         """The client that sends each request at most `attempts` times; made at first use, shared by threads."""
@@ -241,6 +249,7 @@ class S3Storage:
 
     def _open(self) -> None:
         self._lock = threading.Lock()
+        self._traffic = Traffic()
         self._clients: dict[int, S3Client] = {}
         self._endpoint = "the configured endpoint"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from resnet_dist.errors import StorageError
-from resnet_dist.storage import Storage, StoredObject
+from resnet_dist.storage import Storage, StoredObject, Traffic
 
 T = TypeVar("T")
 
@@ -123,6 +123,11 @@ class LocalStorage:
     def is_remote(self) -> bool:
         """No: a write is there when it returns."""
         return False
+
+    @property
+    def traffic(self) -> Traffic:
+        """None."""
+        return Traffic()
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object, replacing an older one. It is on disk when this returns."""

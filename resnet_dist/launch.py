@@ -3,18 +3,24 @@
 import contextlib
 import functools
 import json
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from resnet_dist import logs
 from resnet_dist.configuration import DataConfig, TrainingConfig
 from resnet_dist.errors import DivergedError, StorageError, WaitingError
 from resnet_dist.storage import Storage, TrialKeys
 
 if TYPE_CHECKING:
+    from resnet_dist.dataset import Dataset
     from resnet_dist.spooled_storage import SpooledStorage
+    from resnet_dist.training import OnEpoch, OnStep
     from resnet_dist.workers import Workers
+
+LOGGER = logging.getLogger(__name__)
 
 OpenStorage = Callable[[], Storage]
 """Opens the storage of a run. It travels to Ray workers, so it must pickle, and carries no credentials."""
@@ -108,28 +114,70 @@ def _train_worker(loop_config: dict[str, Any]) -> None:
         _train_recorded(job, workers, on_epoch=lambda line: ray.train.report(dict(line)))
 
 
-def _train_recorded(job: Job, workers: "Workers", **observers: Any) -> dict[str, Any]:
+def _train_recorded(
+    job: Job, workers: "Workers", on_epoch: "OnEpoch | None" = None, on_step: "OnStep | None" = None
+) -> dict[str, Any]:
     from resnet_dist.provenance import machines
+    from resnet_dist.training import train
+
+    logs.configure()
+    with logs.about(job.experiment, job.config.trial_id(), workers.rank):
+        LOGGER.info("%s begins on %s, worker %d of %d", job.name, workers.device, workers.rank + 1, workers.size)
+        dataset = _dataset(_content(job.config.data))
+        everyone = machines(workers)  # a collective: every worker takes part
+        if workers.is_first:
+            result = _train_first(job, workers, dataset, everyone, on_epoch, on_step)
+        else:
+            result = train(job.config, dataset, workers, None, on_epoch, on_step)
+        LOGGER.info("%s is finished", job.name)
+        return result
+
+
+def _train_first(
+    job: Job,
+    workers: "Workers",
+    dataset: "Dataset",
+    machines: list[dict[str, str]],
+    on_epoch: "OnEpoch | None",
+    on_step: "OnStep | None",
+) -> dict[str, Any]:
+    """Train on the worker that writes the records."""
+    from resnet_dist.ray_metrics import reported
     from resnet_dist.recorder import Recorder
     from resnet_dist.spooled_storage import SpooledStorage
     from resnet_dist.training import train
 
-    dataset = _dataset(_content(job.config.data))
-    everyone = machines(workers)  # a collective: every worker takes part
-    if not workers.is_first:
-        return train(job.config, dataset, workers, None, **observers)
-    with SpooledStorage(job.open_storage(), job.experiment, job.config.trial_id()) as storage:
-        recorder = Recorder(storage, job.experiment, job.name, job.config, job.scheduler)
-        recorder.machines = everyone
-        if on_epoch := observers.get("on_epoch"):
-            observers["on_epoch"] = lambda line: on_epoch(line | _trouble(storage))
+    storage = SpooledStorage(job.open_storage(), job.experiment, job.config.trial_id())
+    recorder = Recorder(storage, job.experiment, job.name, job.config, job.scheduler)
+    recorder.machines = machines
+    # Storage is left first, so that what waits for it is reported to the last.
+    with reported(recorder, storage, job.config) as (report_epoch, report_step), storage:
+        with_trouble = on_epoch and (lambda line: on_epoch(line | _trouble(storage)))
+        epoch_observers = _each(report_epoch, _log_epoch, with_trouble)
         try:
-            result = train(job.config, dataset, workers, recorder, **observers)
+            result = train(job.config, dataset, workers, recorder, epoch_observers, _each(report_step, on_step))
         except DivergedError as error:
+            LOGGER.error("%s", error)
             recorder.fail("diverged", str(error))
             raise
     storage.require_complete(f"trial {job.config.trial_id()} is trained")
     return result
+
+
+def _each(*observers: Callable[..., None] | None) -> Callable[..., None] | None:
+    """One observer that calls all that are there, in order; None if there is none."""
+    there = [observer for observer in observers if observer is not None]
+
+    def observe(*arguments: Any) -> None:
+        for observer in there:
+            observer(*arguments)
+
+    return observe if there else None
+
+
+def _log_epoch(line: dict[str, Any]) -> None:
+    text = "epoch %d: train loss %.4f, test error %.2f %%"
+    LOGGER.info(text, line["epoch"], line["train_loss"], 100 * line["top1_error"], extra={"fields": line})
 
 
 def _trouble(storage: "SpooledStorage") -> dict[str, str]:

@@ -17,7 +17,7 @@ from types import TracebackType
 
 from resnet_dist.errors import StorageError, WaitingError
 from resnet_dist.spool import Kind, Spool, Write, digest_of
-from resnet_dist.storage import Storage, StoredObject, TrialKeys
+from resnet_dist.storage import Storage, StoredObject, Traffic, TrialKeys
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +68,11 @@ class SpooledStorage:
     def is_remote(self) -> bool:
         """As `storage`."""
         return self.storage.is_remote
+
+    @property
+    def traffic(self) -> Traffic:
+        """As `storage`."""
+        return self.storage.traffic
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object, replacing an older one."""

@@ -11,8 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from resnet_dist import logs
 from resnet_dist.errors import UserError
 from tune_jobs.options import SHORTHANDS, Parser, add_settings, normalise
+
+LOGGER = logging.getLogger(__name__)
 
 STORAGE_HELP = "where results live: a directory, or s3://bucket/prefix"
 EXPERIMENT_HELP = "a registered experiment, or the path of a TOML file"
@@ -165,8 +168,8 @@ def make_parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit code: 0, 1 for an error, 2 for a wrong command line, 130 for Ctrl-C."""
     args = make_parser().parse_args(normalise(list(sys.argv[1:] if arguments is None else arguments)))
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
+        logs.configure()
         code: int = args.run(args)
         sys.stdout.flush()
         return code
@@ -183,7 +186,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _say_error(message: str, args: argparse.Namespace) -> None:
     line = " ".join(message.split())
-    print(f"error: {line}", file=sys.stderr)  # noqa: T201
+    if os.environ.get(logs.VARIABLE) == "json":
+        LOGGER.error(line)
+    else:
+        print(f"error: {line}", file=sys.stderr)  # noqa: T201
     if getattr(args, "json", False):
         print_json({"error": line})
 

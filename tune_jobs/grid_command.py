@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from rich.table import Table
 
 from cluster.storage import BrowsableStorage, open_storage
 from resnet_dist.errors import UserError
+from resnet_dist.logs import structured
 from resnet_dist.storage import Storage, experiment_key
 from tune_jobs.command_line import print_json, program
 from tune_jobs.experiment import Trial, experiment_record, load_experiment
@@ -22,6 +24,9 @@ from tune_jobs.plan import Plan, make_plan, parallel_slots
 from tune_jobs.results import STATES, ExperimentResults, read_experiment
 from tune_jobs.terminal import make_console
 
+LOGGER = logging.getLogger(__name__)
+
+STYLES = {logging.WARNING: "yellow", logging.ERROR: "red"}
 MANY = 60
 """Trials beyond which a terminal shows counts and no row for each."""
 
@@ -138,7 +143,7 @@ def _run(args: argparse.Namespace, storage: BrowsableStorage, console: Console) 
     else:
         from tune_jobs.progress import Observer
 
-        with connected() as resources, _Display(console, trials) as display:
+        with connected() as resources, _Display(console, name, trials) as display:
             require_workers(trials, resources)  # before anything is written
             _put_record(storage, record)
             observer = Observer(display.start, display.result, display.failure, display.stop, display.trouble)
@@ -167,8 +172,9 @@ def _put_record(storage: Storage, record: dict[str, Any]) -> None:
 class _Display:
     """A bar over all epochs of a grid on a terminal, and a line an epoch everywhere."""
 
-    def __init__(self, console: Console, trials: list[Trial]) -> None:
+    def __init__(self, console: Console, experiment: str, trials: list[Trial]) -> None:
         self.console = console
+        self.experiment = experiment
         self.done = {trial.trial_id: 0 for trial in trials}
         self.bar = Progress(
             TextColumn("epochs"),
@@ -200,25 +206,30 @@ class _Display:
         self.bar.update(self.task, completed=sum(self.done.values()))
         epochs = trial.config.run.epochs
         workers = f", {trial.config.run.workers} workers" if trial.config.run.workers > 1 else ""
-        self.console.print(
+        self._say(
+            trial,
             f"[{sum(self.done.values()):>{len(str(self.total))}}/{self.total}] {trial.name}{workers}: "
             f"epoch {line['epoch']}/{epochs}, train loss {line['train_loss']:.4f}, "
             f"test error {100 * line['top1_error']:.2f} %",
-            markup=False,
-            soft_wrap=True,
         )
 
     def stop(self, trial: Trial, reason: str) -> None:
         """Show that a search stopped a trial early."""
-        self.console.print(f"{trial.name}: {reason}", markup=False, soft_wrap=True)
+        self._say(trial, f"{trial.name}: {reason}")
 
     def failure(self, trial: Trial, reason: str) -> None:
         """Show that a trial failed; the others go on."""
-        self.console.print(f"{trial.name}: failed: {reason}", markup=False, style="red", soft_wrap=True)
+        self._say(trial, f"{trial.name}: failed: {reason}", logging.ERROR)
 
     def trouble(self, trial: Trial, reason: str) -> None:
         """Show that a trial's records do not reach storage."""
-        self.console.print(f"{trial.name}: {reason}", markup=False, style="yellow", soft_wrap=True)
+        self._say(trial, f"{trial.name}: {reason}", logging.WARNING)
+
+    def _say(self, trial: Trial, text: str, level: int = logging.INFO) -> None:
+        if structured():
+            LOGGER.log(level, text, extra={"fields": {"experiment": self.experiment, "trial": trial.trial_id}})
+        else:
+            self.console.print(text, markup=False, style=STYLES.get(level), soft_wrap=True)
 
 
 def status(args: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ from cluster.storage import open_storage
 from resnet_dist.configuration import TrainingConfig
 from resnet_dist.errors import UserError
 from resnet_dist.launch import Job, run_in_process, run_on_workers
+from resnet_dist.logs import structured
 from resnet_dist.storage import Storage
 from tune_jobs.command_line import print_json, program
 from tune_jobs.flush_command import flush_before_launch
@@ -139,6 +140,8 @@ class _Display:
     def epoch(self, line: dict[str, Any]) -> None:
         """Print an epoch's line."""
         self.bar.update(self.task, completed=line["epoch"])
+        if structured():  # the log has it already
+            return
         self.console.print(
             f"epoch {line['epoch']:>3}/{self.epochs}  step {line['step']:>6}  lr {line['learning_rate']:<6g} "
             f"train loss {line['train_loss']:.4f}  test error {100 * line['top1_error']:6.2f} % "

@@ -86,10 +86,15 @@ def _deletion(spec: Document) -> Iterator[str]:
     seconds: dict[str, dict[str, int]] = {}
     for rule in rules:
         condition, policy = rule["condition"], rule["policy"]
+        if len({"jobStatus", "jobDeploymentStatus"} & condition.keys()) != 1:
+            yield "deletionRules: a condition names either jobStatus or jobDeploymentStatus"
+            continue
         when = condition.get("jobStatus") or f"deployment {condition['jobDeploymentStatus']}"
         if policy in seconds.setdefault(when, {}):
             yield f"deletionRules: {policy} is there twice for {when}"
         seconds[when][policy] = condition.get("ttlSeconds", 0)
+        if condition.get("ttlSeconds", 0) < 0:
+            yield "deletionRules: ttlSeconds must not be negative"
         if policy == "DeleteWorkers" and autoscaled:
             yield "deletionRules: no DeleteWorkers with an autoscaler"
         if policy in ("DeleteWorkers", "DeleteCluster") and spec.get("clusterSelector"):

@@ -82,6 +82,9 @@ PLANTED: list[tuple[tuple[str, Callable[[Document], Any]], str]] = [
     (_grid(lambda j: j["spec"]["deletionStrategy"].update(onFailure={})), "exclude onSuccess and onFailure"),
     (_grid(lambda j: _rules(j).append(_rules(j)[0])), "there twice"),
     (_grid(lambda j: _rules(j)[0]["condition"].update(ttlSeconds=9999)), "must go in this order"),
+    (_grid(lambda j: _rules(j)[0]["condition"].update(ttlSeconds=-1)), "ttlSeconds must not be negative"),
+    (_grid(lambda j: _rules(j)[0]["condition"].update(jobDeploymentStatus="Failed")), "either jobStatus or"),
+    (_grid(lambda j: _rules(j)[0].update(condition={"ttlSeconds": 1})), "either jobStatus or"),
     (_grid(lambda j: _rules(j)[0].update(policy="DeleteWorkers"), "autoscale"), "no DeleteWorkers with an autoscaler"),
     (
         _grid(lambda j: j["spec"].update(clusterSelector={"ray.io/cluster": "session"})),

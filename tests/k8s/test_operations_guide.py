@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from resnet_dist.ray_metrics import COUNTERS, GAUGES
 from tests.k8s.kuberay_rules import violations
 from tests.k8s.rendering import OVERLAYS, ROOT, documents, of_kind, the
 from tests.k8s.schemas import KUBERNETES, errors
@@ -46,7 +47,7 @@ def _execute(block: str, checkout: Path) -> str:
 
 def test_every_block_says_whether_it_is_run() -> None:
     assert len(re.findall("^```sh$", GUIDE.read_text(), re.MULTILINE)) == len(BLOCK.findall(GUIDE.read_text())) > 10
-    assert len(RUN) == 2
+    assert len(RUN) == 3
 
 
 def test_the_overlay_of_ones_own_is_valid(checkout: Path) -> None:
@@ -63,6 +64,18 @@ def test_the_overlay_of_ones_own_is_valid(checkout: Path) -> None:
 
 def test_the_plan_is_printed(checkout: Path) -> None:
     assert "15 trials" in _execute(RUN[1], checkout)
+
+
+def test_monitoring_is_added_to_the_overlay_of_ones_own(checkout: Path) -> None:
+    _execute(RUN[0], checkout)
+    rendered = documents(_execute(RUN[2], checkout))
+    assert {"PodMonitor", "RayJob", "ConfigMap"} <= {document["kind"] for document in rendered}
+    assert the(rendered, "ConfigMap", "resnet-dist-dashboard")
+
+
+def test_every_metric_is_in_the_guide() -> None:
+    named = set(re.findall(r"`ray_(resnet_dist_\w+)`", GUIDE.read_text()))
+    assert named == set(GAUGES) | {f"{name}_total" for name in COUNTERS}
 
 
 def test_what_is_named_exists() -> None:

@@ -117,6 +117,7 @@ def test_every_disruption_budget_guards_one_pod(overlay: list[Document]) -> None
     guarded = []
     for budget in budgets:
         assert budget["spec"]["minAvailable"] == 1, "a RayCluster has no scale, so only a number is possible"
+        assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow", "or a broken head keeps a node for ever"
         (pod,) = (p for p in pods(overlay) if selects(budget["spec"]["selector"], p.labels))
         guarded.append(pod.origin)
     assert sorted(guarded) == sorted(p.origin for p in pods(overlay) if p.labels.get("ray.io/node-type") == "head")

@@ -1,13 +1,12 @@
 """What the overlays render is valid, strictly, for Kubernetes and for KubeRay; and the check catches what is not."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.k8s.rendering import ROOT, Document, documents, render, the
+from tests.k8s.rendering import ROOT, Document, documents, the
 from tests.k8s.schemas import KUBERNETES, errors
 
 Rendered = Callable[[str], list[Document]]
@@ -23,17 +22,6 @@ def test_every_document_is_valid(overlay: list[Document], kubernetes: str) -> No
 def test_the_form_of_the_secret_is_valid() -> None:
     (secret,) = documents((ROOT / "k8s" / "secret.example.yaml").read_text())
     assert not errors(secret, KUBERNETES[0])
-
-
-def test_monitoring_is_valid_on_top_of_an_overlay(tmp_path: Path) -> None:
-    overlay = tmp_path / "mine"
-    overlay.mkdir()
-    up = Path(*[".."] * len(overlay.resolve().parts[1:]), *(ROOT / "k8s").resolve().parts[1:])
-    text = yaml.safe_dump({"resources": [str(up / "overlays/gpu")], "components": [str(up / "components/monitoring")]})
-    (overlay / "kustomization.yaml").write_text(text)
-    rendered = render(overlay)
-    assert the(rendered, "PodMonitor", "ray")["spec"]["podMetricsEndpoints"][0]["port"] == "metrics"
-    assert [error for document in rendered for error in errors(document, KUBERNETES[0])] == []
 
 
 PLANTED: list[tuple[str, str, Callable[[Document], Any], str]] = [

@@ -122,9 +122,12 @@ def _reachable(overlay: list[Document], source: Pod | None, target: Pod) -> set[
     for policy in policies:
         assert policy["spec"]["policyTypes"] == ["Ingress"]
         for rule in policy["spec"].get("ingress", []):
+            ports = {port["port"] for port in rule["ports"]} if "ports" in rule else {"*"}
+            if not rule.get("from"):  # anyone
+                return open_ports | ports
             peers = [peer for peer in rule["from"] if "namespaceSelector" not in peer]
             if source and any(selects(peer["podSelector"], source.labels) for peer in peers):
-                open_ports |= {port["port"] for port in rule["ports"]} if "ports" in rule else {"*"}
+                open_ports |= ports
     return open_ports
 
 
@@ -152,7 +155,7 @@ def test_the_operator_alone_comes_from_another_namespace(overlay: list[Document]
         peer
         for policy in of_kind(overlay, "NetworkPolicy")
         for rule in policy["spec"].get("ingress", [])
-        for peer in rule["from"]
+        for peer in rule.get("from", [])
         if "namespaceSelector" in peer or "ipBlock" in peer
     ]
     assert peers == [

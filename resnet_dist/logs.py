@@ -1,0 +1,77 @@
+"""Log lines: text for people, or one JSON object a line that says which trial and worker it speaks of.
+
+`RESNET_DIST_LOG_FORMAT` is `text` (the default: warnings and errors) or `json` (also what a trial is doing). Ray keeps
+the lines of each of its worker processes in a file of its own; those of the command itself go to standard error.
+"""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from resnet_dist.errors import ConfigurationError
+
+VARIABLE = "RESNET_DIST_LOG_FORMAT"
+FORMATS = ("text", "json")
+PACKAGES = ("resnet_dist", "cluster", "tune_jobs")
+
+_about: dict[str, Any] = {"experiment": None, "trial": None, "worker": None}
+"""What this process is at work on. A process trains one trial at a time, on all of its threads."""
+
+
+class JsonLines(logging.Formatter):
+    """A record as one line of JSON. A mapping given as `extra={"fields": …}` adds to it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end."""
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line = {
+            "time": time.replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            **_about,
+            "logger": record.name,
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def structured() -> bool:
+    """Whether lines are to be JSON. Raises a `ConfigurationError` if the variable says neither."""
+    chosen = os.environ.get(VARIABLE) or FORMATS[0]
+    if chosen not in FORMATS:
+        raise ConfigurationError(f"{VARIABLE}={chosen!r} is not allowed; it must be {' or '.join(FORMATS)}")
+    return chosen == "json"
+
+
+def configure() -> None:
+    """Set up the log of this process: a command, or a worker process of Ray's. The second call changes nothing."""
+    if not structured():
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+        return
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    for logger in map(logging.getLogger, PACKAGES):
+        if not logger.handlers:
+            # Not left to the root, to which Ray Train has given a handler of its own.
+            logger.addHandler(handler)
+            logger.propagate = False
+            logger.setLevel(logging.INFO)
+
+
+@contextmanager
+def about(experiment: str, trial: str, worker: int) -> Iterator[None]:
+    """Name the trial and the worker's rank on every line that this process logs during the block."""
+    before = dict(_about)
+    _about.update(experiment=experiment, trial=trial, worker=worker)
+    try:
+        yield
+    finally:
+        _about.update(before)
