@@ -261,6 +261,16 @@ def test_overload_and_lost_connections_are_tried_again(faulty: type[Faulty]) -> 
     assert faulty.requests == ["PUT"] * 5
 
 
+def test_requests_and_those_sent_again_are_counted(faulty: type[Faulty]) -> None:
+    storage = S3Storage("s3://bucket")
+    assert (storage.traffic.requests, storage.traffic.retries) == ({}, 0)
+    faulty.bad_answers[:] = [503, "lost"]
+    storage.put("a", b"1")
+    storage.put("a", b"2")
+    assert (storage.traffic.requests, storage.traffic.retries) == ({"write": 4}, 2)
+    assert pickle.loads(pickle.dumps(storage)).traffic.requests == {}, "another process counts its own"
+
+
 def test_what_cannot_pass_is_not_tried_again(faulty: type[Faulty]) -> None:
     faulty.bad_answers[:] = [403]
     with pytest.raises(StorageError, match="these credentials need s3:PutObject"):

@@ -65,12 +65,17 @@ def cluster(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, 
     monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    with subprocess.Popen(
-        [sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    for _ in range(4):  # Ray gives a node no more than 30 s to start, which is little where much else runs
+        process = subprocess.Popen(
+            [sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         assert process.stdin and process.stdout
-        yield json.loads(process.stdout.readline())
-        process.stdin.close()
+        with process:
+            if said := process.stdout.readline():
+                yield json.loads(said)
+                process.stdin.close()
+                return
+    raise AssertionError("Ray does not start")
 
 
 def scrape(url: str) -> list[tuple[str, dict[str, str], float]]:
@@ -122,8 +127,8 @@ def test_a_grid_is_seen_by_prometheus_and_in_its_logs(cluster: dict[str, str], b
         assert all(0 < seconds < 60 for seconds in values["ray_resnet_dist_step_seconds"])
         assert max(values["ray_resnet_dist_storage_requests_total"]) >= 20, "a line of metrics an epoch at least"
 
-    # The dashboard asks for what is there. (Not here: graphics cards, for which Ray's own list has a gauge, and retries,
-    # since a counter that has counted nothing is not served.)
+    # The dashboard asks for what is there. (Not here: graphics cards, for which Ray has a gauge by its own list, and
+    # retries, since a counter that has counted nothing is not served.)
     from ray.dashboard.modules.reporter.reporter_agent import METRICS_GAUGES
 
     asked = set(re.findall(r"\bray_[a-z0-9_]+(?=\{|,|\))", " ".join(asked_for(DASHBOARD)))) - {"ray_io_cluster"}
