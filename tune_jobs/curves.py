@@ -32,13 +32,16 @@ class Curve:
 
 
 def cell_curve(cell: CellSummary, measure: Measure) -> Curve | None:
-    """Mean and range over seeds, as far as every seed that is still in the running has come.
+    """Mean and range over the seeds that have finished, which are those of the table.
 
-    Losses are nats, errors per cent. None while no such seed has recorded an epoch.
+    While none has, over those that have begun and not failed, as far as all of them have come. Losses are nats, errors
+    per cent. None while no such seed has recorded an epoch.
     """
     key, scale = _KEYS[measure]
-    running = [trial for trial in cell.trials if trial.metrics and trial.state not in ("failed", "early-stopped")]
-    seeds = [_points(trial, key) for trial in running]
+    begun = [trial for trial in cell.trials if trial.metrics]
+    finished = [trial for trial in begun if trial.state == "finished"]
+    running = [trial for trial in begun if trial.state not in ("failed", "early-stopped")]
+    seeds = [_points(trial, key) for trial in finished or running]
     epochs = sorted(set.intersection(*(set(points) for points in seeds))) if seeds else []
     if not epochs:
         return None

@@ -105,7 +105,7 @@ def _paint(axes: "Axes", table: TableSummary, curves: Sequence[Curve], measure: 
     for epoch in rate_drops(table):
         axes.axvline(epoch, color=INK, linewidth=0.7, alpha=0.45, linestyle=(0, (4, 3)))
     if per_epoch := steps_per_epoch(table):
-        _iterations(axes, per_epoch)
+        _iterations(axes, per_epoch, max(curve.epochs[-1] for curve in curves))
     entries: list[tuple[Any, str]] = []
     shown = list(curves)
     if len(curves) > _MOST_LINES:
@@ -119,10 +119,19 @@ def _paint(axes: "Axes", table: TableSummary, curves: Sequence[Curve], measure: 
         shown = best_curves(curves, _BEST)
     lines = [(curve, _line(axes, curve, index, bold)) for index, curve in enumerate(shown)]
     if measure == "test-error":
-        last = max(curve.mean[-1] for curve in curves)
-        highest = max(max(curve.high) for curve in curves)
-        axes.set_ylim(0, max(1e-3, min(100.0, 2.5 * last, highest * 1.05)))
+        axes.set_ylim(0, max(1e-3, min(100.0, 1.05 * _highest_but_at_first(curves))))
     return Painted(table, measure, lines, entries + [(line, curve.label) for curve, line in lines])
+
+
+def _highest_but_at_first(curves: Sequence[Curve]) -> float:
+    """The highest mean after the first tenth of the epochs, where every network errs, as in the paper's figure."""
+    first = max(curve.epochs[-1] for curve in curves) // 10
+    return max(
+        value
+        for curve in curves
+        for epoch, value in zip(curve.epochs, curve.mean, strict=True)
+        if epoch > first or epoch == curve.epochs[-1]
+    )
 
 
 def _scale(axes: "Axes", measure: Measure) -> None:
@@ -140,14 +149,18 @@ def _scale(axes: "Axes", measure: Measure) -> None:
         axes.yaxis.set_minor_formatter(Plain())
 
 
-def _iterations(axes: "Axes", per_epoch: float) -> None:
+def _iterations(axes: "Axes", per_epoch: float, last_epoch: int) -> None:
+    """An axis of iterations above, in tens of thousands as in the paper if there are so many."""
+    unit = 1e4 if last_epoch * per_epoch >= 2e4 else 1
+
     def to_iterations(epochs: Any) -> Any:
-        return epochs * per_epoch / 1e4
+        return epochs * per_epoch / unit
 
     def to_epochs(iterations: Any) -> Any:
-        return iterations / per_epoch * 1e4
+        return iterations / per_epoch * unit
 
-    axes.secondary_xaxis("top", functions=(to_iterations, to_epochs)).set_xlabel("iterations, 10⁴")
+    above = axes.secondary_xaxis("top", functions=(to_iterations, to_epochs))
+    above.set_xlabel("iterations, 10⁴" if unit > 1 else "iterations")
 
 
 def _line(axes: "Axes", curve: Curve, index: int, bold: bool) -> Any:

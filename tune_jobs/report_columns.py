@@ -71,13 +71,19 @@ def columns(table: TableSummary, summary: ReportSummary) -> list[Column]:
         shown.append(
             Column(
                 "Against baseline",
-                lambda c: percent(c.baseline_difference, sign=True) if c.baseline_p is not None else NONE,
+                lambda c: _against_baseline(c, table.baseline),
                 lambda c: c.baseline_difference if c.baseline_p is not None else None,
                 note=lambda c: f"{c.baseline_verdict}, {p_value(c.baseline_p)}" if c.baseline_p is not None else "",
                 wide=True,
             )
         )
     return shown
+
+
+def _against_baseline(cell: CellSummary, baseline: str) -> str:
+    if cell.label == baseline:
+        return "baseline"
+    return percent(cell.baseline_difference, sign=True) if cell.baseline_p is not None else NONE
 
 
 def _ours(cell: CellSummary) -> str:

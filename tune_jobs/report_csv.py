@@ -74,5 +74,7 @@ def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Text that a spreadsheet would take for a formula gets an apostrophe, which spreadsheets take away again."""
+    """Numbers to twelve digits; text that a spreadsheet would take for a formula gets an apostrophe in front."""
+    if isinstance(value, float):
+        return f"{value:.12g}"
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

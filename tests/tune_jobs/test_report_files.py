@@ -28,7 +28,8 @@ def test_page_is_one_file_that_asks_for_nothing(finished: Finished) -> None:
     storage, trials = finished()
     write_report(storage, "two-rows", NOW)
     page = Page(text_of(storage, "report.html"))
-    assert page.tags.count("svg") == 2
+    assert page.values("role").count("img") == 2  # two figures; the strips beside the differences are decoration
+    assert page.tags.count("svg") == 2 + page.values("class").count("strip")
     assert page.tags.count("table") == page.tags.count("caption") == 3
     assert set(page.values("scope")) == {"row", "col"}
     addresses = [*page.values("href"), *page.values("src"), *page.values("xlink:href")]

@@ -13,8 +13,10 @@ from tune_jobs.statistics import (
     Summary,
     holm,
     pooled_sd,
+    prediction_interval,
     seeds_needed,
     single_draw_p,
+    smallest_visible,
     summarise,
     t_quantile,
     verdict,
@@ -112,3 +114,54 @@ def test_verdicts() -> None:
     assert verdict(wide, 0.08, single_draw_p(wide, 0.08)) == "not distinguishable"
     # Within what runs vary by, yet further away than the difference that matters.
     assert verdict(summarise([0.078, 0.082, 0.08]), 0.0855, 0.2) == "not distinguishable"
+
+
+def test_welch_is_the_worked_example_of_students_sleep_data() -> None:
+    # Student (1908), as R's documentation of t.test works it: t = -1.8608, 17.776 degrees of freedom, p = 0.07939.
+    first = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
+    second = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
+    assert round(welch_p(summarise(first), summarise(second)), 5) == 0.07939
+
+
+def test_prediction_interval_is_the_worked_example() -> None:
+    # Montgomery and Runger, Applied Statistics and Probability for Engineers, alloy adhesion: n = 22, mean 13.71,
+    # s = 3.55 give a 95 % prediction interval of 6.16 to 21.26.
+    low, high = prediction_interval(Summary(22, 13.71, 3.55, None, None))
+    assert (round(low, 2), round(high, 2)) == (6.16, 21.26)
+
+
+@given(samples, st.floats(0, 1))
+def test_a_reference_outside_the_prediction_interval_is_one_with_p_below_005(
+    values: list[float], reference: float
+) -> None:
+    sample = summarise(values)
+    low, high = prediction_interval(sample)
+    p = single_draw_p(sample, reference)
+    if abs(p - 0.05) > 1e-9:
+        assert (p < 0.05) == (not low <= reference <= high)
+
+
+def test_seeds_needed_are_those_of_the_worked_example_of_rs_power_t_test() -> None:
+    # power.t.test(power = .90, delta = 1) gives n = 22.02 for sd = 1 and the level 0.05.
+    assert seeds_needed(sd=1.0, difference=1.0, power=0.9) == 23
+
+
+@pytest.mark.parametrize("tests", [1, 4, 20])
+@pytest.mark.parametrize("sd", [0.001, 0.0025, 0.01])
+def test_seeds_needed_at_holms_strictest_level_are_those_of_scipys_noncentral_t(sd: float, tests: int) -> None:
+    def power(n: int) -> float:
+        degrees, shift = 2 * (n - 1), 0.005 / (sd * math.sqrt(2 / n))
+        threshold = stats.t.ppf(1 - 0.05 / tests / 2, degrees)
+        return float(stats.nct.sf(threshold, degrees, shift))  # the other tail is below 1e-9 here, where scipy has nan
+
+    needed = seeds_needed(sd, 0.005, tests=tests)
+    assert needed is not None
+    assert power(needed) >= 0.8 - 1e-4
+    assert needed == 2 or power(needed - 1) < 0.8 + 1e-4
+
+
+def test_no_number_of_seeds_tells_a_single_run_closer_than_its_own_spread() -> None:
+    many = Summary(100_000, 0.08, 0.002, None, None)
+    edge = smallest_visible(0.002)
+    assert edge == pytest.approx(1.96 * 0.002, rel=1e-4)
+    assert single_draw_p(many, 0.08 + 0.99 * edge) > 0.05 > single_draw_p(many, 0.08 + 1.01 * edge)

@@ -43,17 +43,18 @@ const sortable = (table) => {
 
 const filterable = (table) => {
   const rows = [...table.tBodies[0].rows];
-  const texts = rows.map((row) => row.textContent.toLowerCase());
+  const words = (row) => [...row.cells].filter((cell) => !cell.classList.contains("number"));
+  const texts = rows.map((row) => words(row).map((cell) => cell.textContent).join(" ").toLowerCase());
   const input = make("input", { type: "search" });
   const count = make("span", { role: "status", class: "soft" });
   input.addEventListener("input", () => {
-    const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const wanted = input.value.toLowerCase().split(/\s+/).filter(Boolean);
     let shown = 0;
     rows.forEach((row, index) => {
-      row.hidden = !words.every((word) => texts[index].includes(word));
+      row.hidden = !wanted.every((word) => texts[index].includes(word));
       shown += !row.hidden;
     });
-    count.textContent = words.length ? `${shown} of ${rows.length} rows` : "";
+    count.textContent = wanted.length ? `${shown} of ${rows.length} rows` : "";
   });
   table.closest(".scroll").before(make("div", { class: "filter" }, make("label", {}, "Show rows with ", input), count));
 };
@@ -66,7 +67,7 @@ document.querySelectorAll("table.long").forEach(filterable);
 const epochsOf = (curve) =>
   typeof curve.epochs === "number" ? Array.from({ length: curve.epochs }, (_, index) => index + 1) : curve.epochs;
 
-const readable = (value) => Number(value.toPrecision(4)).toString();
+const readable = (value, unit) => (unit ? value.toFixed(2) : Number(value.toPrecision(4)).toString());
 
 const drawCursor = (svg) => {
   const space = "http://www.w3.org/2000/svg";
@@ -95,8 +96,9 @@ const plot = (place) => {
       .map((curve) => {
         const index = epochsOf(curve).indexOf(epoch);
         if (index < 0) return null;
-        const band = curve.low ? ` (${readable(curve.low[index])} to ${readable(curve.high[index])})` : "";
-        return { curve, mean: curve.mean[index], text: `${readable(curve.mean[index])}${curve.unit}${band}` };
+        const [mean, low, high] = [curve.mean, curve.low, curve.high].map(
+          (values) => values && readable(values[index], curve.unit));
+        return { curve, mean: curve.mean[index], text: `${mean}${curve.unit}${low ? ` (${low} to ${high})` : ""}` };
       })
       .filter(Boolean)
       .sort((a, b) => a.mean - b.mean);
