@@ -6,7 +6,6 @@ boto3 is configured by its standard environment variables and profiles (`AWS_END
 
 import functools
 import io
-import itertools
 import math
 import os
 import random
@@ -28,7 +27,8 @@ from botocore.parsers import ResponseParserError
 from cluster.s3_errors import code_of, is_transient, status_of, storage_error
 from cluster.storage import probe, validate_key, validate_prefix
 from resnet_dist.errors import StorageError
-from resnet_dist.storage import StoredObject, Traffic
+from resnet_dist.storage import StoredObject
+from resnet_dist.storage_counts import StorageCounts
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -61,20 +61,19 @@ class S3Storage:
         self._open()
 
     @property
+    def counts(self) -> StorageCounts:
+        """Every HTTP request, under the name that S3 gives the operation."""
+        return self._counts
+
+    @property
     def place(self) -> str:
         """The endpoint and the URI: buckets of one name are on many servers."""
-        self._client()
-        return f"{self._endpoint} {self.uri}"
+        return f"{self.endpoint()} {self.uri}"
 
     @property
     def is_remote(self) -> bool:
         """Yes."""
         return True
-
-    @property
-    def traffic(self) -> Traffic:
-        """Requests of this object, parts of large objects apart."""
-        return self._traffic
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object, replacing an older one."""
@@ -130,7 +129,9 @@ class S3Storage:
         def request() -> tuple[bytes, str] | None:
             try:
                 answer = self._client().get_object(Bucket=self.bucket, Key=name)
-                return answer["Body"].read(), answer["ETag"].strip('"')
+                data = answer["Body"].read()
+                self._counts.received(len(data))
+                return data, answer["ETag"].strip('"')
             except ClientError as error:
                 missing = code_of(error) == "NoSuchKey" or (code_of(error) == "AccessDenied" and self._unlisted(name))
                 if missing:
@@ -226,8 +227,7 @@ class S3Storage:
     def _try(self, action: str, key: str, request: Callable[[], T]) -> T:
         end = time.monotonic() + self.timeout
         longest_pause = 0.1
-        for earlier in itertools.count():
-            self._traffic.count(action, is_retry=earlier > 0)
+        while True:
             try:
                 return request()
             except (BotoCoreError, ClientError, ResponseParserError) as error:
@@ -236,20 +236,29 @@ class S3Storage:
                     target = f"{self.uri}/{key}".rstrip("/")
                     raise storage_error(error, action, target, self._endpoint) from None
             time.sleep(pause)
+            self._counts.retry()
             longest_pause = min(2 * longest_pause, 5.0)
-        raise AssertionError("unreachable")
 
     def _client(self, attempts: int = 1) -> "S3Client":
         """The client that sends each request at most `attempts` times; made at first use, shared by threads."""
         with self._lock:
             if attempts not in self._clients:
                 self._clients[attempts] = _new_client(self.timeout, attempts)
+                self._clients[attempts].meta.events.register("before-send.s3", self._count)
                 self._endpoint = _without_user(self._clients[attempts].meta.endpoint_url)
             return self._clients[attempts]
 
+    def _count(self, event_name: str, request: Any, **_: Any) -> None:
+        """Called by boto3 before each HTTP request, those included that it makes again by itself."""
+        headers = {name.lower(): str(value) for name, value in request.headers.items()}
+        self._counts.request(event_name.rpartition(".")[2], int(headers.get("content-length", 0)))
+        attempt = re.search(r"attempt=(\d+)", headers.get("amz-sdk-request", ""))
+        if attempt and int(attempt[1]) > 1:
+            self._counts.retry()
+
     def _open(self) -> None:
         self._lock = threading.Lock()
-        self._traffic = Traffic()
+        self._counts = StorageCounts()
         self._clients: dict[int, S3Client] = {}
         self._endpoint = "the configured endpoint"
 

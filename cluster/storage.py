@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from resnet_dist.errors import StorageError
-from resnet_dist.storage import Storage, StoredObject, Traffic
+from resnet_dist.storage import Storage, StoredObject
+from resnet_dist.storage_counts import StorageCounts
 
 T = TypeVar("T")
 
@@ -113,6 +114,12 @@ class LocalStorage:
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.root = Path(os.path.abspath(Path(directory).expanduser()))  # noqa: PTH100 - keeps symbolic links
         self.uri = str(self.root)
+        self._counts = StorageCounts()
+
+    @property
+    def counts(self) -> StorageCounts:
+        """A request is one operation."""
+        return self._counts
 
     @property
     def place(self) -> str:
@@ -124,17 +131,14 @@ class LocalStorage:
         """No: a write is there when it returns."""
         return False
 
-    @property
-    def traffic(self) -> Traffic:
-        """None."""
-        return Traffic()
-
     def put(self, key: str, data: bytes) -> None:
         """Write an object, replacing an older one. It is on disk when this returns."""
+        self._counts.request("put", len(data))
         self._write(key, data, os.replace)
 
     def grow(self, key: str, data: bytes) -> None:
         """Write an object that begins with what it held before, in place; replace it if it held something else."""
+        self._counts.request("put", len(data))
         validate_key(key)
         try:
             with (self.root / key).open("r+b") as file:
@@ -152,6 +156,7 @@ class LocalStorage:
 
     def create(self, key: str, data: bytes) -> bool:
         """Write an object unless one is there already. True if this call wrote it."""
+        self._counts.request("put", len(data))
 
         def link(temporary: Path, target: Path) -> bool:
             try:
@@ -167,16 +172,20 @@ class LocalStorage:
     def get(self, key: str) -> bytes | None:
         """Read an object; None if there is none."""
         validate_key(key)
+        self._counts.request("get")
         try:
-            return (self.root / key).read_bytes()
+            data = (self.root / key).read_bytes()
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return None
         except OSError as error:
             raise self._error("read", key, error) from error
+        self._counts.received(len(data))
+        return data
 
     def list(self, prefix: str) -> list[StoredObject]:
         """Every object whose key starts with `prefix`, in key order (that of UTF-8 bytes, as in S3)."""
         validate_prefix(prefix)
+        self._counts.request("list")
         folder, _, start = prefix.rpartition("/")
         found = list(self._walk(f"{folder}/" if folder else "", start))
         return sorted(found, key=lambda item: item.key.encode())
@@ -184,6 +193,7 @@ class LocalStorage:
     def delete(self, key: str) -> None:
         """Remove an object, and the directories that it leaves empty. One that is not there is no error."""
         validate_key(key)
+        self._counts.request("delete")
         target = self.root / key
         try:
             target.unlink()
@@ -204,6 +214,7 @@ class LocalStorage:
     def folders(self, prefix: str) -> tuple[str, ...]:
         """Names one level below `prefix` (empty, or ending in `/`) that are directories, sorted."""
         validate_prefix(prefix)
+        self._counts.request("list")
         names = (entry.name for entry in self._scan(prefix) if entry.is_dir())
         return tuple(sorted(names, key=str.encode))
 

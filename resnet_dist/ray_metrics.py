@@ -91,20 +91,20 @@ class TrialMetrics:
             labels = dict(
                 zip(LABELS, (self._recorder.keys.experiment, self._recorder.trial_id, self._recorder.name), strict=True)
             )
-            self._values["resnet_dist_spool_bytes"] = self._storage.waiting[1]
+            self._values["resnet_dist_spool_bytes"] = self._storage.counts.totals().waiting_bytes
             for name, value in self._values.items():
                 self._gauges[name].set(value, labels)
             self._count(labels)
 
     def _count(self, labels: dict[str, str]) -> None:
-        traffic = self._storage.traffic
-        for operation, requests in list(traffic.requests.items()):
+        totals = self._storage.counts.totals()
+        for operation, requests in totals.requests.items():
             if new := requests - self._counted.get(operation, 0):
                 self._requests.inc(new, labels | {"operation": operation})
                 self._counted[operation] = requests
-        if new := traffic.retries - self._counted.get("again", 0):
+        if new := totals.retries - self._counted.get("again", 0):
             self._retries.inc(new, labels)
-            self._counted["again"] = traffic.retries
+            self._counted["again"] = totals.retries
 
     def _set_rate(self, images_per_second: float) -> None:
         if images_per_second == 0:  # rounded

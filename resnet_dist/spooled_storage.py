@@ -17,7 +17,8 @@ from types import TracebackType
 
 from resnet_dist.errors import StorageError, WaitingError
 from resnet_dist.spool import Kind, Spool, Write, digest_of
-from resnet_dist.storage import Storage, StoredObject, Traffic, TrialKeys
+from resnet_dist.storage import Storage, StoredObject, TrialKeys
+from resnet_dist.storage_counts import StorageCounts
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +46,8 @@ class SpooledStorage:
         self.uri = storage.uri
         self.trouble = ""
         """Why storage cannot be written at the moment; one line, empty if all is well."""
-        self.dropped = 0
-        """Writes found waiting that were older than what is in storage."""
+        self.found = self.dropped = 0
+        """Writes of an earlier process that waited and are sent now; those older than what is in storage."""
         self._guard_key = TrialKeys(experiment, trial_id).provenance
         self._changed = threading.Condition()
         self._closing = False
@@ -60,6 +61,11 @@ class SpooledStorage:
             raise
 
     @property
+    def counts(self) -> StorageCounts:
+        """Those of `storage`, with what waits."""
+        return self.storage.counts
+
+    @property
     def place(self) -> str:
         """As `storage`."""
         return self.storage.place
@@ -68,11 +74,6 @@ class SpooledStorage:
     def is_remote(self) -> bool:
         """As `storage`."""
         return self.storage.is_remote
-
-    @property
-    def traffic(self) -> Traffic:
-        """As `storage`."""
-        return self.storage.traffic
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object, replacing an older one."""
@@ -113,12 +114,6 @@ class SpooledStorage:
         """As `storage`."""
         self.storage.check_writable()
 
-    @property
-    def waiting(self) -> tuple[int, int]:
-        """Writes that are not in storage yet, and their bytes."""
-        with self._changed:
-            return len(self._spool.writes), self._spool.size
-
     def __enter__(self) -> "SpooledStorage":
         return self
 
@@ -129,7 +124,7 @@ class SpooledStorage:
         """Wait until every write is in storage, or storage has failed once more, or `patience` seconds are over."""
         with self._changed:
             self._closing = True
-            self._changed.notify_all()
+            self._tell()
         if self._thread is not None:
             self._thread.join(patience)
             if self._thread.is_alive():
@@ -140,7 +135,7 @@ class SpooledStorage:
         """After `close`: raise a `WaitingError` if something still waits, and what ended the uploads if it was else."""
         if self._failed is not None:
             raise self._failed
-        count, size = self.waiting
+        count, size = len(self._spool.writes), self._spool.size
         if count:
             raise WaitingError(
                 f"{what}, but {count} of its writes ({size / 1e6:.1f} MB) could not be made: {self.trouble}. They wait "
@@ -157,10 +152,13 @@ class SpooledStorage:
                 self.dropped = len(self._spool.writes)
                 log.warning("%s; %d writes that waited in %s are dropped", error, self.dropped, self._spool.directory)
                 self._spool.clear()
-        if self._spool.writes:
-            self._start()
-        else:
+        if not self._spool.writes:
             self._spool.expect({digest_of(self.storage.get(self._guard_key))})
+            return
+        self.found = len(self._spool.writes)
+        with self._changed:
+            self._tell()
+            self._start()
 
     def _require_ours(self) -> None:
         """Raise a `SupersededError` if another launch has written the trial since this spool's writes began."""
@@ -186,7 +184,7 @@ class SpooledStorage:
                 log.warning("%s cannot be written: %s", self._spool.directory, error.strerror)
             else:
                 self._start()
-                self._changed.notify_all()
+                self._tell()
                 return
             # The disk is full or gone: the run has to wait for storage.
             self._changed.wait_for(lambda: not self._spool.writes or self.trouble or self._failed is not None)
@@ -208,6 +206,11 @@ class SpooledStorage:
             self.storage.delete(key)
         if key == self._guard_key:
             self._spool.expect({digest_of(data)})
+
+    def _tell(self) -> None:
+        """Tell other threads, and whoever watches the counts, that something is different. The caller has the lock."""
+        self.counts.waiting(len(self._spool.writes), self._spool.size, self.trouble)
+        self._changed.notify_all()
 
     def _start(self) -> None:
         if self._thread is None:
@@ -240,7 +243,7 @@ class SpooledStorage:
                 if isinstance(error, SupersededError):
                     self._spool.clear()
                 self._failed = error
-                self._changed.notify_all()
+                self._tell()
 
     def _next(self) -> Write | None:
         """Wait for a write. None if there will be none."""
@@ -256,12 +259,12 @@ class SpooledStorage:
             if self.trouble:
                 self.trouble = ""
                 log.warning("%s can be written again; what waited is being sent", self.uri)
-            self._changed.notify_all()
+            self._tell()
 
     def _announce(self, error: StorageError) -> None:
         with self._changed:
             first, self.trouble = not self.trouble, str(error)
-            self._changed.notify_all()
+            self._tell()
         if first:
             log.warning(
                 "%s. The run goes on; until that is mended, its records wait in %s", error, self._spool.directory
@@ -274,6 +277,6 @@ def flush(storage: Storage, experiment: str, trial_id: str) -> tuple[int, int]:
     Raises a `StorageError` if storage cannot be written, and `SpoolInUseError` if a process is at it already.
     """
     with SpooledStorage(storage, experiment, trial_id, patience=0) as spooled:
-        found = spooled.waiting[0]
+        pass
     spooled.require_complete(f"{experiment}/{trial_id} has run")
-    return found, spooled.dropped
+    return spooled.found, spooled.dropped

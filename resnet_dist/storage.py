@@ -4,9 +4,9 @@ A run is handed something that satisfies `Storage`; where the objects go is not 
 (`cluster.storage` has a directory and S3).
 """
 
-import threading
-from collections import Counter
 from typing import NamedTuple, Protocol
+
+from resnet_dist.storage_counts import StorageCounts
 
 LAYOUT = 1
 """Version of the storage layout. It stands in `experiment.json` and in every `result.json`."""
@@ -23,28 +23,15 @@ class StoredObject(NamedTuple):
     """Changes whenever the content does (an ETag, or modification time in nanoseconds and size)."""
 
 
-class Traffic:
-    """Requests to the server of a storage so far, counted by whichever thread makes them."""
-
-    def __init__(self) -> None:
-        self.requests: Counter[str] = Counter()
-        """By what they do: read, write, list, delete."""
-        self.retries = 0
-        """Of all of them, those that had to be sent again."""
-        self._lock = threading.Lock()
-
-    def count(self, action: str, is_retry: bool) -> None:
-        """Add one."""
-        with self._lock:
-            self.requests[action] += 1
-            self.retries += is_retry
-
-
 class Storage(Protocol):
     """Objects by key. A reader sees a whole object or none. Every failure is a `StorageError`."""
 
     uri: str
     """What the user gave: a directory or `s3://bucket/prefix`."""
+
+    @property
+    def counts(self) -> StorageCounts:
+        """What this process has asked of it so far."""
 
     @property
     def place(self) -> str:
@@ -53,10 +40,6 @@ class Storage(Protocol):
     @property
     def is_remote(self) -> bool:
         """Whether a write goes over a network, so that a run had better not wait for it."""
-
-    @property
-    def traffic(self) -> Traffic:
-        """What went over the network; nothing for a directory."""
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object, replacing an older one."""

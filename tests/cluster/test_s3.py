@@ -263,12 +263,13 @@ def test_overload_and_lost_connections_are_tried_again(faulty: type[Faulty]) -> 
 
 def test_requests_and_those_sent_again_are_counted(faulty: type[Faulty]) -> None:
     storage = S3Storage("s3://bucket")
-    assert (storage.traffic.requests, storage.traffic.retries) == ({}, 0)
+    assert storage.counts.totals().requests == {}
     faulty.bad_answers[:] = [503, "lost"]
     storage.put("a", b"1")
     storage.put("a", b"2")
-    assert (storage.traffic.requests, storage.traffic.retries) == ({"write": 4}, 2)
-    assert pickle.loads(pickle.dumps(storage)).traffic.requests == {}, "another process counts its own"
+    totals = storage.counts.totals()
+    assert (totals.requests, totals.retries, totals.sent) == ({"PutObject": 4}, 2, 4)
+    assert pickle.loads(pickle.dumps(storage)).counts.totals().requests == {}, "another process counts its own"
 
 
 def test_what_cannot_pass_is_not_tried_again(faulty: type[Faulty]) -> None:

@@ -261,7 +261,7 @@ def fall_behind(root: Path, writes: int) -> list[Behind]:
 
     def write_and_wait(spooled: SpooledStorage, kind: Any, key: str, data: bytes) -> None:
         write(spooled, kind, key, data)
-        while spooled.waiting[0] and not hangs.is_set():
+        while spooled.counts.totals().waiting_writes and not hangs.is_set():
             time.sleep(0.001)
 
     write = SpooledStorage._write

@@ -10,7 +10,8 @@ import pytest
 
 from resnet_dist import ray_metrics
 from resnet_dist.ray_metrics import COUNTERS, GAUGES, TrialMetrics, reported
-from resnet_dist.storage import Traffic, TrialKeys
+from resnet_dist.storage import TrialKeys
+from resnet_dist.storage_counts import StorageCounts
 from tests.small_runs import small_config
 
 CONFIG = small_config(run__epochs=3)  # batches of 16
@@ -56,7 +57,9 @@ def recorder() -> Any:
 
 @pytest.fixture
 def storage() -> Any:
-    return SimpleNamespace(waiting=(2, 1000), traffic=Traffic())
+    counts = StorageCounts()
+    counts.waiting(2, 1000, "")
+    return SimpleNamespace(counts=counts)
 
 
 def last(told: dict[str, list[tuple[float, dict[str, str]]]], name: str) -> float:
@@ -118,12 +121,13 @@ def test_values_are_told_again_until_the_trial_ends(
 
 def test_requests_are_counted_once_each(told: Any, clock: Any, recorder: Any, storage: Any) -> None:
     metrics = TrialMetrics(recorder, storage, CONFIG)
-    storage.traffic.count("write", is_retry=False)
-    storage.traffic.count("write", is_retry=True)
-    storage.traffic.count("read", is_retry=False)
+    storage.counts.request("write")
+    storage.counts.request("write")
+    storage.counts.retry()
+    storage.counts.request("read")
     metrics.report()
     metrics.report()
-    storage.traffic.count("write", is_retry=False)
+    storage.counts.request("write")
     metrics.report()
     assert [(value, tags["operation"]) for value, tags in told["storage_requests"]] == [
         (2, "write"),

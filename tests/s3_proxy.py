@@ -1,0 +1,89 @@
+"""An HTTP proxy before an S3 server: counts what passes, and fails or hangs when told to."""
+
+import http.client
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+
+class S3Proxy:
+    """What passed so far, and what is to happen to what comes."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.requests: Counter[str] = Counter()
+        """By HTTP method."""
+        self.sent = 0
+        """Bytes of the requests' bodies."""
+        self.flowing = threading.Event()
+        """While it is cleared, requests hang, and get no answer in the end."""
+        self.flowing.set()
+        self.refuse: Callable[[str, str], int] = lambda method, path: 0
+        """HTTP status with which a request is answered instead of being passed on; 0 passes it on."""
+
+
+@contextmanager
+def s3_proxy(endpoint: str) -> Iterator[S3Proxy]:
+    """Run a proxy before the server at `endpoint`."""
+    proxy = S3Proxy("")
+    lock = threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+        def handle_any(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            with lock:
+                proxy.requests[self.command] += 1
+                proxy.sent += len(body)
+                status = proxy.refuse(self.command, self.path)
+            if not proxy.flowing.is_set():
+                proxy.flowing.wait(30)
+                self.close_connection = True
+                return
+            if status:
+                self.answer(status, {}, b"<Error><Code>Refused</Code></Error>")
+                return
+            connection = http.client.HTTPConnection(urlsplit(endpoint).netloc, timeout=30)
+            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                if name.lower() not in ("expect", "connection"):
+                    connection.putheader(name, value)
+            connection.endheaders(body)
+            with connection.getresponse() as response:
+                self.answer(response.status, dict(response.getheaders()), response.read())
+            connection.close()
+
+        def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+            self.send_response(status)
+            for name, value in headers.items():
+                if name.lower() not in ("connection", "content-length", "transfer-encoding", "server", "date"):
+                    self.send_header(name, value)
+            length = headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(body))
+            self.send_header("Content-Length", length)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any  # noqa: N815 - names that http.server looks for
+
+        def handle(self) -> None:
+            with suppress(ConnectionError, TimeoutError):  # the client has given up
+                super().handle()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        proxy.url = f"http://127.0.0.1:{server.server_port}"
+        try:
+            yield proxy
+        finally:
+            proxy.flowing.set()
+            server.shutdown()
