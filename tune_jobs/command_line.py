@@ -35,6 +35,9 @@ def make_parser() -> Parser:
     train.add_argument("--storage", required=True, metavar="DIR|s3://…", help=STORAGE_HELP)
     train.add_argument("--name", default="train", help="experiment under which the run is stored (default: train)")
     train.add_argument("--config", metavar="FILE", help="TOML or JSON file of settings; options given here override it")
+    train.add_argument(
+        "--dry-run", action="store_true", help="print what would be trained, and from where; train and write nothing"
+    )
     train.add_argument("--json", action="store_true", help="print the result record as JSON, and nothing else")
     add_settings(train, SHORTHANDS)
     train.set_defaults(run=_train)
@@ -87,6 +90,9 @@ def make_parser() -> Parser:
         if action == "run":
             command.add_argument(
                 "--retry-failed", action="store_true", help="also run again trials that diverged or that asha stopped"
+            )
+            command.add_argument(
+                "--dry-run", action="store_true", help="print which trials would start; run and write nothing"
             )
             command.add_argument(
                 "--scheduler",
@@ -237,10 +243,10 @@ def _reproduce(args: argparse.Namespace) -> int:
 
 
 def _grid(args: argparse.Namespace) -> int:
-    from tune_jobs import grid_command
+    from tune_jobs import grid_command, plan_command
 
     return {
-        "plan": grid_command.plan,
+        "plan": plan_command.plan,
         "run": grid_command.run,
         "status": grid_command.status,
         "report": grid_command.report,

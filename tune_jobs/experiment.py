@@ -24,6 +24,7 @@ __all__ = [
     "load_experiment",
     "registered",
     "trials",
+    "with_seed",
 ]
 
 
@@ -136,13 +137,14 @@ def trials(experiment: Experiment, seeds: int) -> tuple[Trial, ...]:
     names = trial_names(list(unique.values()))
     assert len(set(names)) == len(names), "two trials have one name"
     return tuple(
-        Trial(_with_seed(config, seed), f"{name}/seed-{seed}" if name else f"seed-{seed}")
+        Trial(with_seed(config, seed), f"{name}/seed-{seed}" if name else f"seed-{seed}")
         for config, name in zip(unique.values(), names, strict=True)
         for seed in range(seeds)
     )
 
 
-def _with_seed(config: TrainingConfig, seed: int) -> TrainingConfig:
+def with_seed(config: TrainingConfig, seed: int) -> TrainingConfig:
+    """The same cell with another seed."""
     return replace(config, run=replace(config.run, seed=seed))
 
 
@@ -157,7 +159,7 @@ def experiment_record(
     for table in experiment.tables:
         for cell in table.cells:
             for seed in range(seeds):
-                ids[table.name + "\n" + cell.label, seed] = _with_seed(cell.config, seed).trial_id()
+                ids[table.name + "\n" + cell.label, seed] = with_seed(cell.config, seed).trial_id()
     epochs = {cell.config.run.epochs for table in experiment.tables for cell in table.cells}
     return {
         "layout": LAYOUT,

@@ -1,4 +1,4 @@
-"""`resnet-dist grid plan | run | status | report`."""
+"""`resnet-dist grid run | status | report`; `grid plan` is in `plan_command.py`."""
 
 import argparse
 import difflib
@@ -20,96 +20,22 @@ from resnet_dist.storage import Storage, experiment_key
 from tune_jobs.command_line import print_json, program
 from tune_jobs.experiment import Trial, experiment_record, load_experiment
 from tune_jobs.flush_command import flush_before_launch
-from tune_jobs.plan import Plan, make_plan, parallel_slots
+from tune_jobs.plan import make_plan
+from tune_jobs.plan_command import MANY, dry_run
 from tune_jobs.results import STATES, ExperimentResults, read_experiment
 from tune_jobs.terminal import make_console
 
 LOGGER = logging.getLogger(__name__)
 
 STYLES = {logging.WARNING: "yellow", logging.ERROR: "red"}
-MANY = 60
-"""Trials beyond which a terminal shows counts and no row for each."""
-
-
-def plan(args: argparse.Namespace) -> int:
-    """Print the trials of an experiment, their steps and the time to expect."""
-    from tune_jobs.step_time import step_seconds
-
-    console = make_console(quiet=args.json)
-    storage = open_storage(args.storage)
-    with console.status("measuring step times") if not args.no_measure else console.status("reading storage"):
-        planned = make_plan(
-            args.experiment,
-            storage,
-            args.seeds,
-            args.epochs,
-            args.settings,
-            measure=None if args.no_measure else step_seconds,
-        )
-    if args.json:
-        print_json(_plan_json(planned))
-        return 0
-    _print_plan(planned, console)
-    return 0
-
-
-def _plan_json(planned: Plan) -> dict[str, Any]:
-    return {
-        "experiment": planned.experiment.name,
-        "seeds": planned.seeds,
-        "cells": planned.cells,
-        "hours": planned.hours,
-        "trials": [
-            {
-                "trial": item.trial.trial_id,
-                "name": item.trial.name,
-                "state": item.state,
-                "workers": item.trial.config.run.workers,
-                "epochs": item.trial.config.run.epochs,
-                "steps": item.steps,
-                "steps_done": item.steps_done,
-                "hours": item.hours,
-                "config": item.trial.config.to_dict(),
-            }
-            for item in planned.trials
-        ],
-    }
-
-
-def _print_plan(planned: Plan, console: Console) -> None:
-    console.print(f"[bold]{escape(planned.experiment.title)}[/]")
-    for deviation in planned.experiment.deviations:
-        console.print(f"  {deviation.setting}: {_words(deviation.actual)} instead of {_words(deviation.recipe)}")
-    if len(planned.trials) <= MANY:
-        table = Table("trial", "name", "state", "workers", "epochs", "steps", "hours", box=None, pad_edge=False)
-        for item in planned.trials:
-            run = item.trial.config.run
-            hours = "" if item.hours is None else f"{item.hours:.2f}"
-            counts = (str(run.workers), str(run.epochs), str(item.steps), hours)
-            table.add_row(item.trial.trial_id, escape(item.trial.name), item.state, *counts)
-        console.print(table)
-    waiting = [item for item in planned.trials if item.state != "finished"]
-    console.print(
-        f"{planned.cells} cells × {planned.seeds} seed{'s' if planned.seeds > 1 else ''}: "
-        f"{len(planned.trials)} trials, {len(planned.trials) - len(waiting)} finished, "
-        f"{sum(item.steps - item.steps_done for item in waiting):,} steps to run"
-    )
-    if planned.hours is not None and waiting:
-        slots = parallel_slots(waiting)
-        console.print(
-            f"Expected: {planned.hours:.2f} worker-hours; {planned.hours / slots:.2f} hours on this machine, "
-            f"{slots} at a time (measured step times)"
-        )
-
-
-def _words(values: tuple[Any, ...]) -> str:
-    return ", ".join(escape(str(value)) for value in values)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run what is missing and go on with what is half done; then report. One launch of an experiment at a time."""
     from cluster.lease import lease
 
+    if args.dry_run:
+        return dry_run(args)
     console = make_console(quiet=args.json)
     storage = open_storage(args.storage)
     storage.check_writable()

@@ -17,7 +17,7 @@ from resnet_dist.configuration import TrainingConfig
 from resnet_dist.errors import UserError
 from resnet_dist.launch import Job, run_in_process, run_on_workers
 from resnet_dist.logs import structured
-from resnet_dist.storage import Storage
+from resnet_dist.storage import Storage, TrialKeys
 from tune_jobs.command_line import print_json, program
 from tune_jobs.flush_command import flush_before_launch
 from tune_jobs.options import read_config
@@ -36,8 +36,10 @@ def train_command(args: argparse.Namespace) -> int:
 
     choose_device(config.run.device)
     storage = open_storage(args.storage)
-    storage.check_writable()
     console = make_console(quiet=args.json)
+    if args.dry_run:
+        return _dry_run(args, config, storage, console)
+    storage.check_writable()
     flush_before_launch(storage, console)
     config = config.with_fingerprint(load_dataset(config.data).fingerprint)  # limits are checked, too
     name = f"{config.network.depth}-layers/{config.trial_id()}"
@@ -63,6 +65,26 @@ def train_command(args: argparse.Namespace) -> int:
         console.print(config.data.caveat)
     console.print(f"Results:     {storage.uri}/{job.keys.prefix}", soft_wrap=True)
     console.print(f"TensorBoard: {program()} tensorboard {storage.uri}/{args.name}", soft_wrap=True)
+    return 0
+
+
+def _dry_run(args: argparse.Namespace, config: TrainingConfig, storage: Storage, console: Console) -> int:
+    """Say what would be trained, and from where. Images are decoded into the local cache if they are not there."""
+    from resnet_dist.dataset import load_dataset
+
+    config = config.with_fingerprint(load_dataset(config.data).fingerprint)
+    keys = TrialKeys(args.name, config.trial_id())
+    newest = max((item.key for item in storage.list(keys.checkpoints)), default=None)
+    state, then = "missing", "would be trained from the beginning"
+    if storage.get(keys.result) is not None:
+        state, then = "finished", "is finished already; nothing would be done"
+    elif newest is not None:
+        step = int(newest.removeprefix(keys.checkpoints).partition("/")[0])
+        state, then = "unfinished", f"would go on from its checkpoint after step {step:,}"
+    console.print(f"Trial {config.trial_id()}: {_describe(config)}", soft_wrap=True)
+    console.print(f"It {then}. Results would lie in {storage.uri}/{keys.prefix} Nothing was written.", soft_wrap=True)
+    if args.json:
+        print_json({"trial": config.trial_id(), "state": state, "config": config.to_dict()})
     return 0
 
 

@@ -1,0 +1,189 @@
+"""What a plan says before anything is run."""
+
+import json
+import tomllib
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resnet_dist.configuration import TrainingConfig
+from tests.tune_jobs.recorded import TWO_ROWS, experiment_from, record_experiment, record_metrics, record_result
+from tune_jobs import calibration
+from tune_jobs.calibration import Calibration, Cost, measure
+from tune_jobs.command_line import main
+from tune_jobs.plan import make_plan
+
+ROWS = {
+    name: table["rows"]
+    for name, table in tomllib.loads((Path(__file__).parent / "reference_tables.toml").read_text()).items()
+}
+
+
+def planned(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    assert main(["grid", "plan", *arguments, "--no-measure", "--json"]) == 0
+    return dict(json.loads(capsys.readouterr().out))
+
+
+def what_a_row_runs(name: str, row: dict[str, Any]) -> str:
+    """The configuration of a row of the document: rows that say the same are one trial."""
+    recipe = {"relu": True, "position": "before", "solver": "sgd", "learning_rate": 0.1, "momentum": 0.1}
+    if name.endswith("-deep"):
+        recipe["initialisation"] = "head"  # the document's deep tables are from its code's last revision
+    told = {key: value for key, value in row.items() if key not in ("error", "paper")}
+    return json.dumps(recipe | told, sort_keys=True)
+
+
+def test_the_plan_of_the_study_is_the_cells_of_the_six_tables_and_their_shared_trials(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = planned(capsys, "study", "--storage", str(tmp_path), "--seeds", "1")
+    assert [table["name"] for table in plan["tables"]] == list(ROWS)
+    assert {table["name"]: len(table["cells"]) for table in plan["tables"]} == {
+        n: len(rows) for n, rows in ROWS.items()
+    }
+    of_row: dict[str, set[str]] = {}  # trial ids by what the document's rows say
+    tables_of: dict[str, list[str]] = {}
+    configs = {trial["trial"]: trial["config"] for trial in plan["trials"]}
+    for table in plan["tables"]:
+        for cell, row in zip(table["cells"], ROWS[table["name"]], strict=True):
+            (trial_id,) = cell["trials"]
+            of_row.setdefault(what_a_row_runs(table["name"], row), set()).add(trial_id)
+            tables_of.setdefault(trial_id, []).append(table["name"])
+            config = configs[trial_id]
+            assert config["network"]["depth"] == row["depth"]
+            assert config["schedule"]["warmup_iterations"] == row.get("warmup_iterations", 0)
+            assert config["solver"]["kind"] == row.get("solver", "sgd")
+            assert config["schedule"]["kind"] == row.get("schedule", "step")
+            assert config["batch_norm"]["momentum"] == row.get("momentum", 0.1)
+    assert all(len(ids) == 1 for ids in of_row.values()), "one row, two trials"
+    assert len(of_row) == len(tables_of) == len(plan["trials"]) == 30
+    for table in plan["tables"]:
+        for cell in table["cells"]:
+            assert sorted([table["name"], *cell["also_in"]]) == sorted(tables_of[cell["trials"][0]])
+    shared = Counter(len(tables) for tables in tables_of.values())
+    assert shared == {1: 28, 4: 1, 2: 1} and plan["shared_trials"] == 2
+
+
+def test_the_full_grid_has_720_trials_a_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = planned(capsys, "full-grid", "--storage", str(tmp_path), "--seeds", "1")
+    assert len(plan["trials"]) == plan["cells"] == 720 and plan["shared_trials"] == 0
+    assert {trial["steps"] for trial in plan["trials"]} == {78_125}
+
+
+def test_a_second_plan_measures_nothing(cache: Path, tmp_path: Path) -> None:
+    measured: list[int] = []
+
+    def cost(config: TrainingConfig) -> Cost:
+        measured.append(config.network.depth)
+        return Cost(config.network.depth / 100, 2**30, 2**20)
+
+    experiment_from(TWO_ROWS, tmp_path)
+    storage, _ = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=2)
+    path = str(tmp_path / "experiment.toml")
+    for machine, expected in (("a", [20, 32]), ("a", [20, 32]), ("b", [20, 32, 20, 32])):
+        plan = make_plan(path, storage, 2, None, {}, calibration=Calibration(machine, 2, cost))
+        assert measured == expected
+        (first, *_) = plan.trials
+        # 78,125 updates of 0.2 s; 10,000 test images beside 50,000 to train on, at a third of the cost.
+        assert first.hours == pytest.approx(78_125 * 0.2 * (1 + 1 / 3 / 5) / 3600)
+        assert first.memory == pytest.approx(400 * 2**20 + 60_000 * 3080 + 3 * 2**20 + 2**30)
+    changed = replace(TrainingConfig(), run=replace(TrainingConfig().run, precision="bfloat16"))
+    Calibration("a", 2, cost)(changed)
+    assert measured[-1] == 20 and len(measured) == 5
+    (cache / calibration.FILE).write_text("{")
+    Calibration("a", 2, cost)(changed)
+    assert len(measured) == 6, "a damaged file is measured anew"
+
+
+def test_hours_on_the_cluster_are_those_of_the_longest_first_in_each_place(cache: Path, tmp_path: Path) -> None:
+    # Three trials of 32 layers and three of 20, on two places: 32 and 32, then 32 and 20, then 20 and 20 beside it.
+    storage, _ = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=3)
+    path = str(tmp_path / "experiment.toml")
+    seconds = {20: 1.0, 32: 2.0}
+    costs = Calibration("x", 2, lambda config: Cost(seconds[config.network.depth], 0, 0))
+    plan = make_plan(path, storage, 3, None, {}, calibration=costs)
+    unit = plan.trials[0].hours
+    assert unit is not None and plan.hours == pytest.approx(9 * unit)
+    assert plan.cluster_hours == pytest.approx(5 * unit)
+    both = make_plan(path, storage, 3, None, {"run.workers": 2}, calibration=costs)
+    assert both.cluster_hours == pytest.approx(9 * unit / 2)
+
+
+def test_what_is_in_storage_is_taken_off(cache: Path, tmp_path: Path) -> None:
+    storage, found = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
+    record_result(storage, "two-rows", found[0], 0.1)
+    record_metrics(storage, "two-rows", found[1], [0.5] * 50)
+    costs = Calibration("x", 1, lambda config: Cost(1.0, 0, 0))
+    plan = make_plan(str(tmp_path / "experiment.toml"), storage, 1, None, {}, calibration=costs)
+    assert [item.state for item in plan.trials] == ["finished", "unfinished"]
+    assert plan.trials[0].hours is None
+    assert plan.trials[1].hours == pytest.approx(78_125 * 0.75 * (1 + 1 / 15) / 3600, rel=1e-3)
+
+
+def test_a_measured_update_takes_time_and_memory_that_grow_with_the_network(cache: Path) -> None:
+    small, large = (
+        measure(TrainingConfig().override({"network.depth": depth, "network.width": 4, "data.batch_size": 8}))
+        for depth in (8, 20)
+    )
+    assert small.seconds > 0 and small.weights < large.weights and small.activations < large.activations
+    # Each of the six convolutions of the small one keeps its input: 8 images of 4 x 32 x 32, 8 x 16 x 16, ... floats.
+    assert small.activations > 4 * 8 * (3 * 1024 + 3 * 4 * 1024 + 2 * 8 * 256 + 16 * 64)
+    halves = measure(
+        TrainingConfig().override(
+            {"network.depth": 8, "network.width": 4, "data.batch_size": 8, "data.accumulation": 2}
+        )
+    )
+    assert halves.activations < small.activations
+
+
+def test_a_plan_shows_cells_shared_trials_and_storage(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "measure", lambda config: Cost(0.5, 2**30, 2**20))
+    assert main(["grid", "plan", "study-shallow", "--storage", str(tmp_path), "--epochs", "20"]) == 0
+    out = capsys.readouterr().out
+    assert (
+        "16 cells in 3 tables, 14 different configurations (1 of them in several tables), × 5 seeds: 70 trials" in out
+    )
+    row = next(line for line in out.splitlines() if "Adadelta" in line)
+    assert "7,813" in row and "5 missing" in row and "1.6 GiB" in row
+    assert "run.epochs: 20 instead of 200" in out
+    assert "Expected on this cluster: " in out and "step times measured" in out
+
+
+def test_a_dry_run_says_what_would_start_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    storage, found = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=2)
+    record_metrics(storage, "two-rows", found[2], [0.5])
+    record_result(storage, "two-rows", found[0], 0.1)
+    before = {path: path.stat().st_mtime_ns for path in Path(storage.uri).rglob("*")}
+    command = ["grid", "run", str(tmp_path / "experiment.toml"), "--storage", storage.uri, "--seeds", "2", "--dry-run"]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "A launch would start 3 trials, the longest first:" in out and "Nothing was written." in out
+    assert f"{found[2].trial_id}  depth-32/seed-0, going on after step 391" in out
+    assert main([*command, "--json"]) == 0
+    started = json.loads(capsys.readouterr().out)["would_start"]
+    assert set(started) == {found[1].trial_id, found[2].trial_id, found[3].trial_id}
+    assert started[-1] == found[1].trial_id
+    assert {path: path.stat().st_mtime_ns for path in Path(storage.uri).rglob("*")} == before
+
+
+def test_a_dry_run_of_one_run_says_where_it_would_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    storage = tmp_path / "results"
+    command = ["train", "--storage", str(storage), "--dry-run"]
+    assert main(command) == 0
+    trial = TrainingConfig().trial_id()
+    out = capsys.readouterr().out
+    assert f"Trial {trial}: 20 layers on synthetic, 200 epochs" in out and "from the beginning" in out
+    assert not storage.exists()
+    checkpoint = storage / "train" / "trials" / trial / "checkpoints" / "0000000391" / "state.pt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"")
+    assert main(command) == 0
+    assert "would go on from its checkpoint after step 391" in capsys.readouterr().out
+    (storage / "train" / "trials" / trial / "result.json").write_text("{}")
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["state"] == "finished"
