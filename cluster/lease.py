@@ -1,7 +1,7 @@
 """A lease on an experiment in storage: of several launches of one grid, one acts.
 
 `<experiment>/.lease/<generation>.json` names the holder. Whoever holds the lease has created the object of the highest
-generation, which storage lets one writer do, and is the only one who writes to it afterwards: renewals every twentieth
+generation, which storage lets one writer do, and is the only one who writes to it afterwards: renewals every fortieth
 of the lease's duration, and a last one that says that it is released. So no two writers ever race for one object, and
 since generations only grow, none comes back.
 
@@ -28,14 +28,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from cluster.processes import start_time
 from resnet_dist.errors import StorageError, UserError
 from resnet_dist.storage import Storage
 
 DURATION_VARIABLE = "RESNET_DIST_LEASE_SECONDS"
-DEFAULT_DURATION = 300.0
+DEFAULT_DURATION = 600.0
 """Seconds without a renewal after which a lease can be taken over. A holder lives with an outage of storage of three
 quarters of it."""
-RENEWALS = 20
+RENEWALS = 40
 """Renewals in a lease's duration."""
 GIVE_UP = 0.75
 """Part of the duration without a renewal after which the holder stops."""
@@ -210,7 +211,7 @@ class Lease:
         )
         end = self._clock() + duration
         while (left := end - self._clock()) > 0:
-            self._sleep(min(left, duration / (2 * RENEWALS)))
+            self._sleep(min(left, duration / RENEWALS))
             latest, now = self._latest()
             if latest != generation or now != data:
                 changed = _parse(now)
@@ -252,7 +253,7 @@ class Lease:
 
 
 def duration_from_environment() -> float:
-    """Seconds that a lease lasts: `RESNET_DIST_LEASE_SECONDS`, or 300."""
+    """Seconds that a lease lasts: `RESNET_DIST_LEASE_SECONDS`, or 600."""
     text = os.environ.get(DURATION_VARIABLE, "")
     try:
         seconds = float(text or DEFAULT_DURATION)
@@ -275,7 +276,7 @@ def describe_process() -> str:
 
 def _this_process() -> dict[str, Any]:
     """Which process this is, in such a way that the same machine can tell later that it is no more."""
-    return {"machine": _machine(), "pid": os.getpid(), "started": _start_time(os.getpid())}
+    return {"machine": _machine(), "pid": os.getpid(), "started": start_time(os.getpid())}
 
 
 def _has_died(process: dict[str, Any]) -> bool:
@@ -283,7 +284,7 @@ def _has_died(process: dict[str, Any]) -> bool:
     machine = _machine()
     if not machine or process.get("machine") != machine or not isinstance(process.get("pid"), int):
         return False
-    return _start_time(process["pid"]) != process.get("started")
+    return start_time(process["pid"]) != process.get("started")
 
 
 def _machine() -> str:
@@ -295,16 +296,6 @@ def _machine() -> str:
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return ""
-
-
-def _start_time(pid: int) -> int | None:
-    """When a process of this machine started, in clock ticks since the machine's start; None if there is none."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    state, *fields = stat.rpartition(")")[2].split()
-    return None if state in "ZX" else int(fields[18])
 
 
 def _parse(data: bytes | None) -> Holder | None:

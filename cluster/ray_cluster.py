@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from cluster.local_cluster import running_cluster
 from resnet_dist.errors import UserError
 
 DRIVER_RESOURCE = "trial_driver"
@@ -16,13 +17,15 @@ DRIVER_RESOURCE = "trial_driver"
 
 @dataclass(frozen=True)
 class Resources:
-    """What a cluster has in total."""
+    """What a cluster has in total, or can have where an autoscaler adds nodes."""
 
     cpus: int
     gpus: int
     nodes: int
     driver_slots: int = 0
     """Places for processes that start worker groups, where the cluster offers them (resource `trial_driver`)."""
+    is_ours: bool = True
+    """Whether the cluster was started on this machine by this process."""
 
     def require_workers(self, workers: int, use_gpu: bool) -> None:
         """Raise a `UserError` unless `workers` workers fit, each with one CPU and, on GPUs, one GPU."""
@@ -57,6 +60,8 @@ def connected(address: str | None = None) -> Iterator[Resources]:
     import ray
 
     address = address or os.environ.get("RAY_ADDRESS")
+    if address and (started := running_cluster()) and address in (started.address, "auto"):
+        started.use_token()
     try:
         if address:
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
@@ -73,12 +78,15 @@ def connected(address: str | None = None) -> Iterator[Resources]:
         ) from error
     try:
         total = ray.cluster_resources()
+        for name, most in _autoscaled().items():
+            total[name] = max(total.get(name, 0), most)
         alive = len([node for node in ray.nodes() if node["Alive"]])
         yield Resources(
             cpus=int(total.get("CPU", 0)),
             gpus=int(total.get("GPU", 0)),
             nodes=alive,
             driver_slots=int(total.get(DRIVER_RESOURCE, 0)),
+            is_ours=not address,
         )
     finally:
         with _undisturbed():
@@ -96,6 +104,13 @@ def _undisturbed() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _autoscaled() -> dict[str, float]:
+    """The most that the cluster's autoscaler may bring it to; empty without one."""
+    from ray._private.state import state
+
+    return {name: float(most) for name, most in (state.get_max_resources_from_cluster_config() or {}).items()}
 
 
 def _start_local() -> None:

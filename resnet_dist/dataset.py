@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_dist.configuration import DataConfig
-from resnet_dist.dataset_cache import CachedImages, cache_directory, cached, writing
+from resnet_dist.dataset_cache import CachedImages, cache_directory, cached, opened, staged_entry, writing
 from resnet_dist.decoded_images import DecodedImages
 from resnet_dist.errors import DataError
 
@@ -81,6 +81,11 @@ def load_dataset(data: DataConfig, cache: Path | None = None) -> Dataset:
     )
 
 
+def load_source(data: DataConfig, cache: Path | None = None) -> CachedImages:
+    """The whole source of `data`, before limits and holdout, and its fingerprint. It is decoded if need be."""
+    return _source(data, cache)
+
+
 def dataset_fingerprint(data: DataConfig, cache: Path | None = None) -> str:
     """Fingerprint of the source of `data`: 16 hexadecimal digits.
 
@@ -98,6 +103,9 @@ def dataset_sizes(data: DataConfig, cache: Path | None = None) -> tuple[int, int
 
 def _source(data: DataConfig, cache: Path | None) -> CachedImages:
     cache = (cache or cache_directory()).absolute()
+    staged = staged_entry(data.fingerprint)
+    if data.source.startswith("folder:") and data.fingerprint and (entry := opened(staged, cache)):
+        return entry  # whether the folder itself is at hand or not
     key, decode = _decoder(data.source, cache)
     found = cached(key, decode, cache)
     if data.fingerprint not in ("", found.fingerprint):

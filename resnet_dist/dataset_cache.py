@@ -51,7 +51,7 @@ def cached(key: str, decode: Callable[[], DecodedImages], cache: Path) -> Cached
     One process decodes while others wait. Raises `DataError` if the directory cannot be written, and whatever
     `decode` raises, in which case no entry is left.
     """
-    entry = cache / f"{key}-v{FORMAT}"
+    entry = _entry(key, cache)
     if found := _open(entry):
         return found
     with writing(cache):
@@ -73,6 +73,20 @@ def cached(key: str, decode: Callable[[], DecodedImages], cache: Path) -> Cached
         return written
     finally:
         lock.release()
+
+
+def opened(key: str, cache: Path) -> CachedImages | None:
+    """The entry `key` of the cache directory; None if it is missing or damaged."""
+    return _open(_entry(key, cache))
+
+
+def staged_entry(fingerprint: str) -> str:
+    """Name of the entry of a folder that was fetched from storage (`staged_data`)."""
+    return f"staged-{fingerprint}"
+
+
+def _entry(key: str, cache: Path) -> Path:
+    return cache / f"{key}-v{FORMAT}"
 
 
 @contextlib.contextmanager

@@ -118,12 +118,16 @@ def _train_recorded(
     job: Job, workers: "Workers", on_epoch: "OnEpoch | None" = None, on_step: "OnStep | None" = None
 ) -> dict[str, Any]:
     from resnet_dist.provenance import machines
+    from resnet_dist.staged_data import bring, is_at_hand
     from resnet_dist.training import train
 
     logs.configure()
     with logs.about(job.experiment, job.config.trial_id(), workers.rank):
         LOGGER.info("%s begins on %s, worker %d of %d", job.name, workers.device, workers.rank + 1, workers.size)
-        dataset = _dataset(_content(job.config.data))
+        data = job.config.data
+        if not is_at_hand(data):
+            data = bring(data, job.open_storage())
+        dataset = _dataset(_content(data))
         everyone = machines(workers)  # a collective: every worker takes part
         if workers.is_first:
             result = _train_first(job, workers, dataset, everyone, on_epoch, on_step)

@@ -1,7 +1,8 @@
 """The source code that this process runs: its commit, and a patch of what has been changed since.
 
 Asked of git where the package lies in a checkout of its own repository. Elsewhere (an image, a wheel) the build has
-left `_build.json` beside this file: {"commit": "…", "dirty": false}.
+left `_build.json` beside this file: {"commit": "…", "dirty": false}. So has the upload of a job, with the patch in
+`_build.patch`.
 
 A patch goes to the same bucket as the results, so it holds nothing that looks like a credential: files whose name or
 content does are left out and named. Ignored files, git's configuration and remotes are never read.
@@ -25,7 +26,10 @@ FILES_LIMIT = 200
 """Changed files that are looked at: each takes git a few milliseconds."""
 
 BUILD_RECORD = "_build.json"
-"""What a build of an image or a wheel writes into the package: the commit that it was made from."""
+"""What a build of an image or a wheel, or the upload of a job, writes into the package: the commit it was made from."""
+
+BUILD_PATCH = "_build.patch"
+"""The patch of an upload from a checkout with changes."""
 
 # Names of files that hold credentials more often than code, in lower case.
 _SECRET_NAMES = (
@@ -112,15 +116,26 @@ def running_source() -> SourceState:
     return source_state()
 
 
+def build_files(state: SourceState) -> dict[str, bytes]:
+    """Files by which a copy of the package without its repository gives the same state; none if that is not known."""
+    if state.commit is None:
+        return {}
+    record = {"commit": state.commit, "dirty": state.dirty, "left_out": list(state.left_out)}
+    files = {BUILD_RECORD: (json.dumps(record) + "\n").encode()}
+    return files | ({BUILD_PATCH: state.patch} if state.patch else {})
+
+
 def _build_state(record: Path) -> SourceState:
     try:
         build = json.loads(record.read_bytes())
         commit = str(build["commit"])
+        left_out = tuple(map(str, build.get("left_out", ())))
     except (OSError, ValueError, KeyError, TypeError):
         return SourceState()
     if not re.fullmatch(r"[0-9a-f]{7,64}", commit):
         return SourceState()
-    return SourceState(commit, bool(build.get("dirty")), "build")
+    dirty, patch = bool(build.get("dirty")), record.with_name(BUILD_PATCH)
+    return SourceState(commit, dirty, "build", patch.read_bytes() if dirty and patch.is_file() else b"", left_out)
 
 
 def _patch(root: Path, changed: list[str], new: list[str]) -> tuple[bytes, tuple[str, ...]]:
@@ -141,7 +156,7 @@ def _patch(root: Path, changed: list[str], new: list[str]) -> tuple[bytes, tuple
 
 def _file_patch(root: Path, name: str, is_new: bool) -> bytes | str:
     """The patch of one file, or why it is left out."""
-    if _looks_secret(name):
+    if looks_secret(name):
         return "its name is one for credentials"
     if name.endswith("/"):
         return "a repository of its own"
@@ -159,7 +174,8 @@ def _file_patch(root: Path, name: str, is_new: bool) -> bytes | str:
     return part
 
 
-def _looks_secret(name: str) -> bool:
+def looks_secret(name: str) -> bool:
+    """Whether a file's name is one for credentials."""
     *folders, file = PurePosixPath(name.lower()).parts
     return bool(_SECRET_FOLDERS.intersection(folders)) or any(fnmatch.fnmatchcase(file, p) for p in _SECRET_NAMES)
 

@@ -1,4 +1,4 @@
-"""Run moto's S3 on a free port of the loopback address: prints the port, ends when its standard input does."""
+"""Run moto's S3 on a free port of an address, by default 127.0.0.1: prints the port, ends when its input does."""
 
 import sys
 import threading
@@ -28,7 +28,8 @@ class Quiet(WSGIRequestHandler):
 
 def main() -> None:
     application = OneAtATime(DomainDispatcherApplication(create_backend_app))
-    server = make_server("127.0.0.1", 0, application, threaded=True, request_handler=Quiet)
+    host = sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1"
+    server = make_server(host, 0, application, threaded=True, request_handler=Quiet)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(server.server_port, flush=True)
     sys.stdin.read()

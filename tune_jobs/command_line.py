@@ -13,6 +13,7 @@ from typing import Any
 
 from resnet_dist import logs
 from resnet_dist.errors import UserError
+from tune_jobs.cluster_options import add_cluster_commands
 from tune_jobs.options import SHORTHANDS, Parser, add_settings, normalise
 
 LOGGER = logging.getLogger(__name__)
@@ -134,6 +135,8 @@ def make_parser() -> Parser:
     table.add_argument("--rows", choices=("trials", "epochs"), default="trials", help="a row is one (default: trials)")
     table.add_argument("--output", metavar="FILE", help="file to write (default: standard output)")
     table.set_defaults(run=_results)
+
+    add_cluster_commands(commands)
 
     board = commands.add_parser(
         "tensorboard", help="open TensorBoard on results", description="Serve TensorBoard on results, while they grow."

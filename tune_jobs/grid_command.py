@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, storage: BrowsableStorage, console: Console) -> int:
+    from cluster.preflight import check_nodes
     from cluster.ray_cluster import connected
     from tune_jobs.grid import require_workers, run_trials
     from tune_jobs.plan import KNOWN_SIZES
@@ -55,8 +56,9 @@ def _run(args: argparse.Namespace, storage: BrowsableStorage, console: Console) 
     for config in {trial.config.data.source: trial.config for trial in planned.to_run()}.values():
         if config.data.source in KNOWN_SIZES:  # a folder has been decoded already, to know its fingerprint
             from resnet_dist.dataset import dataset_fingerprint
+            from resnet_dist.staged_data import bring
 
-            dataset_fingerprint(config.data)
+            dataset_fingerprint(bring(config.data, storage))
     record = experiment_record(planned.experiment, planned.seeds, planned.overrides, args.scheduler)
     trials = planned.to_run(args.retry_failed, args.scheduler)
     finished = sum(item.state == "finished" for item in planned.trials)
@@ -71,6 +73,8 @@ def _run(args: argparse.Namespace, storage: BrowsableStorage, console: Console) 
 
         with connected() as resources, _Display(console, name, trials) as display:
             require_workers(trials, resources)  # before anything is written
+            if not resources.is_ours:
+                check_nodes(storage, list({trial.config.data.source: trial.config.data for trial in trials}.values()))
             _put_record(storage, record)
             observer = Observer(display.start, display.result, display.failure, display.stop, display.trouble)
             run_trials(trials, name, storage.uri, resources, observer, args.scheduler)

@@ -146,9 +146,10 @@ def make_plan(
     sources = {cell.config.data.source for table in experiment.tables for cell in table.cells}
     if len(sources) == 1 and (source := sources.pop()).startswith("folder:"):
         from resnet_dist.dataset import dataset_fingerprint
+        from resnet_dist.staged_data import bring
 
         data = replace(TrainingConfig().data, source=source, fingerprint=overrides.get("data.fingerprint", ""))
-        overrides = overrides | {"data.fingerprint": dataset_fingerprint(data)}
+        overrides = overrides | {"data.fingerprint": dataset_fingerprint(bring(data, storage))}
         experiment = load_experiment(name_or_path, overrides, epochs)
     elif any(source.startswith("folder:") for source in sources):
         raise UserError(f"{experiment.name}: cells on different folder: sources; give one with --data.source")

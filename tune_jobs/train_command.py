@@ -32,6 +32,7 @@ def train_command(args: argparse.Namespace) -> int:
     if not args.name or "/" in args.name or args.name.startswith("."):
         raise UserError(f"--name: {args.name!r} is not allowed; give a name without '/' that does not begin with '.'")
     from resnet_dist.dataset import load_dataset
+    from resnet_dist.staged_data import bring
     from resnet_dist.workers import choose_device
 
     choose_device(config.run.device)
@@ -41,7 +42,8 @@ def train_command(args: argparse.Namespace) -> int:
         return _dry_run(args, config, storage, console)
     storage.check_writable()
     flush_before_launch(storage, console)
-    config = config.with_fingerprint(load_dataset(config.data).fingerprint)  # limits are checked, too
+    dataset = load_dataset(bring(config.data, storage))
+    config = config.with_fingerprint(dataset.fingerprint)  # limits are checked, too
     name = f"{config.network.depth}-layers/{config.trial_id()}"
     job = Job(config, args.name, name, functools.partial(open_storage, storage.uri))
     if (finished := storage.get(job.keys.result)) is not None:

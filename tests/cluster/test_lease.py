@@ -74,7 +74,7 @@ def test_a_living_holder_is_named_and_keeps_the_lease(launches: Launches) -> Non
         launches.take()
     assert holder.holder.who in str(refused.value) and holder.holder.since in str(refused.value)
     assert len(launches.told) == 1 and "watching for up to 300 s" in launches.told[0]
-    assert launches.clock.now - 1000 < DURATION / RENEWALS, "it is refused at the first sign of life"
+    assert launches.clock.now - 1000 <= DURATION / RENEWALS, "it is refused at the first sign of life"
     holder.renew()
     holder.check()
 
@@ -217,7 +217,7 @@ def test_a_launch_that_loses_its_lease_is_interrupted_and_says_to_whom(tmp_path:
     began = time.monotonic()
     with (
         pytest.raises(LeaseLostError, match="taken over: a launch that left no readable name"),
-        lease(storage, "grid", duration=8.0),
+        lease(storage, "grid", duration=20.0),
     ):
         storage.create("grid/.lease/00000002.json", b"?")
         time.sleep(60)

@@ -1,0 +1,151 @@
+"""Before a grid starts on a cluster of several nodes: can every node do its part?
+
+One small task on each node uses the storage, looks for the data, and says its versions. Each thing that is wrong
+becomes a line with its remedy; nothing has been written or trained then.
+"""
+
+import json
+import os
+import platform
+import secrets
+import socket
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any
+
+from cluster.storage import open_storage
+from resnet_dist.configuration import DataConfig
+from resnet_dist.errors import UserError
+from resnet_dist.storage import Storage
+
+PACKAGES = ("ray", "torch", "torchvision", "numpy")
+"""Whose versions must be the same everywhere: trials move from node to node, and their numbers must not."""
+PATIENCE = 300.0
+"""Seconds in which every node must have answered; each starts a process for it."""
+CLIENT_VARIABLE = "RESNET_DIST_CLIENT_VERSIONS"
+"""Through which `submit` tells the job the versions of the client."""
+DOWNLOAD_HOST = ("www.cs.toronto.edu", 443)
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """What a node says of itself."""
+
+    node: str
+    """Its address and host name."""
+    versions: dict[str, str] = field(default_factory=dict)
+    storage_trouble: str = ""
+    missing_data: tuple[str, ...] = ()
+    """Sources that it neither has nor can get."""
+
+
+def check_nodes(storage: Storage, sources: Sequence[DataConfig]) -> None:
+    """Raise a `UserError` of one line a fault unless all nodes of the connected cluster can run trials.
+
+    `sources` are the data of the trials, with their fingerprints. A cluster of this machine alone, started by this
+    process, has nothing that could differ.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    key = f".check-{secrets.token_hex(8)}"
+    storage.put(key, b"a launch looks whether every node sees this")
+    try:
+        probe = ray.remote(num_cpus=0, max_retries=0)(report_of_this_node)
+        asked = {
+            probe.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                storage.uri, key, list(sources)
+            ): f"{node['NodeManagerAddress']} ({node['NodeManagerHostname']})"
+            for node in nodes
+        }
+        answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=PATIENCE)
+        reports, faults = [], [f"node {asked[one]} does not answer; remove it, or restart its Ray" for one in silent]
+        for one in answered:
+            try:
+                reports.append(NodeReport(asked[one], *ray.get(one)))
+            except ray.exceptions.RayError as error:
+                faults.append(_failed(asked[one], error))
+    finally:
+        storage.delete(key)
+    client = os.environ.get(CLIENT_VARIABLE)
+    if client:
+        reports.append(NodeReport("that submitted this", json.loads(client)))
+    faults += faults_of(reports, versions_here(), storage.uri)
+    if faults:
+        raise UserError("; ".join(faults))
+
+
+def faults_of(reports: Sequence[NodeReport], here: dict[str, str], storage_uri: str) -> list[str]:
+    """A line for each thing that is wrong, with the nodes where it is, and what to do."""
+    faults: defaultdict[str, list[str]] = defaultdict(list)
+    for report in reports:
+        for name, version in here.items():
+            there = report.versions.get(name, "")
+            if _release(there) != _release(version):
+                what = f"{name} {there or 'missing'} is not the {version} of this process"
+                faults[f"{what}; install one version everywhere"].append(report.node)
+        if report.storage_trouble:
+            faults[report.storage_trouble].append(report.node)
+        for source in report.missing_data:
+            faults[
+                f"data {source} is neither there nor can it be downloaded; put it into storage once with "
+                f"`resnet-dist data stage {source} {storage_uri}`"
+            ].append(report.node)
+    return [f"node {', '.join(nodes)}: {fault}" for fault, nodes in faults.items()]
+
+
+def report_of_this_node(storage_uri: str, key: str, sources: list[DataConfig]) -> tuple[Any, ...]:
+    """Runs on each node: the fields of its `NodeReport`, but for its name."""
+    storage = open_storage(storage_uri)
+    trouble = ""
+    missing: tuple[str, ...] = ()
+    try:
+        storage.check_writable()
+        if storage.get(key) is None:
+            trouble = f"storage {storage_uri} is another directory there; give one that all nodes share, or s3://…"
+        missing = tuple(data.source for data in sources if not data_is_reachable(data, storage))
+    except UserError as error:
+        trouble = str(error)
+    return versions_here(), trouble, missing
+
+
+def versions_here() -> dict[str, str]:
+    """Versions of this process's Python and of the packages on which numbers depend."""
+    found = {"Python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = ""
+    return found
+
+
+def _release(version: str) -> str:
+    """Without what tells builds for CPUs and GPUs apart: 2.14.1 of 2.14.1+cpu."""
+    return version.partition("+")[0]
+
+
+def data_is_reachable(
+    data: DataConfig, storage: Storage, connect: Callable[..., Any] = socket.create_connection
+) -> bool:
+    """Whether this host has a data source, decoded or not, or can get it from storage or the network."""
+    from resnet_dist.staged_data import is_at_hand, is_staged
+
+    if is_at_hand(data) or is_staged(data, storage):
+        return True
+    if data.source.startswith("folder:"):
+        return False
+    try:
+        connect(DOWNLOAD_HOST, timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def _failed(node: str, error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = (lines[-1] if lines else type(error).__name__)[:200]
+    return f"node {node}: cannot run this code ({reason}); install this package's dependencies there, or use its image"

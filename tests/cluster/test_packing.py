@@ -1,0 +1,107 @@
+"""What a job uploads: code alone, with the commit and the patch that it is."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cluster.packing import LIMIT, pack
+from resnet_dist.errors import UserError
+from resnet_dist.source import source_state
+
+
+def git(directory: Path, *arguments: str) -> None:
+    identity = ("-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "commit.gpgsign=false")
+    subprocess.run(["git", *identity, "-C", str(directory), *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout with a package, an ignore file, and all that does not belong into an upload."""
+    root = tmp_path / "checkout"
+    (root / "resnet_dist").mkdir(parents=True)
+    (root / "resnet_dist" / "provenance.py").write_text("first = 1\n")
+    (root / "mine.toml").write_text("name = 'mine'\n")
+    (root / ".gitignore").write_text("*.pyc\nresnet_dist/_build.*\n/ignored/\n/results/\n.venv/\n")
+    git(tmp_path, "init", "-q", str(root))
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "first")
+    for name in (".venv/lib/torch.py", "results/trial/model.pt", "ignored/notes", "cache.pyc"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"0" * 100)
+    return root
+
+
+def uploaded(directory: Path) -> set[str]:
+    return {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
+
+
+def test_an_upload_is_the_code_and_its_commit(checkout: Path, tmp_path: Path) -> None:
+    into = tmp_path / "upload"
+    package = pack(checkout, into)
+    assert uploaded(into) == {"mine.toml", "resnet_dist/provenance.py", "resnet_dist/_build.json"}
+    assert package.files == 2 and not package.dirty and package.commit == source_state(checkout / "resnet_dist").commit
+    state = source_state(into / "resnet_dist")
+    assert (state.commit, state.dirty, state.origin, state.patch) == (package.commit, False, "build", b"")
+
+
+def test_changes_travel_as_a_patch_that_gives_the_code_back(checkout: Path, tmp_path: Path) -> None:
+    (checkout / "resnet_dist" / "provenance.py").write_text("first = 2\n")
+    (checkout / "new.py").write_text("fresh = True\n")
+    (checkout / "data").mkdir()
+    (checkout / "data" / "images.bin").write_bytes(b"0")  # data are no code, whether git ignores them or not
+    into = tmp_path / "upload"
+    assert pack(checkout, into).dirty
+    assert (into / "new.py").exists() and not (into / "data").exists()
+    there, here = source_state(into / "resnet_dist"), source_state(checkout / "resnet_dist")
+    assert there.dirty and there.patch == here.patch and there.commit == here.commit
+    git(checkout, "stash", "-u")
+    (tmp_path / "source.patch").write_bytes(there.patch)
+    git(checkout, "apply", str(tmp_path / "source.patch"))
+    assert (checkout / "resnet_dist" / "provenance.py").read_text() == "first = 2\n"
+    assert (checkout / "new.py").read_text() == "fresh = True\n"
+
+
+def test_what_looks_like_a_credential_stays_here_and_is_named(checkout: Path, tmp_path: Path) -> None:
+    (checkout / ".env").write_text("AWS_SECRET_ACCESS_KEY=x\n")
+    into = tmp_path / "upload"
+    package = pack(checkout, into)
+    assert package.left_out == (".env (its name is one for credentials)",)
+    assert ".env" not in uploaded(into)
+    left_out = json.loads((into / "resnet_dist" / "_build.json").read_text())["left_out"]
+    assert left_out == list(source_state(into / "resnet_dist").left_out) and ".env" in left_out[0]
+
+
+def test_a_stale_patch_of_an_earlier_upload_says_nothing_of_a_clean_one(checkout: Path, tmp_path: Path) -> None:
+    into = tmp_path / "upload"
+    pack(checkout, into)
+    (into / "resnet_dist" / "_build.patch").write_text("stale")
+    assert source_state(into / "resnet_dist").patch == b""
+
+
+def test_a_folder_outside_any_checkout_is_uploaded_without_its_data(tmp_path: Path) -> None:
+    folder = tmp_path / "plain"
+    for name in ("resnet_dist/provenance.py", "own.toml", "data/images.bin", ".venv/x", "results/y", "a/__pycache__/z"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+    into = tmp_path / "upload"
+    assert pack(folder, into).commit is None
+    assert uploaded(into) == {"resnet_dist/provenance.py", "own.toml"}
+
+
+def test_an_upload_that_is_too_large_names_the_largest_files(checkout: Path, tmp_path: Path) -> None:
+    (checkout / "weights.bin").write_bytes(b"0" * 3_000_000)
+    with pytest.raises(UserError, match=r"weights\.bin \(2\.9 MiB\)") as refused:
+        pack(checkout, tmp_path / "upload", limit=2_000_000)
+    assert "\n" not in str(refused.value)
+
+
+def test_this_repository_is_far_below_rays_limit(tmp_path: Path) -> None:
+    package = pack(Path(__file__).parents[2], tmp_path / "upload")
+    assert package.bytes < LIMIT / 4 < 100 * 2**20
+
+
+def test_a_working_directory_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no directory"):
+        pack(tmp_path / "nowhere", tmp_path / "upload")

@@ -1,0 +1,74 @@
+"""`resnet-dist submit`, `job …`, `cluster …`, `data …` without a cluster: what is refused before one is needed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cluster.storage import open_storage
+from tests.image_trees import image_tree, write_directory
+from tune_jobs.command_line import main
+
+GRID = ["grid", "run", "demo", "--storage", "s3://bucket/results"]
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main(arguments) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_a_submission_of_nothing_says_what_to_write(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "write it after --" in refused(capsys, "submit")
+
+
+def test_a_mistake_in_the_command_is_found_before_the_upload(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["submit", "--", *GRID, "--epoch", "3"])
+    assert stopped.value.code == 2
+    assert "did you mean --epochs?" in capsys.readouterr().err
+    assert "is for this machine" in refused(capsys, "submit", "--", "cluster", "up")
+
+
+def test_a_relative_storage_would_be_lost_with_the_job(capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, "submit", "--", "grid", "run", "demo", "--storage", "results")
+    assert "is relative to a job's upload" in line and "s3://" in line
+
+
+@pytest.mark.parametrize("variable", ["AWS_SECRET_ACCESS_KEY=x", "AWS_ACCESS_KEY_ID=x", "RAY_AUTH_TOKEN=x"])
+def test_a_key_is_not_put_into_a_jobs_record(capsys: pytest.CaptureFixture[str], variable: str) -> None:
+    line = refused(capsys, "submit", "--env", variable, "--", *GRID)
+    assert "would stand readable in the job's record" in line and "=x" not in line
+
+
+def test_a_variable_without_a_value_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "must be NAME=VALUE" in refused(capsys, "submit", "--env", "OMP_NUM_THREADS", "--", *GRID)
+
+
+def test_pack_prints_the_equal_command_of_rays(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    into = tmp_path / "upload"
+    assert main(["submit", "--pack", str(into), "--", *GRID]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"ray job submit --working-dir {into} -- python -m tune_jobs grid run demo --storage s3://bucket/results"
+    )
+    assert (into / "tune_jobs" / "command_line.py").exists() and (into / "resnet_dist" / "_build.json").exists()
+    assert "is not empty" in refused(capsys, "submit", "--pack", str(into), "--", *GRID)
+
+
+def test_an_unreachable_job_server_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["status"], ["logs", "x"], ["stop", "x"]):
+        line = refused(capsys, "job", *command, "--address", "http://127.0.0.1:9")
+        assert line.startswith("error: no job server answers at http://127.0.0.1:9; give --address")
+
+
+def test_staging_prints_the_fingerprint_and_stores_once(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, cache: Path
+) -> None:
+    source, storage = f"folder:{write_directory(tmp_path / 'images', image_tree())}", str(tmp_path / "results")
+    said = []
+    for _ in range(2):
+        assert main(["data", "stage", source, storage, "--json"]) == 0
+        said.append(json.loads(capsys.readouterr().out))
+    assert [one["stored"] for one in said] == [True, False] and said[0]["fingerprint"] == said[1]["fingerprint"]
+    assert open_storage(storage).get(f".data/{said[0]['fingerprint']}/meta.json")
+    assert "there is no file or directory" in refused(capsys, "data", "stage", "folder:/nowhere", storage)

@@ -1,0 +1,34 @@
+"""`resnet-dist data stage`: put a data set into storage, for nodes that cannot get it elsewhere."""
+
+import argparse
+
+from cluster.storage import open_storage
+from resnet_dist.configuration import DataConfig
+from resnet_dist.dataset import dataset_sizes, load_source
+from resnet_dist.staged_data import stage
+from tune_jobs.command_line import print_json
+from tune_jobs.terminal import make_console
+
+
+def stage_command(args: argparse.Namespace) -> int:
+    """Decode a source and store it with its fingerprint, unless it is there."""
+    data = DataConfig(source=args.source)
+    storage = open_storage(args.storage)
+    storage.check_writable()
+    found = load_source(data)
+    fresh = stage(data.source, found, storage)
+    if args.json:
+        print_json({"source": data.source, "fingerprint": found.fingerprint, "stored": fresh})
+        return 0
+    train, test = dataset_sizes(data)
+    console = make_console()
+    console.print(
+        f"{data.source}: {train} training and {test} test images, fingerprint {found.fingerprint}, "
+        + ("are now in" if fresh else "were already in")
+        + f" {storage.uri}",
+        soft_wrap=True,
+    )
+    console.print(
+        f"Runs with --storage {storage.uri} --data.source {data.source} need it nowhere else.", soft_wrap=True
+    )
+    return 0
