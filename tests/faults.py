@@ -14,6 +14,9 @@ SOLVERS = f"{UNIT}test_solvers.py"
 NETWORKS = f"{UNIT}test_networks.py"
 EVALUATION = f"{UNIT}test_evaluation.py"
 LEASE = "tests/cluster/test_lease.py"
+STATISTICS = "tests/tune_jobs/test_statistics.py"
+REPORT = "tests/tune_jobs/test_report.py"
+REPORT_FILES = "tests/tune_jobs/test_report_files.py"
 
 
 @dataclass(frozen=True)
@@ -371,5 +374,45 @@ FAULTS: tuple[Fault, ...] = (
         "self._wait_out(self.holder.duration)",
         "pass",
         LEASE,
+    ),
+    _fault(
+        "reference-without-spread",
+        "the document's single run is taken for its mean: its own spread is left out of the test",
+        "tune_jobs/statistics.py",
+        "math.sqrt(1 + 1 / sample.n)), sample.n - 1)",
+        "math.sqrt(1 / sample.n)), sample.n - 1)",
+        STATISTICS,
+    ),
+    _fault(
+        "no-correction",
+        "p-values are not corrected for the number of tests in a table",
+        "tune_jobs/statistics.py",
+        "min(1.0, (len(p_values) - rank) * p_values[index])",
+        "p_values[index]",
+        STATISTICS,
+    ),
+    _fault(
+        "searched-rows-in-tables",
+        "rows among whose trials a scheduler chose have a number",
+        "tune_jobs/summary.py",
+        'if any(trial.state == "early-stopped" for trial in trials):\n        return None',
+        "if False:\n        return None",
+        REPORT,
+    ),
+    _fault(
+        "commits-of-the-last-attempt",
+        "a trial that went on under another commit is said to be of the last one alone",
+        "tune_jobs/mixtures.py",
+        'provenance.get("attempts") or [{}]',
+        "[{}]",
+        REPORT,
+    ),
+    _fault(
+        "formulas-in-spreadsheets",
+        "names that begin like formulas reach spreadsheets as they are",
+        "tune_jobs/report_csv.py",
+        "value.startswith(_FORMULA)",
+        "False",
+        REPORT_FILES,
     ),
 )

@@ -49,7 +49,7 @@ def make_parser() -> Parser:
         ("plan", "print the trials, their steps and the time to expect; nothing is run"),
         ("run", "run what is missing, go on with what is half done, then report"),
         ("status", "print each trial's state, read from storage"),
-        ("report", "print the tables and write report.md, report.html and the figures"),
+        ("report", "print the tables and write the report: Markdown, one HTML file, CSV and figures"),
     ):
         command = actions.add_parser(action, help=text, description=f"{text[0].upper()}{text[1:]}.")
         command.add_argument("experiment", metavar="EXPERIMENT|FILE.toml", help=EXPERIMENT_HELP)
@@ -82,6 +82,12 @@ def make_parser() -> Parser:
                 metavar="POINTS",
                 help="smallest difference of two errors that matters, in %% points (default: 0.5): a row reproduces a "
                 "number within it, and the report says how many seeds it takes to tell it",
+            )
+            command.add_argument(
+                "--into",
+                metavar="DIR|s3://…",
+                help="write the report there and not beside the results, to publish it: records are then named, not "
+                "linked",
             )
             command.add_argument(
                 "--best-epoch",

@@ -11,6 +11,7 @@ from tune_jobs.drawing import Drawing
 from tune_jobs.figures import draw, draw_overview
 from tune_jobs.report_csv import cells_csv, trials_csv
 from tune_jobs.report_html import html_page
+from tune_jobs.report_links import RecordLinks
 from tune_jobs.report_markdown import markdown
 from tune_jobs.report_terminal import terminal
 from tune_jobs.results import STATES, read_experiment
@@ -84,15 +85,20 @@ def _table_dict(table: TableSummary, best_epoch: bool) -> dict[str, Any]:
 
 
 def write_report(
-    storage: Storage, name: str, now: datetime | None = None, options: ReportOptions | None = None
+    storage: Storage,
+    name: str,
+    now: datetime | None = None,
+    options: ReportOptions | None = None,
+    into: Storage | None = None,
 ) -> Report:
-    """Read experiment `name` from storage and write its report to `<name>/report/`.
+    """Read experiment `name` from storage and write its report to `<name>/report/`, or `into` another place.
 
     It may be called while the experiment runs. `now` is the time that the report bears. Raises what
     `read_experiment` raises.
     """
     summary = summarise_experiment(read_experiment(storage, name), options)
     written = (now or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    where = RecordLinks(storage.uri, name, elsewhere=into is not None)
     overview = draw_overview(summary.tables)
     drawings = {
         table.name: [drawing for measure in MEASURES if (drawing := draw(table, measure))] for table in summary.tables
@@ -104,11 +110,12 @@ def write_report(
     files["results.csv"] = trials_csv(summary).encode()
     files["tables.csv"] = cells_csv(summary).encode()
     linked = {table: [_linked(drawing) for drawing in drawn] for table, drawn in drawings.items()}
-    files["report.md"] = markdown(summary, [_linked(overview)] if overview else [], linked, written).encode()
-    files["report.html"] = html_page(summary, overview, drawings, written).encode()
+    files["report.md"] = markdown(summary, where, [_linked(overview)] if overview else [], linked, written).encode()
+    files["report.html"] = html_page(summary, where, overview, drawings, written).encode()
+    target, prefix = (storage, f"{name}/report/") if into is None else (into, "")
     for path, data in files.items():
-        storage.put(f"{name}/report/{path}", data)
-    return Report(summary, tuple(f"{storage.uri.rstrip('/')}/{name}/report/{path}" for path in files))
+        target.put(f"{prefix}{path}", data)
+    return Report(summary, tuple(f"{target.uri.rstrip('/')}/{prefix}{path}" for path in files))
 
 
 def _path(drawing: Drawing) -> str:

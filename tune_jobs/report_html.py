@@ -18,7 +18,11 @@ MANY_ROWS = 30
 
 
 def html_page(
-    summary: ReportSummary, overview: Drawing | None, drawings: Mapping[str, Sequence[Drawing]], written: str
+    summary: ReportSummary,
+    where: RecordLinks,
+    overview: Drawing | None,
+    drawings: Mapping[str, Sequence[Drawing]],
+    written: str,
 ) -> str:
     """The page; `drawings` has the figures of each table by its name."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -31,7 +35,6 @@ def html_page(
         lstrip_blocks=True,
     )
     results = summary.results
-    where = RecordLinks(results.uri, results.name)
     trials = [(trial, trial_fields(trial), where.records(trial)) for trial in results.trials.values()]
     return environment.get_template("report.html").render(
         record=results.record,

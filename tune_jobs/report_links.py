@@ -1,4 +1,4 @@
-"""Where the records behind a number lie: links where results are files, keys where they are in a bucket."""
+"""Where the records behind a number lie: links where the report lies beside them as files, else their names."""
 
 from dataclasses import dataclass
 
@@ -12,22 +12,27 @@ class Record:
 
     title: str
     address: str
-    """Relative to the report if results are files, else the object's URI, which no browser opens."""
+    """Relative to the report if it lies beside the records, else a name that no browser opens."""
 
 
 class RecordLinks:
-    """Finds the records of an experiment's trials as seen from its report."""
+    """Finds the records of an experiment's trials as seen from its report.
 
-    def __init__(self, uri: str, experiment: str) -> None:
-        self.uri = uri.rstrip("/")
-        self.experiment = experiment
-        self.are_links = not uri.startswith("s3://")
+    `elsewhere`: the report does not lie in the storage at `uri`, so the records are named by their place in it.
+    """
+
+    def __init__(self, uri: str, experiment: str, elsewhere: bool = False) -> None:
+        in_bucket = uri.startswith("s3://")
+        self.are_links = not in_bucket and not elsewhere
         """Whether addresses can be followed from the report."""
+        self.root = f"{uri.rstrip('/')}/{experiment}/" if in_bucket else f"{experiment}/"
+        """Where the experiment lies, as far as readers of the report can make use of it."""
+        self.experiment = experiment
 
     def folder(self, trial: TrialResults) -> str:
         """Where the trial's records lie."""
-        prefix = TrialKeys(self.experiment, trial.trial_id).prefix
-        return f"../{prefix.removeprefix(f'{self.experiment}/')}" if self.are_links else f"{self.uri}/{prefix}"
+        place = TrialKeys(self.experiment, trial.trial_id).prefix.removeprefix(f"{self.experiment}/")
+        return f"../{place}" if self.are_links else f"{self.root}{place}"
 
     def records(self, trial: TrialResults) -> list[Record]:
         """What is there of a trial: its configuration, log and weights, and where it came from."""

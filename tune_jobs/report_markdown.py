@@ -13,7 +13,9 @@ Figures = Mapping[str, Sequence[tuple[str, str]]]
 """By table, alternative text and path of each of its figures."""
 
 
-def markdown(summary: ReportSummary, overview: Sequence[tuple[str, str]], figures: Figures, written: str) -> str:
+def markdown(
+    summary: ReportSummary, where: RecordLinks, overview: Sequence[tuple[str, str]], figures: Figures, written: str
+) -> str:
     """The report; paths of `overview`, the figures of all tables, and `figures` are relative to it."""
     results = summary.results
     record = results.record
@@ -28,7 +30,7 @@ def markdown(summary: ReportSummary, overview: Sequence[tuple[str, str]], figure
     lines += _early_stopped(summary.early_stopped)
     if spent := costs.experiment_cost(results):
         lines += ["## Cost", "", *_cost(spent)]
-    lines += ["## Trials", "", *_trials(summary), "", "## How to read this", ""]
+    lines += ["## Trials", "", *_trials(summary, where), "", "## How to read this", ""]
     lines += [f"{line}\n" for line in method(summary.options)]
     return "\n".join(lines)
 
@@ -108,11 +110,10 @@ def _cost(spent: costs.ExperimentCost) -> Iterator[str]:
         yield ""
 
 
-def _trials(summary: ReportSummary) -> Iterator[str]:
+def _trials(summary: ReportSummary, where: RecordLinks) -> Iterator[str]:
     trials = list(summary.results.trials.values())
     if not trials:
         return
-    where = RecordLinks(summary.results.uri, summary.results.name)
     fields = list(trial_fields(trials[0]))
 
     def row(trial: TrialResults) -> list[str]:

@@ -12,9 +12,12 @@ from tests.tune_jobs.report_reading import Page, rows_of
 from tune_jobs.experiment import experiment_record, load_experiment
 from tune_jobs.report_csv import cells_csv, trials_csv
 from tune_jobs.report_html import html_page
+from tune_jobs.report_links import RecordLinks
 from tune_jobs.report_markdown import markdown
 from tune_jobs.results import ExperimentResults, TrialResults
 from tune_jobs.summary import ReportSummary, summarise_experiment
+
+WHERE = RecordLinks("/results", "full-grid")
 
 
 def _finished(trial_id: str, asked: Mapping[str, Any]) -> TrialResults:
@@ -33,7 +36,7 @@ def summary() -> ReportSummary:
 
 def test_the_page_of_3600_trials_is_whole_and_below_five_megabytes(summary: ReportSummary) -> None:
     assert len(summary.results.trials) == 3600
-    page = html_page(summary, None, {"full-grid": []}, "now")
+    page = html_page(summary, WHERE, None, {"full-grid": []}, "now")
     assert len(page.encode()) < 5_000_000
     found = Page(page)
     assert found.tags.count("tr") > 720 + 3600
@@ -46,5 +49,5 @@ def test_the_page_of_3600_trials_is_whole_and_below_five_megabytes(summary: Repo
 def test_tables_of_3600_trials_have_a_line_for_each(summary: ReportSummary) -> None:
     assert len(list(csv.DictReader(io.StringIO(trials_csv(summary))))) == 3600
     assert len(list(csv.DictReader(io.StringIO(cells_csv(summary))))) == 720
-    rows = rows_of(markdown(summary, [], {}, "now"))
+    rows = rows_of(markdown(summary, WHERE, [], {}, "now"))
     assert sum(row[0].startswith('<a id="trial-') for row in rows) == 3600

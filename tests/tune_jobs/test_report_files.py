@@ -2,8 +2,8 @@
 
 import csv
 import io
+import json
 import re
-from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,6 +16,7 @@ from tests.tune_jobs.recorded import (
     record_result,
 )
 from tests.tune_jobs.report_reading import ERRORS, NOW, Finished, Page, rows_of, shown, text_of
+from tune_jobs.command_line import main
 from tune_jobs.report import write_report
 from tune_jobs.report_html import html_page
 from tune_jobs.report_links import RecordLinks
@@ -115,9 +116,31 @@ def test_records_are_linked_where_results_are_files_and_named_where_they_are_in_
     for address in records:
         assert f'href="{address}"' in page
         assert (report_folder / address).resolve().is_file()
-    in_bucket = summarise_experiment(replace(results, uri="s3://bucket/here"))
+    summary, in_bucket = summarise_experiment(results), RecordLinks("s3://bucket/here", "two-rows")
     prefix = f"s3://bucket/here/two-rows/trials/{trial.trial_id}/"
-    assert f"`{prefix}`" in markdown(in_bucket, [], {}, "now")
-    html = html_page(in_bucket, None, {"depths": []}, "now")
+    assert f"`{prefix}`" in markdown(summary, in_bucket, [], {}, "now")
+    html = html_page(summary, in_bucket, None, {"depths": []}, "now")
     assert "Records lie under s3://bucket/here/two-rows/trials/" in html
     assert "../trials/" not in html
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_report_can_be_written_elsewhere_and_then_names_its_records(
+    finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, trials = finished()
+    elsewhere = tmp_path / "published"
+    command = ["grid", "report", "two-rows", "--storage", storage.uri, "--into", str(elsewhere), "--json"]
+    assert main([*command, "--smallest-difference", "0.1", "--best-epoch"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["smallest_difference"] == pytest.approx(0.001)
+    assert told["tables"][0]["cells"][0]["verdict"] == "not distinguishable"
+    assert told["tables"][0]["cells"][0]["best_epoch_optimistic"]["n"] == 3
+    assert {path.name for path in elsewhere.iterdir()} == {"report.md", "report.html", "results.csv", "tables.csv"}
+    assert not storage.list("two-rows/report/")
+    for name in ("report.md", "report.html"):
+        text = (elsewhere / name).read_text(encoding="utf-8")
+        assert storage.uri not in text
+        assert "](../" not in text
+        assert 'href="../' not in text
+    assert f"`two-rows/trials/{trials[0].trial_id}/`" in (elsewhere / "report.md").read_text(encoding="utf-8")
