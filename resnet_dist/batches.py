@@ -158,6 +158,19 @@ class TrainingBatches:
         parts_of_worker = (self.shards.bounds(a, b) for a, b in pairwise(bounds))
         return size, ([self._batch(draw, a, b) for a, b in part] for part in parts_of_worker)
 
+    def pixels(self, step: int, most: int) -> Tensor:
+        """The first images of a step's whole batch, at most so many, shifted and flipped: uint8 [b, 32, 32, 3].
+
+        The gap that a shift leaves, which the network sees as zeros, has the mean colour.
+        """
+        draw = self.order.draw(step)
+        indices, shifts, flips = (
+            torch.from_numpy(drawn[:most]).to(self.device) for drawn in (draw.indices, draw.shifts, draw.flips)
+        )
+        colour = self.standardise.mean.mean((0, 1))
+        moved = shift_and_flip(self.images[indices] - colour, shifts, flips, self.order.data.shift)
+        return (moved + colour).round().to(torch.uint8)
+
     def _batch(self, draw: Draw, start: int, stop: int) -> Batch:
         indices = torch.from_numpy(draw.indices[start:stop]).to(self.device)
         shifts = torch.from_numpy(draw.shifts[start:stop]).to(self.device)

@@ -258,6 +258,8 @@ class RunConfig(Section):
     """Updates between checkpoints inside an epoch; 0 means none."""
     summary_steps: int = 10
     """Updates between points of TensorBoard's training curves."""
+    histogram_epochs: int = 0
+    """Epochs between TensorBoard's histograms of weights and gradients by layer; 0 means none."""
 
     def check(self) -> None:
         """Refuse impossible counts."""
@@ -268,7 +270,8 @@ class RunConfig(Section):
         self.require("virtual_shards", shards >= 1 and shards & (shards - 1) == 0, "a power of two")
         if self.exact:
             self.require("workers", self.workers <= shards, f"at most run.virtual_shards, {shards}, in exact mode")
-        self.require("checkpoint_steps", self.checkpoint_steps >= 0, "at least 0")
+        for name in ("checkpoint_steps", "histogram_epochs"):
+            self.require(name, getattr(self, name) >= 0, "at least 0")
 
 
 # Settings that came after trials had been stored. At these values, which say what the code did without them, they are
@@ -283,6 +286,7 @@ NOT_IDENTITY: dict[str, str] = {
     "run.checkpoint_epochs": "law 2: an interruption does not change the result",
     "run.checkpoint_steps": "law 2: an interruption does not change the result",
     "run.summary_steps": "logging",
+    "run.histogram_epochs": "logging: weights and gradients are looked at, and nothing is drawn or changed",
 }
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from resnet_dist import provenance, summaries
@@ -9,6 +10,7 @@ from resnet_dist.checkpoints import Checkpoints
 from resnet_dist.configuration import TrainingConfig
 from resnet_dist.errors import StorageError
 from resnet_dist.event_files import EventFiles
+from resnet_dist.observations import Observation
 from resnet_dist.source import running_source
 from resnet_dist.storage import LAYOUT, Storage, TrialKeys
 from resnet_dist.workers import Workers
@@ -70,10 +72,16 @@ class Recorder:
         if earlier:
             self.events.take_up(line["step"] for line in self.lines.values())
 
-    def epoch(self, line: dict[str, Any], losses: list[float], rates: list[float]) -> None:
+    def epoch(
+        self,
+        line: dict[str, Any],
+        losses: list[float],
+        rates: list[float],
+        observations: Sequence[Observation] = (),
+    ) -> None:
         """Write an epoch's TensorBoard events and its line; each stands there once, in order."""
         assert self.events, "start comes first"
-        summaries.write_epoch(self.events, line, losses, rates, self.config.run.summary_steps)
+        summaries.write_epoch(self.events, line, losses, rates, self.config.run.summary_steps, observations)
         self.lines[line["epoch"]] = line
         text = "".join(json.dumps(self.lines[epoch]) + "\n" for epoch in sorted(self.lines))
         self.storage.put(self.keys.metrics, text.encode())

@@ -5,9 +5,11 @@
 
 import io
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from resnet_dist.event_files import EventFiles
+from resnet_dist.observations import Observation
 
 
 class Segment:
@@ -26,9 +28,10 @@ class Segment:
         """Add one point of a curve; `step` counts updates of the weights."""
         from torch.utils.tensorboard.summary import scalar
 
-        self._add(scalar(tag, value), step)
+        self.add(scalar(tag, value), step)
 
-    def _add(self, summary: Any, step: int) -> None:
+    def add(self, summary: Any, step: int) -> None:
+        """Add a summary of any kind."""
         event = self._event(wall_time=time.time(), step=step, summary=summary)
         self._writer.write(event.SerializeToString())
 
@@ -43,6 +46,7 @@ def write_epoch(
     losses: list[float],
     rates: list[float],
     every: int,
+    observations: Sequence[Observation] = (),
 ) -> None:
     """Write one epoch's events.
 
@@ -52,6 +56,8 @@ def write_epoch(
     segment = Segment()
     last = line["step"]
     first = last - len(losses)
+    for observation in observations:
+        segment.add(*observation)
     for stop in range(every, len(losses) + every, every):
         stop = min(stop, len(losses))
         start = (stop - 1) // every * every

@@ -25,7 +25,9 @@ from resnet_dist.errors import ConfigurationError, DivergedError
 from resnet_dist.evaluation import ImageSet
 from resnet_dist.exact import VirtualShards, pin_kernels, tree_sum
 from resnet_dist.initialisation import initialise
+from resnet_dist.model_file import encode_model
 from resnet_dist.networks import make_network, parameter_count
+from resnet_dist.observations import observe
 from resnet_dist.recorder import Recorder
 from resnet_dist.solvers import batch_norm_momentum, learning_rate, make_solver
 from resnet_dist.workers import Workers
@@ -42,6 +44,7 @@ class Training:
 
     def __init__(self, config: TrainingConfig, dataset: Dataset, workers: Workers) -> None:
         self.config = config
+        self.dataset = dataset
         self.workers = workers
         run = config.run
         images = len(dataset.train_labels)
@@ -64,7 +67,10 @@ class Training:
             dataset.train_images, dataset.train_labels, standardise, config.data, run.seed, shards
         )
         self.plan = self.batches.order.plan
-        self.test = ImageSet(dataset.test_images, dataset.test_labels, standardise, workers, self.columns)
+        self.test = ImageSet(
+            dataset.test_images, dataset.test_labels, standardise, workers, self.columns, len(dataset.classes)
+        )
+        self.confusion: Tensor | None = None  # int64 [classes, classes], at the end of the newest epoch
         self.validation = (
             ImageSet(dataset.validation_images, dataset.validation_labels, standardise, workers, self.columns)
             if config.data.holdout
@@ -177,6 +183,7 @@ class Training:
                 f"the training loss is {line['train_loss']} in epoch {epoch + 1}; a lower solver.learning_rate may help"
             )
         test = self.test.evaluate(self.network, self._autocast())
+        self.confusion = test.confusion
         line |= {
             "test_loss": test.loss if math.isfinite(test.loss) else None,
             "top1_error": test.top1_error,
@@ -255,7 +262,7 @@ def train(
         line = training.epoch_line(losses, elapsed)
         if recorder:
             rates = [training.learning_rate(step) for step in _steps(training, epoch)]
-            recorder.epoch(line, losses, rates)
+            recorder.epoch(line, losses, rates, observe(training, epoch))
         last = epoch + 1 == run.epochs
         if last or (epoch + 1) % run.checkpoint_epochs == 0:
             _checkpoint(training, recorder)
@@ -290,6 +297,6 @@ def _finish(training: Training, recorder: Recorder | None) -> dict[str, Any]:
             "device": training.workers.device.type,
             "parameters": parameter_count(training.network),
         }
-        weights = {"network": training.network.state_dict(), "config": training.config.to_dict()}
-        result = recorder.finish(checkpoints.encode(weights), summary)
+        weights = encode_model(training.network, training.config, training.dataset)
+        result = recorder.finish(weights, summary)
     return dict(training.workers.broadcast(result))

@@ -281,11 +281,11 @@ FAULTS: tuple[Fault, ...] = (
         "an epoch's checkpoint is written before its metrics line",
         "resnet_dist/training.py",
         (
-            ("            recorder.epoch(line, losses, rates)\n", "            pass\n"),
+            ("            recorder.epoch(line, losses, rates, observe(training, epoch))\n", "            pass\n"),
             (
                 "            _checkpoint(training, recorder)\n        if on_epoch:\n",
                 "            _checkpoint(training, recorder)\n        if recorder:\n"
-                "            recorder.epoch(line, losses, rates)\n        if on_epoch:\n",
+                "            recorder.epoch(line, losses, rates, observe(training, epoch))\n        if on_epoch:\n",
             ),
         ),
         (LAW_4,),

@@ -152,7 +152,7 @@ class Outcome:
     weights: dict[str, torch.Tensor]
     lines: list[dict[str, Any]]
     """Of `metrics.jsonl`, in the order in which they stand there."""
-    events: list[tuple[str, str, int, float]]
+    events: list[tuple[str, str, int, float | bytes]]
     """Every point in every event file: folder, tag, step, value; sorted."""
 
     def same_bits(self, other: "Outcome") -> bool:
@@ -177,18 +177,22 @@ def outcome(storage: Storage, config: TrainingConfig, experiment: str = EXPERIME
     return Outcome(checkpoints.decode(model)["network"], lines, points(storage, experiment))
 
 
-def points(storage: Storage, experiment: str) -> list[tuple[str, str, int, float]]:
-    """Every scalar in every event file below `tb/`, read by TensorBoard's own loader; none may stand there twice."""
+def points(storage: Storage, experiment: str) -> list[tuple[str, str, int, float | bytes]]:
+    """Every value in every event file below `tb/`, read by TensorBoard's own loader; none may stand there twice.
+
+    It is a scalar's number, and the whole content of anything else.
+    """
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-    found = []
+    found: list[tuple[str, str, int, float | bytes]] = []
     for item in storage.list(f"{experiment}/tb/"):
         assert "tfevents" in item.key, f"{item.key} is no event file"
         for event in EventFileLoader(f"{storage.uri}/{item.key}").Load():
             for value in event.summary.value:
-                (number,) = value.tensor.float_val
-                found.append((item.key.rpartition("/")[0], value.tag, event.step, number))
-    found.sort()
+                scalar = value.metadata.plugin_data.plugin_name == "scalars"
+                content = value.tensor.float_val[0] if scalar else value.SerializeToString()
+                found.append((item.key.rpartition("/")[0], value.tag, event.step, content))
+    found.sort(key=lambda point: point[:3])
     for point, following in itertools.pairwise(found):
         assert point[:3] != following[:3], f"{point[:3]} is there twice"
     return [point for point in found if point[1] != "train/images_per_second"]

@@ -142,6 +142,38 @@ def make_parser() -> Parser:
     table.add_argument("--output", metavar="FILE", help="file to write (default: standard output)")
     table.set_defaults(run=_results)
 
+    archive = commands.add_parser(
+        "export",
+        help="put everything of a finished trial into one archive",
+        description="Write one ZIP archive with a finished trial's weights, metrics, settings, provenance, patch and "
+        "TensorBoard event files, and a README that says how to use them. The same trial gives the same bytes.",
+    )
+    archive.add_argument("trial", metavar="TRIAL", help="EXPERIMENT/ID, or the beginning of a trial's id")
+    archive.add_argument("--storage", required=True, metavar="DIR|s3://…", help=STORAGE_HELP)
+    archive.add_argument("--output", metavar="FILE", help="file to write (default: ID.zip in this directory)")
+    archive.add_argument("--json", action="store_true", help="print JSON, and nothing else")
+    archive.set_defaults(run=_export)
+
+    evaluation = commands.add_parser(
+        "evaluate",
+        help="top-1 and top-5 error of a model that a trial left",
+        description="Print top-1 and top-5 error of a model on a test set. Images are standardised as in its training.",
+    )
+    evaluation.add_argument("weights", metavar="WEIGHTS", help="a trial's model.pt, or an archive made by export")
+    evaluation.add_argument(
+        "--data.source", dest="source", metavar="SOURCE", help="as for train (default: what the model was trained with)"
+    )
+    evaluation.add_argument(
+        "--data.test_limit",
+        dest="test_limit",
+        type=_positive,
+        metavar="N",
+        help="use only the first N test images (default: as in training, or all of another source)",
+    )
+    evaluation.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
+    evaluation.add_argument("--json", action="store_true", help="print JSON, and nothing else")
+    evaluation.set_defaults(run=_evaluate)
+
     add_cluster_commands(commands)
 
     board = commands.add_parser(
@@ -266,6 +298,18 @@ def _results(args: argparse.Namespace) -> int:
     from tune_jobs.results_command import results_command
 
     return results_command(args)
+
+
+def _export(args: argparse.Namespace) -> int:
+    from tune_jobs.export_command import export_command
+
+    return export_command(args)
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from tune_jobs.evaluate_command import evaluate_command
+
+    return evaluate_command(args)
 
 
 def _tensorboard(args: argparse.Namespace) -> int:

@@ -109,6 +109,23 @@ def test_virtual_shards_count_each_image_once(images: int, size: int) -> None:
     assert_equal(together, reference(of))
 
 
+@pytest.mark.parametrize("virtual_shards", [1, 8])
+@pytest.mark.parametrize("size", [1, 3])
+def test_workers_together_count_which_class_is_taken_for_which(size: int, virtual_shards: int) -> None:
+    of = task(600)
+    expected = torch.zeros(10, 10, dtype=torch.int64)
+    for logits, label in zip(of.logits, of.labels, strict=True):
+        expected[label, int(logits.argmax())] += 1
+    together = torch.zeros_like(expected)
+    for rank in range(size):
+        image_set = ImageSet(of.images, of.labels, of.standardise, Workers(rank, size, CPU), virtual_shards, 10)
+        image_set.workers = alone("cpu")
+        evaluation = evaluated(image_set, of.network)
+        assert evaluation.confusion is not None
+        together += evaluation.confusion
+    assert torch.equal(together, expected)
+
+
 def test_with_five_classes_or_fewer_no_image_is_outside_the_first_five() -> None:
     of = task(40, classes=3)
     evaluation = evaluated(of.image_set(alone("cpu")), of.network)

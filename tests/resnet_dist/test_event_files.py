@@ -31,7 +31,7 @@ def files_of(storage: LocalStorage, epochs: int, recorded: int = 0) -> EventFile
     return files
 
 
-def written(storage: LocalStorage) -> list[tuple[str, str, int, float]]:
+def written(storage: LocalStorage) -> list[tuple[str, str, int, float | bytes]]:
     return points(storage, "experiment")
 
 

@@ -49,6 +49,7 @@ VARIANTS["adamw, warm-up, cosine, pre-activation"] = {
 
 def config_of(variant: str, **more: Any) -> TrainingConfig:
     defaults = {"run__precision": "float32", "run__checkpoint_steps": 2, "run__summary_steps": 2}
+    defaults["run__histogram_epochs"] = 1
     return small_config(**(defaults | VARIANTS[variant] | more))
 
 
@@ -161,6 +162,14 @@ def test_a_run_resumes_within_one_process(variant: str, stop_at: int, tmp_path: 
     assert resumed.provenance["attempts"][1:], "the run was not resumed"
     expected = outcome(LocalStorage(tmp_path / "alone"), config)
     assert outcome(resumed.storage, config).same_bits(expected)
+
+
+def test_the_comparison_covers_every_kind_of_summary(tmp_path: Path) -> None:
+    config = config_of("sgd, no warm-up, replacement")
+    run(config, tmp_path)
+    tags = {tag for _, tag, _, _ in outcome(LocalStorage(tmp_path), config).events}
+    assert tags >= {"_hparams_/session_start_info", "_hparams_/session_end_info", "custom_scalars__config__"}
+    assert tags >= {"train/samples", "test/confusion", "weights/linear", "gradients/linear", "test/top1_error"}
 
 
 def test_the_comparison_sees_a_difference_in_the_last_bit(tmp_path: Path) -> None:

@@ -1,0 +1,90 @@
+"""Final weights with all that is needed to use them: `model.pt` of a trial, or the archive that holds it.
+
+Tensors and plain values only, read without running any code in them: {"network": state_dict, "config": settings,
+"classes": names, "mean": float64 [3, 32, 32], "std": number}, the last two those that standardise images.
+"""
+
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from resnet_dist import checkpoints
+from resnet_dist.configuration import TrainingConfig
+from resnet_dist.dataset import Dataset
+from resnet_dist.errors import ConfigurationError, UserError
+from resnet_dist.networks import make_network
+
+MODEL = "model.pt"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network, on the CPU, and what belongs to it."""
+
+    network: nn.Module
+    config: TrainingConfig
+    classes: tuple[str, ...]
+    """Name of each class; empty in files that do not tell."""
+    class_count: int
+    mean: Tensor | None
+    """float64 [3, 32, 32]: mean of the training images, which is subtracted; None in files that do not tell."""
+    std: float
+    """Standard deviation by which the rest is divided."""
+
+
+def encode_model(network: nn.Module, config: TrainingConfig, dataset: Dataset) -> bytes:
+    """The content of `model.pt`."""
+    return checkpoints.encode(
+        {
+            "network": network.state_dict(),
+            "config": config.to_dict(),
+            "classes": list(dataset.classes),
+            "mean": dataset.mean.clone(),
+            "std": dataset.std,
+        }
+    )
+
+
+def read_model(path: Path) -> Model:
+    """The model in a file: a trial's `model.pt`, or an archive that `resnet-dist export` made.
+
+    Raises a `UserError` of one line if it is no such file.
+    """
+    try:
+        held = checkpoints.decode(_content(path))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError):
+        raise _not_a_model(path, "it holds something other than tensors and plain values") from None
+    try:
+        # As it is, with the versions of layers that torch keeps beside the weights: a copy would lack them.
+        state, config = held["network"], TrainingConfig.from_dict(held["config"])
+        count = len(state["linear.bias"])
+        network = make_network(config.network, config.batch_norm, count)
+        network.load_state_dict(state)
+        mean = held.get("mean")
+        assert mean is None or mean.shape == (3, 32, 32)
+        return Model(network, config, tuple(held.get("classes", ())), count, mean, float(held.get("std", 1.0)))
+    except ConfigurationError as error:
+        raise UserError(f"{path}: was made by another version of this program: {error}") from None
+    except (KeyError, TypeError, AttributeError, ValueError, AssertionError):
+        raise _not_a_model(path, "it lacks weights or settings") from None
+    except RuntimeError:  # load_state_dict's, which fills many lines
+        raise _not_a_model(path, "its weights are not those of the network in its settings") from None
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of `model.pt`, which torch writes as a ZIP archive too."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.rpartition("/")[2] == MODEL:
+                    return archive.read(name)
+    return path.read_bytes()
+
+
+def _not_a_model(path: Path, reason: str) -> UserError:
+    return UserError(f"{path}: is no model file ({reason}); give a trial's {MODEL}, or what resnet-dist export wrote")

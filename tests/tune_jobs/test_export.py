@@ -1,0 +1,178 @@
+"""One archive of a trial, and the errors of the model in it."""
+
+import io
+import json
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cluster.storage import LocalStorage
+from resnet_dist import checkpoints
+from resnet_dist.dataset import Dataset
+from resnet_dist.recorder import Recorder
+from resnet_dist.storage import TrialKeys
+from resnet_dist.training import train
+from resnet_dist.workers import alone
+from tests.small_runs import small_config, small_dataset
+from tune_jobs import evaluate_command
+from tune_jobs.command_line import main
+
+CONFIG = small_config(run__precision="float32", data__source="cifar10")
+DATASET = replace(small_dataset(train=48, test=30), source="cifar10")
+KEYS = TrialKeys("runs", CONFIG.trial_id())
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Storage with one finished trial."""
+    folder = tmp_path_factory.mktemp("results")
+    train(CONFIG, DATASET, alone("cpu"), Recorder(LocalStorage(folder), "runs", "n=1/seed-0", CONFIG))
+    return folder
+
+
+@pytest.fixture
+def data(monkeypatch: pytest.MonkeyPatch) -> list[Dataset]:
+    """What loading any source gives: the data set in this list."""
+    loaded = [DATASET]
+    monkeypatch.setattr("resnet_dist.dataset.load_dataset", lambda config: loaded[0])
+    return loaded
+
+
+def exported(stored: Path, target: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    assert main(["export", CONFIG.trial_id()[:6], "--storage", str(stored), "--output", str(target)]) == 0
+    assert str(target) in capsys.readouterr().out
+    return target
+
+
+def test_the_archive_holds_everything_under_one_folder(
+    stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with zipfile.ZipFile(exported(stored, tmp_path / "trial.zip", capsys)) as archive:
+        found = {name: archive.read(name) for name in archive.namelist()}
+    folder = CONFIG.trial_id()
+    records = ["config.json", "metrics.jsonl", "model.pt", "provenance.json", "result.json"]
+    events = sorted(file.name for file in (stored / "runs/tb/n=1/seed-0").iterdir())
+    patch = ["source.patch"] if (stored / KEYS.source_patch).exists() else []
+    assert list(found) == sorted(
+        f"{folder}/{name}" for name in [*records, *patch, "README.md", *(f"tb/{e}" for e in events)]
+    )
+    for name in [*records, *patch]:
+        assert found[f"{folder}/{name}"] == (stored / KEYS.prefix / name).read_bytes()
+    for name in events:
+        assert found[f"{folder}/tb/{name}"] == (stored / "runs/tb/n=1/seed-0" / name).read_bytes()
+
+
+def test_the_same_trial_gives_the_same_bytes(stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = exported(stored, tmp_path / "a.zip", capsys).read_bytes()
+    assert exported(stored, tmp_path / "b.zip", capsys).read_bytes() == first
+    with zipfile.ZipFile(io.BytesIO(first)) as archive:
+        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_the_readme_says_what_it_is_and_its_code_runs(
+    stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with zipfile.ZipFile(exported(stored, tmp_path / "trial.zip", capsys)) as archive:
+        archive.extractall(tmp_path)
+    folder = tmp_path / CONFIG.trial_id()
+    text = (folder / "README.md").read_text()
+    result = json.loads((folder / "result.json").read_text())
+    assert f"{100 * result['top1_error']:.2f} %" in text and CONFIG.trial_id() in text
+    lines = text.partition("Load it in Python")[2].partition("Without resnet_dist")[0].splitlines()
+    code = "\n".join(line[4:] for line in lines if line.startswith("    "))
+    monkeypatch.chdir(folder)
+    names: dict[str, Any] = {"images": DATASET.test_images}
+    with torch.no_grad():
+        exec(code, names)
+    wrong = (names["logits"].argmax(1) != DATASET.test_labels).double().mean().item()
+    assert wrong == pytest.approx(result["top1_error"], abs=1 / 30)  # in float64 a tie may fall otherwise
+
+
+@pytest.mark.parametrize("form", ["model.pt", "archive"])
+def test_a_model_has_the_error_that_its_result_states(
+    form: str, stored: Path, tmp_path: Path, data: list[Dataset], capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = stored / KEYS.model if form == "model.pt" else exported(stored, tmp_path / "trial.zip", capsys)
+    assert main(["evaluate", str(weights), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    result = json.loads((stored / KEYS.result).read_text())
+    assert {name: answer[name] for name in ("top1_error", "top5_error", "test_loss")} == {
+        name: result[name] for name in ("top1_error", "top5_error", "test_loss")
+    }
+    assert (answer["images"], answer["source"], answer["warnings"]) == (30, "cifar10", [])
+
+
+def test_other_images_are_standardised_as_in_training(stored: Path, data: list[Dataset]) -> None:
+    own = evaluate_command.evaluate(stored / KEYS.model, None, None, "cpu")
+    data[0] = replace(DATASET, mean=DATASET.mean + 50, std=1.0)
+    assert evaluate_command.evaluate(stored / KEYS.model, "synthetic", None, "cpu") == own | {"source": "synthetic"}
+
+
+def test_a_file_without_constants_takes_those_of_the_data(stored: Path, tmp_path: Path, data: list[Dataset]) -> None:
+    content = checkpoints.decode((stored / KEYS.model).read_bytes())
+    old = tmp_path / "model.pt"
+    old.write_bytes(checkpoints.encode({name: content[name] for name in ("network", "config")}))
+    own = evaluate_command.evaluate(stored / KEYS.model, None, None, "cpu")
+    assert evaluate_command.evaluate(old, None, None, "cpu") == own | {"weights": str(old)}
+
+
+def test_other_names_of_classes_are_a_warning(
+    stored: Path, data: list[Dataset], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data[0] = replace(DATASET, classes=tuple("abcdefghij"))
+    assert main(["evaluate", str(stored / KEYS.model)]) == 0
+    shown = capsys.readouterr()
+    assert "Test error on cifar10: " in shown.out
+    assert "other names than the model's" in shown.err
+
+
+def mistake(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(arguments) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_another_number_of_classes_is_one_line(
+    stored: Path, data: list[Dataset], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data[0] = replace(DATASET, classes=DATASET.classes[:7])
+    assert "has 7 classes, and " in mistake(["evaluate", str(stored / KEYS.model)], capsys)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"not a model", "it holds something other than tensors and plain values"),
+        ({"network": {}}, "it lacks weights or settings"),
+        ({"network": {"linear.bias": torch.zeros(10)}, "config": CONFIG.to_dict()}, "its weights are not those of"),
+        ({"network": {"linear.bias": torch.zeros(10)}, "config": {"network": {"depht": 8}}}, "another version"),
+        ({"network": Path("code")}, "it holds something other than tensors and plain values"),
+    ],
+)
+def test_what_is_no_model_is_one_line(
+    content: Any, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "model.pt"
+    file.write_bytes(content if isinstance(content, bytes) else checkpoints.encode(content))
+    line = mistake(["evaluate", str(file)], capsys)
+    assert f"{file}: " in line and says in line
+
+
+def test_files_that_are_not_there_are_one_line(
+    stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "cannot be read: No such file" in mistake(["evaluate", "/nowhere/model.pt"], capsys)
+    assert "fetch it with: resnet-dist export" in mistake(["evaluate", "s3://bucket/model.pt"], capsys)
+    target = ["--output", "/nowhere/trial.zip"]
+    line = mistake(["export", CONFIG.trial_id(), "--storage", str(stored), *target], capsys)
+    assert "--output /nowhere/trial.zip: cannot be written: No such file" in line
+
+
+def test_a_trial_that_is_not_finished_cannot_be_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Recorder(LocalStorage(tmp_path), "runs", "name", CONFIG).start(alone("cpu"), "fingerprint")
+    line = mistake(["export", CONFIG.trial_id(), "--storage", str(tmp_path)], capsys)
+    assert "is not finished, so there is nothing to export yet" in line
