@@ -12,8 +12,8 @@ from jsonschema import Draft202012Validator
 from cluster.storage import LocalStorage
 from resnet_dist.configuration import TrainingConfig
 from resnet_dist.errors import DivergedError
-from resnet_dist.recorder import Recorder
-from resnet_dist.storage import experiment_key
+from resnet_dist.recorder import Recorder, record_failure
+from resnet_dist.storage import TrialKeys, experiment_key
 from resnet_dist.training import train
 from resnet_dist.workers import alone
 from tests.small_runs import small_config, small_dataset
@@ -42,7 +42,7 @@ class Kept(LocalStorage):
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Kept:
-    """A run with a validation set that was interrupted, one that diverged, a grid's record and a single run's."""
+    """A run with a validation set that was interrupted, one that diverged, a search's record and a single run's."""
     storage = Kept(tmp_path_factory.mktemp("results"))
     dataset = small_dataset(train=48, test=10)
     dataset = replace(
@@ -50,15 +50,16 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     )
     for settings in ({"data__holdout": 10}, {"run__seed": 1, "solver__learning_rate": 1e30}):
         config = small_config(run__precision="float32", **settings)
-        recorder = Recorder(storage, "runs", "run", config)
+        recorder = Recorder(storage, "runs", "run", config, scheduler="asha")
         try:
             train(config, dataset, alone("cpu"), recorder)
         except DivergedError as error:
             recorder.fail("diverged", str(error))
         record_single_run(storage, "runs", config, "run")
     experiment = experiment_from(TWO_ROWS, storage.root, overrides={"data.flip": "false"}, epochs=3)
-    record = experiment_record(experiment, 2, {"data.flip": "false"})
+    record = experiment_record(experiment, 2, {"data.flip": "false"}, "asha")
     storage.put(experiment_key("two-rows"), json.dumps(record).encode())
+    record_failure(storage, TrialKeys("two-rows", next(iter(record["trials"]))), "early-stopped", "by a search", 1)
     return storage
 
 
