@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
+from aiohttp import ClientError
+
 from cluster.local_cluster import running_cluster
 from resnet_dist.errors import UserError
 
@@ -21,6 +23,14 @@ RECONNECTS = 10
 """Times that following a log starts again when the connection breaks."""
 
 _OVERRIDES = "RAY_API_SERVER_ADDRESS"  # Ray lets it, and RAY_ADDRESS, win over the address that it is given
+
+# Ray tells of every request and every upload, and advises on authentication at length.
+_TALKATIVE = (
+    "ray.dashboard.modules.job.sdk",
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray._private.runtime_env.packaging",
+    "ray._private.authentication.authentication_token_setup",
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,7 @@ class Jobs:
     """The jobs of one cluster."""
 
     def __init__(self, address: str | None = None) -> None:
-        """Connect to `address` (http://host:8265, or host:6379 as Ray knows it).
+        """Connect to `address`, http://host:8265.
 
         Without it: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, the cluster that `cluster up` started here, or port 8265.
         """
@@ -57,8 +67,13 @@ class Jobs:
         assert self.address
         if started and self.address.rstrip("/") == started.dashboard:
             started.use_token()
-        if self.address.startswith("http"):
-            self.address = self.address.rstrip("/")
+        if not self.address.startswith(("http://", "https://")):
+            raise UserError(
+                f"{self.address}: is not the address of a job server; give --address http://<head>:8265 (its dashboard)"
+            )
+        self.address = self.address.rstrip("/")
+        for name in _TALKATIVE:
+            logging.getLogger(name).setLevel(logging.ERROR)
         with self._one_line():
             self._client: JobSubmissionClient = self._connect()
 
@@ -101,12 +116,11 @@ class Jobs:
                     written = seen + len(text)
                 seen += len(text)
 
-        for attempt in range(RECONNECTS + 1):
-            state = self.state(job_id)
-            with self._one_line(job_id) if attempt == RECONNECTS else contextlib.suppress(RuntimeError, OSError):
+        for _ in range(RECONNECTS):
+            self.state(job_id)  # refuses a job that is not there
+            with contextlib.suppress(RuntimeError, OSError, ClientError):
                 asyncio.run(tail())
-            state = self.state(job_id)
-            if state.is_over:
+            if (state := self.state(job_id)).is_over:
                 return state
             time.sleep(1.0)
         raise UserError(f"job {job_id}: its log cannot be followed; it goes on, and `job status {job_id}` says how far")
@@ -137,7 +151,6 @@ class Jobs:
         from ray.exceptions import AuthenticationError
 
         place = _without_user(str(self.address))
-        logging.disable(logging.WARNING)  # Ray tells of every request, and advises on authentication at length
         try:
             yield
         except AuthenticationError:
@@ -157,8 +170,6 @@ class Jobs:
                 raise UserError(f"there is a job {job_id} at {place} already; give another --id") from None
             first = " ".join(str(error).split())[:300]
             raise UserError(f"the job server at {place} refuses: {first}") from None
-        finally:
-            logging.disable(logging.NOTSET)
 
 
 def _state(details: Any) -> JobState:

@@ -60,7 +60,7 @@ set = {{ "data.batch_size" = 20 }}
 label = "twenty-four"
 set = {{ "data.batch_size" = 24 }}
 """
-EPOCHS, MANY_EPOCHS = 3, 60
+EPOCHS, MANY_EPOCHS = 3, 40
 
 
 @dataclass
@@ -220,16 +220,18 @@ def test_a_host_that_leaves_is_survived_and_one_that_joins_is_used(cluster: Clus
             if records.keys() >= {"provenance.json", "metrics.jsonl"}
         }
 
-    def on_both() -> bool:
-        return {places[-1] for places, epochs in begun().values() if epochs < MANY_EPOCHS / 2} == {"first", "second"}
+    def on_second() -> bool:
+        return any(places[-1] == "second" and epochs <= MANY_EPOCHS - 10 for places, epochs in begun().values())
 
-    wait_until(on_both, "a trial under way on each worker")
+    wait_until(on_second, "a trial under way on the second host")
     cluster.network.hosts["second"].leave()
     cluster.add_worker("late", cpus=2)
 
     state: dict[str, Any] = {}
 
     def is_over() -> bool:
+        """Whether the job is over; its log is kept, for the case that it is not in time."""
+        (cluster.logs / "job.log").write_text(cluster.ask("job", "logs", "restless", "--address", cluster.job_server))
         (job,) = json.loads(cluster.ask("job", "status", "restless", "--json", "--address", cluster.job_server))
         state.update(job)
         return state["status"] not in ("PENDING", "RUNNING")
@@ -239,8 +241,8 @@ def test_a_host_that_leaves_is_survived_and_one_that_joins_is_used(cluster: Clus
     ended = begun()
     assert [epochs for _, epochs in ended.values()] == [MANY_EPOCHS] * 4
     assert any(places[-1] == "late" for places, _ in ended.values()), "the host that joined is used"
-    (moved,) = [places for places, _ in ended.values() if "second" in places]
-    assert moved[0] == "second" and moved[-1] in ("first", "late"), "its trial went on elsewhere"
+    moved = [places for places, _ in ended.values() if len(places) > 1]
+    assert moved and all(places[0] == "second" != places[-1] for places in moved), "its trial went on elsewhere"
     for records in cluster.records("restless").values():
         assert [line["epoch"] for line in records["metrics.jsonl"]] == list(range(1, MANY_EPOCHS + 1))
         assert records["result.json"]["attempts"] == len(records["provenance.json"]["attempts"])

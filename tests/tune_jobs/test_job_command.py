@@ -61,6 +61,14 @@ def test_an_unreachable_job_server_is_one_line(capsys: pytest.CaptureFixture[str
         assert line.startswith("error: no job server answers at http://127.0.0.1:9; give --address")
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:6379", "ray://127.0.0.1:10001"])
+def test_an_address_of_another_kind_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert f"{address}: is not the address of a job server" in refused(capsys, "job", "status")
+
+
 def test_staging_prints_the_fingerprint_and_stores_once(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, cache: Path
 ) -> None:
