@@ -128,7 +128,7 @@ class _Display:
     def start(self, trial: Trial) -> None:
         """Say that a worker group starts, which takes seconds, or longer where a node has to come first."""
         if (workers := trial.config.run.workers) > 1:
-            self.console.print(f"{trial.name}: starting {workers} workers", markup=False, soft_wrap=True)
+            self._say(trial, f"{trial.name}: starting {workers} workers")
 
     def result(self, trial: Trial, line: dict[str, Any]) -> None:
         """Show a trial's newest epoch."""

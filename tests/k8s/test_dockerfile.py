@@ -3,6 +3,7 @@
 No Docker engine is needed: the steps run in a folder that stands for the image's file system.
 """
 
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -19,6 +20,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from resnet_dist.source import source_state
 from tests.k8s.dockerfile import Stage, is_sent, lineage, stages
@@ -157,6 +160,32 @@ def test_what_is_installed_is_what_the_package_asks_for(image: Image) -> None:
     for line in lines:
         name = re.match(r"[A-Za-z0-9_-]+", line)
         assert name and name.group().lower() in pinned, f"constraints.txt has no version for {line}"
+
+
+def _needed(name: str, extra: str, found: set[str]) -> None:
+    """Add a package, as it is installed here, and all that it needs."""
+    try:
+        requirements = importlib.metadata.requires(name) or []
+    except importlib.metadata.PackageNotFoundError:
+        return  # for another system
+    if name != "resnet-dist":
+        found.add(name)
+    for requirement in map(Requirement, requirements):
+        other = canonicalize_name(requirement.name)
+        if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        for wanted in requirement.extras or {""}:
+            if other not in found or wanted:
+                _needed(other, wanted, found)
+
+
+def test_all_that_the_image_gets_is_pinned() -> None:
+    needed: set[str] = set()
+    _needed("resnet-dist", "", needed)
+    assert {"torch", "ray", "grpcio", "opentelemetry-sdk"} <= needed, "extras and what packages need are followed"
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {canonicalize_name(line.split("==")[0]) for line in lines if "==" in line}
+    assert needed <= pinned, "add to constraints.txt what pip freeze says"
 
 
 @pytest.mark.parametrize("dirty", ["false", "true"])

@@ -14,6 +14,8 @@ from resnet_dist.ray_metrics import COUNTERS, GAUGES
 from tests.k8s.kuberay_rules import violations
 from tests.k8s.rendering import OVERLAYS, ROOT, documents, of_kind, the
 from tests.k8s.schemas import KUBERNETES, errors
+from tests.tune_jobs.recorded import record_experiment, record_result
+from tune_jobs.experiment import load_experiment
 
 GUIDE = ROOT / "docs" / "operations.md"
 BLOCK = re.compile(r"^\*(Run by the tests|Not run here):\*\n\n```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -47,7 +49,7 @@ def _execute(block: str, checkout: Path) -> str:
 
 def test_every_block_says_whether_it_is_run() -> None:
     assert len(re.findall("^```sh$", GUIDE.read_text(), re.MULTILINE)) == len(BLOCK.findall(GUIDE.read_text())) > 10
-    assert len(RUN) == 3
+    assert len(RUN) == 5, "each has a test below"
 
 
 def test_the_overlay_of_ones_own_is_valid(checkout: Path) -> None:
@@ -61,16 +63,26 @@ def test_the_overlay_of_ones_own_is_valid(checkout: Path) -> None:
         images = re.findall(r"'image': '([^']+)'", str(document))
         assert images and all(image.startswith("registry.example.com/resnet-dist:") for image in images)
 
+    # Monitoring is put on top of it.
+    monitored = documents(_execute(RUN[4], checkout))
+    added = {(d["kind"], d["metadata"]["name"]) for d in monitored if d not in rendered}
+    assert added == {("PodMonitor", "ray"), ("NetworkPolicy", "metrics"), ("ConfigMap", "resnet-dist-dashboard")}
 
-def test_the_plan_is_printed(checkout: Path) -> None:
+
+def test_storage_is_checked_and_the_plan_printed(checkout: Path) -> None:
     assert "15 trials" in _execute(RUN[1], checkout)
 
 
-def test_monitoring_is_added_to_the_overlay_of_ones_own(checkout: Path) -> None:
-    _execute(RUN[0], checkout)
-    rendered = documents(_execute(RUN[2], checkout))
-    assert {"PodMonitor", "RayJob", "ConfigMap"} <= {document["kind"] for document in rendered}
-    assert the(rendered, "ConfigMap", "resnet-dist-dashboard")
+def test_what_is_in_storage_is_told_and_reported(checkout: Path) -> None:
+    experiment = load_experiment("model-size")
+    storage, planned = record_experiment(checkout, experiment, seeds=1)
+    record_result(storage, experiment.name, planned[0], 0.08)
+    Path(storage.uri).rename(checkout / "results")
+    told = _execute(RUN[2], checkout)
+    assert "1 finished" in told and "4 missing" in told
+    assert "8.00" in _execute(RUN[3], checkout)
+    assert (checkout / "results" / "model-size" / "report" / "report.html").is_file()
+    assert len((checkout / "trials.csv").read_text().splitlines()) == 1 + 5
 
 
 def test_every_metric_is_in_the_guide() -> None:
