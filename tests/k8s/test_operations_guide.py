@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from resnet_dist.ray_metrics import COUNTERS, GAUGES
+from tests.image_trees import image_tree, write_directory
 from tests.k8s.kuberay_rules import violations
 from tests.k8s.rendering import OVERLAYS, ROOT, documents, of_kind, the
 from tests.k8s.schemas import KUBERNETES, errors
@@ -49,7 +50,7 @@ def _execute(block: str, checkout: Path) -> str:
 
 def test_every_block_says_whether_it_is_run() -> None:
     assert len(re.findall("^```sh$", GUIDE.read_text(), re.MULTILINE)) == len(BLOCK.findall(GUIDE.read_text())) > 10
-    assert len(RUN) == 5, "each has a test below"
+    assert len(RUN) == 6, "each has a test below"
 
 
 def test_the_overlay_of_ones_own_is_valid(checkout: Path) -> None:
@@ -64,7 +65,7 @@ def test_the_overlay_of_ones_own_is_valid(checkout: Path) -> None:
         assert images and all(image.startswith("registry.example.com/resnet-dist:") for image in images)
 
     # Monitoring is put on top of it.
-    monitored = documents(_execute(RUN[4], checkout))
+    monitored = documents(_execute(RUN[5], checkout))
     added = {(d["kind"], d["metadata"]["name"]) for d in monitored if d not in rendered}
     assert added == {("PodMonitor", "ray"), ("NetworkPolicy", "metrics"), ("ConfigMap", "resnet-dist-dashboard")}
 
@@ -73,14 +74,19 @@ def test_storage_is_checked_and_the_plan_printed(checkout: Path) -> None:
     assert "15 trials" in _execute(RUN[1], checkout)
 
 
+def test_data_are_put_into_storage(checkout: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    monkeypatch.setenv("IMAGES", f"folder:{write_directory(checkout / 'images', image_tree())}")
+    assert "are now in" in _execute(RUN[2], checkout)
+
+
 def test_what_is_in_storage_is_told_and_reported(checkout: Path) -> None:
     experiment = load_experiment("model-size")
     storage, planned = record_experiment(checkout, experiment, seeds=1)
     record_result(storage, experiment.name, planned[0], 0.08)
     Path(storage.uri).rename(checkout / "results")
-    told = _execute(RUN[2], checkout)
+    told = _execute(RUN[3], checkout)
     assert "1 finished" in told and "4 missing" in told
-    assert "8.00" in _execute(RUN[3], checkout)
+    assert "8.00" in _execute(RUN[4], checkout)
     assert (checkout / "results" / "model-size" / "report" / "report.html").is_file()
     assert len((checkout / "trials.csv").read_text().splitlines()) == 1 + 5
 
