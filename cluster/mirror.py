@@ -22,6 +22,8 @@ from resnet_dist.storage import Storage
 logger = logging.getLogger(__name__)
 
 CONNECTIONS = 8
+KEYS_A_PAGE = 1000
+"""S3 lists so many keys at a time."""
 _TEMPORARY = ".mirror.tmp"  # does not contain "tfevents", by which TensorBoard knows event files
 
 
@@ -42,6 +44,8 @@ class Mirror:
         self.storage = storage
         self.prefix = prefix
         self.directory = directory
+        self.pages = 1
+        """Requests that the newest listing took, or thereabouts."""
         self._versions: dict[str, str] = {}  # of the objects here, by their names below the prefix
         self._impossible: set[str] = set()  # names that the local file system does not take
 
@@ -49,6 +53,7 @@ class Mirror:
         """Bring the copy up to date. Raises a `StorageError`, after which it can be called again."""
         self.directory.mkdir(parents=True, exist_ok=True)
         listed = {item.key.removeprefix(self.prefix): item.version for item in self.storage.list(self.prefix)}
+        self.pages = len(listed) // KEYS_A_PAGE + 1
         for name in self._impossible:
             listed.pop(name, None)
         wanted, present = _by_run(listed), _by_run(self._versions)

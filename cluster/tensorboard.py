@@ -9,6 +9,7 @@ import contextlib
 import errno
 import http.client
 import logging
+import os
 import resource
 import signal
 import socket
@@ -20,9 +21,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
-from cluster.mirror import Mirror
+from cluster.event_views import Copies, Links, View, direct_source
 from cluster.storage import BrowsableStorage, LocalStorage, open_storage
 from resnet_dist.errors import StorageError, UserError
 
@@ -31,20 +32,31 @@ logger = logging.getLogger(__name__)
 DEFAULT_PORT = 6006
 START_SECONDS = 60.0
 """How long TensorBoard may take until it answers."""
+LONGEST_PAUSE = 12
+"""A large storage in S3 is looked at less often, but not more rarely than after so many times the usual pause."""
 POINTS_PER_CURVE = 10_000
 """TensorBoard shows a random choice of 1,000 points where it is not told otherwise."""
 OPEN_FILES = 65_536
 """TensorBoard's fast loader keeps each event file open and crashes when it may not; the usual limit is 1,024."""
 
 
-def serve(storage_uri: str, host: str = "127.0.0.1", port: int | None = None, reload_seconds: int = 10) -> int:
+def serve(
+    storage_uri: str,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    reload_seconds: int = 10,
+    direct: bool = False,
+) -> int:
     """Serve TensorBoard until Ctrl-C or SIGTERM; returns the exit code 0.
 
-    `port` None means 6006, or the next free one; 0 means any free one. New points appear within about 1.5 times
-    `reload_seconds`. Raises a `UserError` if the storage cannot be read, the port is taken or TensorBoard does not
-    start.
+    `port` None means 6006, or the next free one; 0 means any free one. New points of a directory appear within about
+    1.5 times `reload_seconds`; S3 is asked `60 / reload_seconds` times a minute, so that large ones are looked at less
+    often. With `direct`, TensorBoard itself reads S3. Raises a `UserError` if the storage cannot be read, the port is
+    taken or TensorBoard does not start.
     """
     storage = open_storage(storage_uri)
+    if direct and isinstance(storage, LocalStorage):
+        raise UserError(f"--direct: {storage.uri} is a directory, which is always read directly; leave --direct out")
     if isinstance(storage, LocalStorage) and not storage.root.is_dir():
         raise UserError(f"there is no directory {storage.uri}; give the storage in which a run or grid writes")
     with (
@@ -54,14 +66,24 @@ def serve(storage_uri: str, host: str = "127.0.0.1", port: int | None = None, re
         events, log = Path(scratch, "events"), Path(scratch, "tensorboard.log")
         events.mkdir()
         try:
-            return _serve(storage, events, log, host, port, reload_seconds)
+            return _serve(storage, events, log, host, port, reload_seconds, direct)
         except KeyboardInterrupt:
             return 0
 
 
-def _serve(storage: BrowsableStorage, events: Path, log: Path, host: str, port: int | None, reload_seconds: int) -> int:
+def _serve(
+    storage: BrowsableStorage,
+    events: Path,
+    log: Path,
+    host: str,
+    port: int | None,
+    reload_seconds: int,
+    direct: bool,
+) -> int:
+    view: View
     view = Links(storage, events) if isinstance(storage, LocalStorage) else Copies(storage, events)
-    if not view.experiments():
+    experiments = view.experiments()
+    if not experiments:
         _say(f"No event files in {storage.uri} yet; they are shown here as soon as they are written.")
     chosen = _choose_port(host, port)
     if port is None and chosen != DEFAULT_PORT:
@@ -71,8 +93,15 @@ def _serve(storage: BrowsableStorage, events: Path, log: Path, host: str, port: 
     _raise_file_limit()
     stop = threading.Event()
     refresher = threading.Thread(target=_refresh, args=(view, reload_seconds, stop), daemon=True)
-    with log.open("wb") as output, _tensorboard(events, host, chosen, reload_seconds, output) as process:
-        refresher.start()
+    if direct:
+        source, variables = direct_source(storage, experiments)
+    else:
+        # Twice as often as the copies are renewed, so that it sees that a run is missing which a mirror copies anew.
+        source, variables = ["--logdir", str(events), "--load_fast", "auto"], {}
+        source += ["--reload_interval", str(max(1, reload_seconds // 2))]
+    with log.open("wb") as output, _tensorboard(source, variables, host, chosen, output) as process:
+        if not direct:
+            refresher.start()
         try:
             _wait_until_it_answers(process, host, chosen, log)
             _say(f"TensorBoard shows {storage.uri} at {_url(host, chosen)} (Ctrl-C ends it)")
@@ -82,78 +111,13 @@ def _serve(storage: BrowsableStorage, events: Path, log: Path, host: str, port: 
             stop.set()
 
 
-class View(Protocol):
-    """Event files of a storage as a local directory that TensorBoard can watch."""
-
-    def experiments(self) -> dict[str, str]:
-        """Prefix in storage of the event files of each experiment, by its name; `""` is the storage itself."""
-
-    def refresh(self) -> None:
-        """Bring the directory up to date."""
-
-
-class Links:
-    """The event files of a directory, by symbolic links: nothing is copied."""
-
-    def __init__(self, storage: LocalStorage, directory: Path) -> None:
-        self.storage = storage
-        self.directory = directory
-
-    def experiments(self) -> dict[str, str]:
-        """Prefix in storage of the event files of each experiment, by its name; `""` is the storage itself."""
-        return _experiments(self.storage)
-
-    def refresh(self) -> None:
-        """Link to what is new, and take away links to what is gone."""
-        wanted: dict[str, Path] = {}
-        for name, prefix in self.experiments().items():
-            events = self.storage.root / prefix
-            # TensorBoard names runs relative to its log directory: those of one experiment go without its name.
-            wanted |= {name: events} if name else {item.name: item for item in events.iterdir()}
-        for link in self.directory.iterdir():
-            if wanted.get(link.name) != link.readlink():
-                link.unlink()
-        for name, target in wanted.items():
-            link = self.directory / name
-            if not link.is_symlink():
-                link.symlink_to(target)
-
-
-class Copies:
-    """The event files of a store that is not a file system, by a mirror of each experiment."""
-
-    def __init__(self, storage: BrowsableStorage, directory: Path) -> None:
-        self.storage = storage
-        self.directory = directory
-        self._mirrors: dict[str, Mirror] = {}
-
-    def experiments(self) -> dict[str, str]:
-        """Prefix in storage of the event files of each experiment, by its name; `""` is the storage itself."""
-        return _experiments(self.storage)
-
-    def refresh(self) -> None:
-        """Copy what is new. Experiments that have vanished lose their copies as well."""
-        for name, prefix in self.experiments().items():
-            if name not in self._mirrors:
-                self._mirrors[name] = Mirror(self.storage, prefix, self.directory / name)
-        for mirror in self._mirrors.values():
-            mirror.sync()
-
-
-def _experiments(storage: BrowsableStorage) -> dict[str, str]:
-    folders = storage.folders("")
-    if "tb" in folders:
-        return {"": "tb/"}
-    shown = (name for name in folders if not name.startswith("."))
-    return {name: f"{name}/tb/" for name in shown if "tb" in storage.folders(f"{name}/")}
-
-
 def _refresh(view: View, seconds: float, stop: threading.Event) -> None:
     """Refresh again and again; a failure is reported once, and once it is over."""
     failing = False
     while not stop.is_set():
+        listings = 1
         try:
-            view.refresh()
+            listings = view.refresh()
         except (StorageError, OSError) as error:
             if not failing and not stop.is_set():
                 _say(f"No news from storage, trying again every {seconds} s: {error}")
@@ -162,18 +126,18 @@ def _refresh(view: View, seconds: float, stop: threading.Event) -> None:
             if failing:
                 _say("Storage can be read again.")
             failing = False
-        stop.wait(seconds)
+        stop.wait(seconds * min(max(1, listings), LONGEST_PAUSE))
 
 
 @contextlib.contextmanager
 def _tensorboard(
-    events: Path, host: str, port: int, reload_seconds: int, output: BinaryIO
+    source: list[str], variables: dict[str, str], host: str, port: int, output: BinaryIO
 ) -> Iterator[subprocess.Popen[bytes]]:
-    # Twice as often as the copies are renewed, so that it sees that a run is missing which a mirror copies anew.
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(events), "--host", host, "--port", str(port)]
-    command += ["--reload_interval", str(max(1, reload_seconds // 2)), "--load_fast", "auto"]
+    command = [sys.executable, "-m", "tensorboard.main", *source, "--host", host, "--port", str(port)]
     command += ["--samples_per_plugin", f"scalars={POINTS_PER_CURVE}", "--window_title", "resnet-dist"]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=os.environ | variables
+    )
     try:
         yield process
     finally:

@@ -182,6 +182,11 @@ def make_parser() -> Parser:
     board.add_argument("storage", metavar="STORAGE", help=STORAGE_HELP + ", or one experiment in it")
     board.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     board.add_argument("--port", type=int, default=None, help="port to listen on (default: 6006, or the next free one)")
+    board.add_argument(
+        "--direct",
+        action="store_true",
+        help="let TensorBoard read S3 itself, without a local copy: slower, and with many more requests",
+    )
     board.set_defaults(run=_tensorboard)
 
     storage = commands.add_parser(
@@ -315,7 +320,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 def _tensorboard(args: argparse.Namespace) -> int:
     from cluster.tensorboard import serve
 
-    return serve(args.storage, host=args.host, port=args.port)
+    return serve(args.storage, host=args.host, port=args.port, direct=args.direct)
 
 
 def _storage(args: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -19,9 +20,12 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from cluster.event_views import Copies, Links, direct_source
+from cluster.mirror import KEYS_A_PAGE
 from cluster.storage import BrowsableStorage, LocalStorage, open_storage
-from cluster.tensorboard import DEFAULT_PORT, Copies, Links, serve
+from cluster.tensorboard import DEFAULT_PORT, _refresh, serve
 from resnet_dist.errors import StorageError, UserError
+from resnet_dist.storage import StoredObject
 
 
 def segment(steps: range, offset: float = 0.0) -> bytes:
@@ -62,13 +66,15 @@ def eventually(check: Callable[[], object], seconds: float = 30) -> object:
 
 
 @contextlib.contextmanager
-def served(uri: str, files: int | None = None) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+def served(
+    uri: str, options: str = "reload_seconds=2", files: int | None = None
+) -> Iterator[tuple[int, subprocess.Popen[str]]]:
     """The command as a process of its own, and the port that it announces."""
     code = (
         "import resource, sys\n"
         f"if {files}: resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, resource.getrlimit(7)[1]))\n"
         "from cluster.tensorboard import serve\n"
-        f"sys.exit(serve({uri!r}, port=0, reload_seconds=2))"
+        f"sys.exit(serve({uri!r}, port=0, {options}))"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -104,9 +110,9 @@ def test_the_segments_of_a_run_are_one_curve_that_grows(uri: str) -> None:
     with served(f"{uri}/grid") as (port, _):
         assert eventually(lambda: values(port, "n=3/relu/seed 0") == list(range(30)))
         put(storage, run, 3, range(30, 35))
-        assert eventually(lambda: values(port, "n=3/relu/seed 0") == list(range(35)), 8)
+        assert eventually(lambda: values(port, "n=3/relu/seed 0") == list(range(35)))
         put(storage, "tb/second", 0, range(3))
-        assert eventually(lambda: ask(port, "/data/runs") == ["n=3/relu/seed 0", "second"], 8)
+        assert eventually(lambda: ask(port, "/data/runs") == ["n=3/relu/seed 0", "second"])
 
 
 @pytest.mark.integration
@@ -126,8 +132,8 @@ def test_experiments_are_shown_together_as_they_appear(uri: str) -> None:
     with served(uri) as (port, _):
         assert eventually(lambda: ask(port, "/data/runs") == ["first/a"])
         put(storage, "second/tb/b", 0, range(4))
-        assert eventually(lambda: ask(port, "/data/runs") == ["first/a", "second/b"], 8)
-        assert eventually(lambda: values(port, "second/b") == list(range(4)), 8)
+        assert eventually(lambda: ask(port, "/data/runs") == ["first/a", "second/b"])
+        assert eventually(lambda: values(port, "second/b") == list(range(4)))
 
 
 @pytest.mark.integration
@@ -135,7 +141,7 @@ def test_a_storage_without_event_files_is_served_and_waited_for(tmp_path: Path) 
     with served(str(tmp_path)) as (port, _):
         assert ask(port, "/data/runs") == []
         put(open_storage(str(tmp_path)), "grid/tb/a", 0, range(3))
-        assert eventually(lambda: values(port, "grid/a") == [0, 1, 2], 8)
+        assert eventually(lambda: values(port, "grid/a") == [0, 1, 2])
 
 
 @pytest.mark.integration
@@ -189,7 +195,7 @@ def test_storage_that_fails_for_a_while_is_said_once_and_read_again(tmp_path: Pa
         (tmp_path / "away").rename(tmp_path / "results")
         assert process.stdout.readline() == "Storage can be read again.\n"
         put(open_storage(str(tmp_path / "results")), "tb/b", 0, range(3))
-        assert eventually(lambda: values(port, "b") == [0, 1, 2], 8)
+        assert eventually(lambda: values(port, "b") == [0, 1, 2])
 
 
 def test_a_missing_directory_is_one_line(tmp_path: Path) -> None:
@@ -260,3 +266,83 @@ def test_experiments_come_and_go(uri: str, tmp_path: Path) -> None:
     storage.delete("one/tb/a/events.out.tfevents.000000")
     watched.refresh()
     assert shown(tmp_path / "view") == ["two/b/events.out.tfevents.000000"]
+
+
+class Counting(LocalStorage):
+    """A directory that is asked as S3 is, and counts the listings."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.listings = 0
+
+    def list(self, prefix: str) -> list[StoredObject]:
+        found = super().list(prefix)
+        self.listings += len(found) // KEYS_A_PAGE + 1
+        return found
+
+    def folders(self, prefix: str) -> tuple[str, ...]:
+        self.listings += 1
+        return super().folders(prefix)
+
+
+def test_a_refresh_says_how_many_listings_it_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.mirror.KEYS_A_PAGE", 4)
+    monkeypatch.setitem(globals(), "KEYS_A_PAGE", 4)
+    storage = Counting(tmp_path / "results")
+    for run in range(10):
+        put(storage, f"one/tb/{run}", 0, range(1))
+    put(storage, "two/tb/a", 0, range(1))
+    storage.put("three/experiment.json", b"{}")
+    watched = Copies(storage, tmp_path / "view")
+    for expected in (1 + 3 + 3 + 1, 1 + 1 + 3 + 1):  # known experiments are not asked whether they have events
+        storage.listings = 0
+        assert watched.refresh() == storage.listings == expected
+    assert len(shown(tmp_path / "view")) == 11
+
+
+def test_a_large_storage_is_looked_at_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = []
+
+    class Stop(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waited.append(timeout)
+            if len(waited) == 4:
+                self.set()
+            return True
+
+    class Fixed:
+        counts = iter([0, 1, 5, 500])
+
+        def experiments(self) -> dict[str, str]:
+            return {}
+
+        def refresh(self) -> int:
+            return next(self.counts)
+
+    _refresh(Fixed(), 10, Stop())
+    assert waited == [10, 10, 50, 120]
+
+
+def test_a_directory_is_never_read_through_s3(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--direct: .* is a directory, which is always read directly"):
+        serve(str(tmp_path), direct=True)
+
+
+def test_directly_each_experiment_is_named_and_the_endpoint_passed_on(bucket: str, s3_environment: str) -> None:
+    storage = open_storage(f"s3://{bucket}/results")
+    source, variables = direct_source(storage, {"one": "one/tb/", "two": "two/tb/"})
+    place = f"s3://{bucket}/results"
+    assert source[:4] == ["--logdir_spec", f"one:{place}/one/tb,two:{place}/two/tb", "--load_fast", "false"]
+    assert variables["S3_ENDPOINT"] == s3_environment
+    assert direct_source(storage, {"": "tb/"})[0][:2] == ["--logdir", f"{place}/tb"]
+    assert direct_source(storage, {})[0][:2] == ["--logdir", f"{place}/tb"]
+    assert not any("planted" in text for text in (*source, *variables.values())), "a key is handed on by us"
+
+
+@pytest.mark.integration
+def test_directly_the_same_points_are_shown(bucket: str) -> None:
+    for name in ("one", "two"):
+        put(open_storage(f"s3://{bucket}/{name}"), "tb/run", 0, range(5))
+    with served(f"s3://{bucket}", "direct=True") as (port, _):
+        assert eventually(lambda: values(port, "one/run") == list(range(5)))
+        assert ask(port, "/data/runs") == ["one/run", "two/run"]
