@@ -1,8 +1,9 @@
 """`resnet-dist grid plan`, and `grid run --dry-run`: what a launch would do; nothing is run or written to storage."""
 
 import argparse
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,6 +15,9 @@ from tune_jobs.experiment import Trial
 from tune_jobs.plan import Plan, PlannedCell, PlannedTrial, make_plan
 from tune_jobs.terminal import make_console
 
+if TYPE_CHECKING:
+    from tune_jobs.write_cost import WriteCost
+
 MANY = 60
 """Cells, or trials to run, beyond which a terminal shows counts and no row for each."""
 
@@ -21,6 +25,7 @@ MANY = 60
 def plan(args: argparse.Namespace) -> int:
     """Print the cells of an experiment, their trials, steps, and the time and memory to expect."""
     from tune_jobs.calibration import calibrating
+    from tune_jobs.write_cost import planned_costs
 
     console = make_console(quiet=args.json)
     storage = open_storage(args.storage)
@@ -31,22 +36,27 @@ def plan(args: argparse.Namespace) -> int:
         device = str(args.settings.get("run.device", "auto"))
         with console.status("measuring step times"), calibrating(device) as calibration:
             planned = make_plan(*what, calibration=calibration)
+    costs = planned_costs(planned, storage.is_remote)
     if args.json:
-        print_json(plan_json(planned))
+        print_json(plan_json(planned, costs))
     else:
-        print_plan(planned, console)
+        print_plan(planned, costs, console)
     return 0
 
 
 def dry_run(args: argparse.Namespace) -> int:
     """Say which trials `grid run` would start, and in which order."""
+    from tune_jobs.write_cost import planned_costs
+
     console = make_console(quiet=args.json)
-    planned = make_plan(args.experiment, open_storage(args.storage), args.seeds, args.epochs, args.settings)
+    storage = open_storage(args.storage)
+    planned = make_plan(args.experiment, storage, args.seeds, args.epochs, args.settings)
+    costs = planned_costs(planned, storage.is_remote)
     started = planned.to_run(args.retry_failed, args.scheduler)
     if args.json:
-        print_json(plan_json(planned) | {"would_start": [trial.trial_id for trial in started]})
+        print_json(plan_json(planned, costs) | {"would_start": [trial.trial_id for trial in started]})
         return 0
-    print_plan(planned, console)
+    print_plan(planned, costs, console)
     _print_started(planned, started, console)
     return 0
 
@@ -68,8 +78,10 @@ def _print_started(planned: Plan, started: Sequence[Trial], console: Console) ->
     console.print("Nothing was written.")
 
 
-def plan_json(planned: Plan) -> dict[str, Any]:
-    """A plan as plain values."""
+def plan_json(planned: Plan, costs: Mapping[str, "WriteCost"]) -> dict[str, Any]:
+    """A plan as plain values. `costs` are those of the unfinished trials in storage, by id."""
+    from tune_jobs.write_cost import total
+
     return {
         "experiment": planned.experiment.name,
         "seeds": planned.seeds,
@@ -79,6 +91,7 @@ def plan_json(planned: Plan) -> dict[str, Any]:
         "hours_on_this_cluster": planned.cluster_hours,
         "machine": planned.machine,
         "slots": planned.slots,
+        "storage": asdict(total(costs.values())),
         "tables": [
             {
                 "name": table.name,
@@ -94,11 +107,11 @@ def plan_json(planned: Plan) -> dict[str, Any]:
             }
             for table in planned.experiment.tables
         ],
-        "trials": [_trial_json(item) for item in planned.trials],
+        "trials": [_trial_json(item, costs.get(item.trial.trial_id)) for item in planned.trials],
     }
 
 
-def _trial_json(item: PlannedTrial) -> dict[str, Any]:
+def _trial_json(item: PlannedTrial, cost: "WriteCost | None") -> dict[str, Any]:
     return {
         "trial": item.trial.trial_id,
         "name": item.trial.name,
@@ -109,12 +122,15 @@ def _trial_json(item: PlannedTrial) -> dict[str, Any]:
         "steps_done": item.steps_done,
         "hours": item.hours,
         "memory_bytes": item.memory,
+        "storage": asdict(cost) if cost else None,
         "config": item.trial.config.to_dict(),
     }
 
 
-def print_plan(planned: Plan, console: Console) -> None:
+def print_plan(planned: Plan, costs: Mapping[str, "WriteCost"], console: Console) -> None:
     """Print a plan: a row for each cell, and the sums."""
+    from tune_jobs.write_cost import in_words, total
+
     console.print(f"[bold]{escape(planned.experiment.title)}[/]")
     for deviation in planned.experiment.deviations:
         console.print(f"  {deviation.setting}: {_words(deviation.actual)} instead of {_words(deviation.recipe)}")
@@ -131,6 +147,8 @@ def print_plan(planned: Plan, console: Console) -> None:
         f"{sum(item.steps - item.steps_done for item in waiting):,} steps to run",
         soft_wrap=True,
     )
+    if waiting:
+        console.print(in_words(total(costs.values()), len(waiting)), soft_wrap=True)
     if planned.hours is not None and waiting:
         most = max(item.memory or 0 for item in waiting)
         console.print(
