@@ -11,6 +11,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resnet_dist.errors import ConfigurationError
+
 
 class SynchronisedBatchNorm(nn.BatchNorm2d):
     """Batch norm over [N, C, H, W] whose training statistics are those of all workers' samples together.
@@ -39,6 +41,24 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
         return F.batch_norm(
             input, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
         )
+
+
+def convert(network: nn.Module) -> nn.Module:
+    """A network of `nn.BatchNorm2d` layers with synchronised ones in their place, which keep weights and statistics.
+
+    Raises a `ConfigurationError` for other kinds of batch norm, and for layers without weights or running statistics.
+    """
+    if isinstance(network, nn.modules.batchnorm._BatchNorm) and not isinstance(network, SynchronisedBatchNorm):
+        if not isinstance(network, nn.BatchNorm2d) or not network.affine or not network.track_running_stats:
+            raise ConfigurationError(
+                f"{network}: cannot be converted; only BatchNorm2d with weights and running statistics can"
+            )
+        layer = SynchronisedBatchNorm(network.num_features, network.eps)
+        layer.load_state_dict(network.state_dict(), strict=False)  # but for num_batches_tracked
+        return layer
+    for name, child in network.named_children():
+        setattr(network, name, convert(child))
+    return network
 
 
 def synchronised(network: nn.Module, device: torch.device) -> nn.Module:

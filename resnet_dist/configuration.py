@@ -7,6 +7,7 @@ numbers of a run, and `trial_id()` its hash.
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,19 @@ from resnet_dist.sections import Section, build, choices, to_plain
 
 IDENTITY_VERSION = 1
 """Part of every hash. Raise it when a change of the code changes the numbers of the same configuration."""
+
+
+_CUSTOM = re.compile(r"(?!folder:)[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def is_custom(value: str) -> bool:
+    """Whether a setting names code of the user's own: `module:callable` (docs/custom.md)."""
+    return bool(_CUSTOM.fullmatch(value))
+
+
+def _choose(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if not is_custom(value):
+        choices(name, value, (*allowed, "module:callable"))
 
 
 # Settings that a family of networks has no use for, with the only value that they may have there.
@@ -31,9 +45,10 @@ class NetworkConfig(Section):
 
     depth: int = 20
     """Layers with weights: 6n+2 for n >= 1 (the study: 20, 32, 44, 56, 110)."""
-    family: Literal["residual", "plain", "preactivation"] = "residual"
+    family: str = "residual"
     """`residual`; `plain`: the same layers without shortcuts (the paper's control); `preactivation`: batch norm and
-    ReLU before each convolution instead of after it (He et al. 2016, arXiv:1603.05027)."""
+    ReLU before each convolution instead of after it (He et al. 2016, arXiv:1603.05027); or a network of your own, as
+    `module:callable`."""
     relu_after_addition: bool = True
     """Whether a ReLU follows the addition at the end of each block."""
     batch_norm_position: Literal["before", "after"] = "before"
@@ -45,10 +60,15 @@ class NetworkConfig(Section):
     initialisation: Literal["published", "head"] = "published"
     """`published`: batch-norm scales from N(1, 0.002). `head`: the source repository's last revision, which
     draws the scales of the stem and of each block's second batch norm from U(0, 1)."""
+    block: str = ""
+    """A block of your own in place of the residual network's, as `module:callable`."""
 
     def check(self) -> None:
         """Refuse a depth that is not 6n+2 and settings that have no effect."""
-        if self.depth < 8 or (self.depth - 2) % 6:
+        _choose("network.family", self.family, ("residual", "plain", "preactivation"))
+        if is_custom(self.family):
+            self.require("depth", self.depth >= 1, "at least 1")
+        elif self.depth < 8 or (self.depth - 2) % 6:
             below = max(8, self.depth - (self.depth - 2) % 6)
             raise ConfigurationError(
                 f"network.depth: {self.depth} is not 6n+2 for any n >= 1; the nearest are {below} and {below + 6}"
@@ -59,6 +79,12 @@ class NetworkConfig(Section):
                 raise ConfigurationError(
                     f"network.{name}: {getattr(self, name)!r} has no effect on a {self.family} network; leave it out"
                 )
+
+        if self.block:
+            _choose("network.block", self.block, ())
+            self.require("block", self.family == "residual", "left out, unless network.family is 'residual'")
+        if self.block or is_custom(self.family):
+            self.require("initialisation", self.initialisation == "published", "'published' for code of your own")
 
     @property
     def blocks_per_group(self) -> int:
@@ -72,7 +98,8 @@ class DataConfig(Section):
 
     source: str = "synthetic"
     """`synthetic` (built in), `cifar10`, `cifar100` (downloaded), or `folder:PATH`, a directory or a .tar,
-    .tar.gz, .tar.xz or .zip archive with train/<class>/ and test/<class>/ images of 32x32 pixels."""
+    .tar.gz, .tar.xz or .zip archive with train/<class>/ and test/<class>/ images of 32x32 pixels; or a source of your
+    own, as `module:callable`."""
     fingerprint: str = ""
     """Hash of the decoded images and labels. Filled in when the data is loaded; give it to insist on it."""
     train_limit: int = 0
@@ -103,7 +130,7 @@ class DataConfig(Section):
             # Workers have another working directory than whoever wrote the path.
             object.__setattr__(self, "source", f"folder:{Path(os.path.expanduser(path)).absolute()}")  # noqa: PTH111
         else:
-            choices("data.source", self.source, ("synthetic", "cifar10", "cifar100", "folder:PATH"))
+            _choose("data.source", self.source, ("synthetic", "cifar10", "cifar100", "folder:PATH"))
         for name in ("train_limit", "test_limit", "holdout"):
             self.require(name, getattr(self, name) >= 0, "at least 0")
         self.require("batch_size", self.batch_size >= 2, "at least 2 (batch norm needs two images)")
@@ -115,8 +142,15 @@ class DataConfig(Section):
         self.require("shift", 0 <= self.shift <= 31, "from 0 to 31")
 
     @property
+    def identified_by_content(self) -> bool:
+        """Whether a hash of the images, and not the source's name, says what they are."""
+        return self.source.startswith("folder:") or is_custom(self.source)
+
+    @property
     def caveat(self) -> str | None:
         """A sentence to stand beside every number from this data that readers may take for one on CIFAR-10."""
+        if is_custom(self.source):
+            return "These images come from a source of the user's own: errors on them compare with no published ones."
         if not self.source.startswith("folder:"):
             return None
         return (
@@ -142,8 +176,6 @@ class BatchNormConfig(Section):
         self.require("eps", self.eps > 0, "greater than 0")
 
 
-SolverKind = Literal["sgd", "rmsprop", "adagrad", "adadelta", "adam", "adamw"]
-
 # What each solver takes, with the study's settings (Torch7's optim of January 2016, which had no weight decay
 # in RMSprop, Adagrad and Adadelta). torch's own defaults differ: RMSprop's alpha is 0.99 there. Adam and AdamW are not
 # in the study: theirs are the papers' (arXiv:1412.6980; arXiv:1711.05101, with torch's weight decay).
@@ -161,8 +193,9 @@ SOLVER_DEFAULTS: dict[str, dict[str, float | bool]] = {
 class SolverConfig(Section):
     """The solver. A setting left out takes the study's value for the chosen solver."""
 
-    kind: SolverKind = "sgd"
-    """The update rule."""
+    kind: str = "sgd"
+    """The update rule: `sgd`, `rmsprop`, `adagrad`, `adadelta`, `adam`, `adamw`; or one of your own, as
+    `module:callable`, which may use any of these settings."""
     learning_rate: float | None = None
     """Step size before the schedule acts: by default 0.1 for sgd and adagrad, 0.01 for rmsprop, 1 for adadelta,
     0.001 for adam and adamw."""
@@ -186,8 +219,11 @@ class SolverConfig(Section):
 
     def check(self) -> None:
         """Fill in the solver's defaults; refuse settings that it does not have."""
-        defaults = SOLVER_DEFAULTS[self.kind]
-        for item in fields(self)[1:]:
+        _choose("solver.kind", self.kind, tuple(SOLVER_DEFAULTS))
+        if is_custom(self.kind):
+            self.require("learning_rate", self.learning_rate is not None, "given: a solver of your own has no default")
+        defaults = SOLVER_DEFAULTS.get(self.kind, {})
+        for item in () if is_custom(self.kind) else fields(self)[1:]:
             if item.name in defaults:
                 if getattr(self, item.name) is None:
                     object.__setattr__(self, item.name, defaults[item.name])
@@ -274,9 +310,22 @@ class RunConfig(Section):
             self.require(name, getattr(self, name) >= 0, "at least 0")
 
 
+@dataclass(frozen=True)
+class CodeConfig(Section):
+    """Code of your own that other settings name as module:callable."""
+
+    fingerprint: str = ""
+    """Hash of its text. Filled in when the code is read; give it to insist on it."""
+
+
 # Settings that came after trials had been stored. At these values, which say what the code did without them, they are
 # left out of the identity, so that those trials keep theirs.
-ADDED: dict[str, Any] = {"solver.beta1": None, "solver.beta2": None}
+ADDED: dict[str, Any] = {
+    "solver.beta1": None,
+    "solver.beta2": None,
+    "network.block": "",
+    "code.fingerprint": "",
+}
 
 # Settings that cannot change the numbers of a run, with the reason. Every other field is part of the hash.
 NOT_IDENTITY: dict[str, str] = {
@@ -300,6 +349,7 @@ class TrainingConfig:
     solver: SolverConfig = field(default_factory=SolverConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    code: CodeConfig = field(default_factory=CodeConfig)
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> "TrainingConfig":
@@ -338,7 +388,7 @@ class TrainingConfig:
         for name in NOT_IDENTITY:
             section, _, key = name.partition(".")
             del plain[section][key]
-        if self.data.source.startswith("folder:"):
+        if self.data.identified_by_content:
             assert self.data.fingerprint, "load the data before asking for the identity of a run on it"
         else:
             plain["data"]["fingerprint"] = self.data.source
@@ -348,6 +398,8 @@ class TrainingConfig:
             section, _, key = name.partition(".")
             if plain[section][key] == value:
                 del plain[section][key]
+        if not plain["code"]:
+            del plain["code"]
         if self.schedule.kind != "step":
             del plain["schedule"]["milestones"], plain["schedule"]["gamma"]
         if not self.schedule.warmup_iterations:

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_dist.configuration import DataConfig
+from resnet_dist.configuration import DataConfig, is_custom
 from resnet_dist.dataset_cache import CachedImages, cache_directory, cached, opened, staged_entry, writing
 from resnet_dist.decoded_images import DecodedImages
 from resnet_dist.errors import DataError
@@ -128,6 +129,12 @@ def _decoder(source: str, cache: Path) -> tuple[str, Callable[[], DecodedImages]
 
         path = Path(location)
         return folder_key(path), functools.partial(folder_images, path)
+    if is_custom(source):
+        from resnet_dist.custom import fingerprint, installed, part
+        from resnet_dist.custom_data import custom_images
+
+        readable = re.sub(r"\W+", "-", source)
+        return f"custom-{readable}-{fingerprint(part(installed(), [source]))}", functools.partial(custom_images, source)
     name = cast(Literal["cifar10", "cifar100"], kind)
 
     def download() -> DecodedImages:

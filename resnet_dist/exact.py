@@ -104,6 +104,10 @@ class VirtualShards:
         torch.autograd.backward([*losses, self._baton])
         return torch.stack([loss.detach() for loss in losses])
 
+    def abandon(self) -> None:
+        """Free shards that wait for others that will not come, by an error in each."""
+        self._meeting.abandon()
+
     def reduce_gradients(self) -> None:
         """Set the network's gradients to the tree sum over all shards, and clear the replicas'."""
         flat = torch.stack(

@@ -17,20 +17,31 @@ def initialise(network: nn.Module, config: NetworkConfig, seed: int) -> None:
 
     Convolutions: weights N(0, 2 / fan_in), biases 0. Linear layer: weights and biases U(±1 / sqrt(fan_in)), Torch7's
     default. Batch norm: biases 0, scales N(1, 0.002) for `published`; for `head` the stem's and each block's second
-    (and a projection's) keep Torch7's default, U(0, 1).
+    (and a projection's) keep Torch7's default, U(0, 1). Other parameters, and all of a module with a true attribute
+    `own_initialisation`, keep what they were made with.
     """
+    # Modules of the user's own may keep what they were made with.
+    left = {
+        part
+        for module in network.modules()
+        if getattr(module, "own_initialisation", False)
+        for part in module.modules()
+    }
     uniform_scales = _uniform_scales(network) if config.initialisation == "head" else set()
     with torch.no_grad():
         for index, module in enumerate(network.modules()):
+            if module in left:
+                continue
             if isinstance(module, nn.Conv2d):
                 fan_in = module.weight[0].numel()
                 module.weight.copy_(_normal(seed, index, module.weight) * math.sqrt(2 / fan_in))
-                assert module.bias is not None
-                module.bias.zero_()
+                if module.bias is not None:
+                    module.bias.zero_()
             elif isinstance(module, nn.Linear):
                 bound = 1 / math.sqrt(module.in_features)
                 module.weight.copy_((2 * _uniform(seed, 2 * index, module.weight) - 1) * bound)
-                module.bias.copy_((2 * _uniform(seed, 2 * index + 1, module.bias) - 1) * bound)
+                if module.bias is not None:
+                    module.bias.copy_((2 * _uniform(seed, 2 * index + 1, module.bias) - 1) * bound)
             elif isinstance(module, SynchronisedBatchNorm):
                 if module in uniform_scales:
                     module.weight.copy_(_uniform(seed, 2 * index, module.weight))

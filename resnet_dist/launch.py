@@ -5,8 +5,8 @@ import functools
 import json
 import logging
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from resnet_dist import logs
@@ -35,6 +35,8 @@ class Job:
     name: str
     """The trial's name in TensorBoard and reports."""
     open_storage: OpenStorage
+    code: Mapping[str, str] = field(default_factory=dict)
+    """Text of the modules of the user's own that the configuration names (`custom.Modules`)."""
     scheduler: str = "fifo"
     """What decides how long trials run, for the record: under anything but `fifo` the run is part of a search."""
 
@@ -117,6 +119,7 @@ def _train_worker(loop_config: dict[str, Any]) -> None:
 def _train_recorded(
     job: Job, workers: "Workers", on_epoch: "OnEpoch | None" = None, on_step: "OnStep | None" = None
 ) -> dict[str, Any]:
+    from resnet_dist.custom import install
     from resnet_dist.provenance import machines
     from resnet_dist.staged_data import bring, is_at_hand
     from resnet_dist.training import train
@@ -124,6 +127,7 @@ def _train_recorded(
     logs.configure()
     with logs.about(job.experiment, job.config.trial_id(), workers.rank):
         LOGGER.info("%s begins on %s, worker %d of %d", job.name, workers.device, workers.rank + 1, workers.size)
+        install(job.code)
         data = job.config.data
         if not is_at_hand(data):
             data = bring(data, job.open_storage())

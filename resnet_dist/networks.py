@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnet_dist.batch_norm import SynchronisedBatchNorm
-from resnet_dist.configuration import BatchNormConfig, NetworkConfig
+from resnet_dist.configuration import BatchNormConfig, NetworkConfig, is_custom
+from resnet_dist.custom import call
+from resnet_dist.errors import ConfigurationError
 
 
 class SubsampledIdentity(nn.Module):
@@ -91,6 +93,26 @@ class Block(nn.Module):
         return F.relu(out) if self.relu_after_addition else out
 
 
+def make_block(
+    in_channels: int, out_channels: int, stride: int, network: NetworkConfig, batch_norm: BatchNormConfig
+) -> nn.Module:
+    """One block: the study's, or the user's own."""
+    if not network.block:
+        return Block(in_channels, out_channels, stride, network, batch_norm)
+    made = call(
+        "network.block",
+        network.block,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        stride=stride,
+        network=network,
+        batch_norm=batch_norm,
+    )
+    if not isinstance(made, nn.Module):
+        raise ConfigurationError(f"network.block: {network.block!r} gives a {type(made).__name__}, no nn.Module")
+    return made
+
+
 def block_shapes(network: NetworkConfig) -> list[tuple[int, int, int]]:
     """Channels in, channels out and stride of each block: three groups, the later two begin with stride 2."""
     shapes, channels = [], network.width
@@ -108,7 +130,7 @@ class ResidualNetwork(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(3, network.width, 3, padding=1)
         self.norm = SynchronisedBatchNorm(network.width, batch_norm.eps)
-        self.blocks = nn.Sequential(*(Block(*shape, network, batch_norm) for shape in block_shapes(network)))
+        self.blocks = nn.Sequential(*(make_block(*shape, network, batch_norm) for shape in block_shapes(network)))
         self.linear = nn.Linear(4 * network.width, classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -117,8 +139,20 @@ class ResidualNetwork(nn.Module):
         return self.linear(out.mean((2, 3)))  # type: ignore[no-any-return]
 
 
-def make_network(network: NetworkConfig, batch_norm: BatchNormConfig, classes: int) -> nn.Module:
-    """The network that a configuration asks for: standardised images [N, 3, 32, 32] → logits [N, classes]."""
+def make_network(network: NetworkConfig, batch_norm: BatchNormConfig, classes: int, seed: int = 0) -> nn.Module:
+    """The network that a configuration asks for: standardised images [N, 3, 32, 32] → logits [N, classes].
+
+    What code of the user's own draws from torch's generator while it makes its layers is a function of the seed.
+    """
+    if is_custom(network.family) or network.block:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if network.block:
+                return ResidualNetwork(network, batch_norm, classes)
+            made = call("network.family", network.family, network=network, batch_norm=batch_norm, classes=classes)
+        if not isinstance(made, nn.Module):
+            raise ConfigurationError(f"network.family: {network.family!r} gives a {type(made).__name__}, no nn.Module")
+        return made
     if network.family == "preactivation":
         from resnet_dist.preactivation import PreactivationNetwork
 

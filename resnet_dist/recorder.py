@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from resnet_dist import provenance, summaries
+from resnet_dist import custom, provenance, summaries
 from resnet_dist.checkpoints import Checkpoints
 from resnet_dist.configuration import TrainingConfig
 from resnet_dist.errors import StorageError
@@ -61,6 +61,7 @@ class Recorder:
             # Epochs of an earlier attempt count: what they ran with does not become clean by another commit.
             "dirty": any(one.get("dirty") for one in attempts),
             "started": earlier.get("started", provenance.now()),
+            **self._code(),
             "attempts": attempts,
         }
         config = {"layout": LAYOUT, "trial": self.trial_id, "name": self.name, "config": self.config.to_dict()}
@@ -102,6 +103,13 @@ class Recorder:
     def fail(self, kind: str, reason: str) -> None:
         """Record that the trial ended without a result: `diverged`, or `error` for what another try may cure."""
         record_failure(self.storage, self.keys, kind, reason, len(self.provenance.get("attempts", [])))
+
+    def _code(self) -> dict[str, Any]:
+        """What provenance says of code of the user's own: names and text."""
+        if not (names := custom.named(self.config)):
+            return {}
+        modules = custom.part(custom.installed(), names.values())
+        return {"code": {"names": names, "fingerprint": custom.fingerprint(modules), "modules": dict(modules)}}
 
     def _put_patch(self, patch: bytes, digest: str | None) -> None:
         """Write the patch of this attempt; another one, of an earlier attempt, stays beside it under its hash."""

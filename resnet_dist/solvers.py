@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from resnet_dist.batches import EpochPlan
-from resnet_dist.configuration import BatchNormConfig, ScheduleConfig, SolverConfig
+from resnet_dist.configuration import BatchNormConfig, ScheduleConfig, SolverConfig, is_custom
+from resnet_dist.custom import call
+from resnet_dist.errors import ConfigurationError
 
 
 def make_solver(config: SolverConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -16,8 +18,16 @@ def make_solver(config: SolverConfig, parameters: Iterable[nn.Parameter]) -> tor
     Weight decay acts on every parameter, biases and batch norm included, as in the study: as an L2 penalty in the
     gradient, except in AdamW, which takes learning rate x decay of the weights themselves at each update.
     """
-    assert config.learning_rate is not None and config.weight_decay is not None
+    assert config.learning_rate is not None
+    if is_custom(config.kind):
+        made = call("solver.kind", config.kind, parameters=parameters, solver=config)
+        if not isinstance(made, torch.optim.Optimizer):
+            raise ConfigurationError(
+                f"solver.kind: {config.kind!r} gives a {type(made).__name__}, no torch.optim.Optimizer"
+            )
+        return made
     rate, decay = config.learning_rate, config.weight_decay
+    assert decay is not None
     if config.kind == "sgd":
         assert config.momentum is not None and config.nesterov is not None
         return torch.optim.SGD(

@@ -169,9 +169,14 @@ def _file_patch(root: Path, name: str, is_new: bool) -> bytes | str:
         part = _git(root, *_DIFF, "HEAD", "--", f":(top,literal){name}")
     if not part:
         return "git cannot show it"
-    if _SECRET_TEXT.search(part):
+    if looks_like_a_credential(part):
         return "it holds what looks like a credential"
     return part
+
+
+def looks_like_a_credential(text: bytes) -> bool:
+    """Whether a text holds what looks like a key, a token or a password."""
+    return bool(_SECRET_TEXT.search(text))
 
 
 def looks_secret(name: str) -> bool:

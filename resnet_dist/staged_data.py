@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_dist.configuration import DataConfig
+from resnet_dist.configuration import DataConfig, is_custom
 from resnet_dist.dataset_cache import CachedImages, cache_directory, cached, opened, staged_entry
 from resnet_dist.decoded_images import ARRAY_TYPES, DecodedImages
 from resnet_dist.errors import DataError
@@ -73,7 +73,7 @@ def is_at_hand(data: DataConfig, cache: Path | None = None) -> bool:
     if kind == "folder":
         copy = data.fingerprint and opened(staged_entry(data.fingerprint), cache)
         return bool(copy) or Path(location).exists()
-    return kind == "synthetic" or opened(kind, cache) is not None
+    return kind == "synthetic" or is_custom(data.source) or opened(kind, cache) is not None
 
 
 def is_staged(data: DataConfig, storage: Storage) -> bool:

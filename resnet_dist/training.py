@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from resnet_dist import checkpoints
 from resnet_dist.batch_norm import set_momentum, synchronised
 from resnet_dist.batches import Batch, Standardiser, TrainingBatches
-from resnet_dist.configuration import TrainingConfig
+from resnet_dist.configuration import TrainingConfig, is_custom
 from resnet_dist.dataset import Dataset
 from resnet_dist.errors import ConfigurationError, DivergedError
 from resnet_dist.evaluation import ImageSet
@@ -52,6 +52,11 @@ class Training:
             raise ConfigurationError(
                 f"data.batch_size: {config.data.batch_size} is more than the {images} training images; lower it"
             )
+        if run.exact and (config.network.block or is_custom(config.network.family)):
+            raise ConfigurationError(
+                "run.exact: exact mode is proven for the networks of this package, in which never more than two "
+                "gradients meet; leave it out with a network or block of your own"
+            )
         dtype = torch.float64 if run.precision == "float64" else torch.float32
         if run.exact:
             if workers.size > run.virtual_shards:
@@ -76,7 +81,7 @@ class Training:
             if config.data.holdout
             else None
         )
-        network = make_network(config.network, config.batch_norm, len(dataset.classes))
+        network = make_network(config.network, config.batch_norm, len(dataset.classes), run.seed)
         initialise(network, config.network, run.seed)
         # On CPUs and GPUs alike convolutions run fastest with the channels last in memory.
         self.network = network.to(workers.device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -63,12 +63,14 @@ def calibrating(device: str) -> Iterator[Calibration]:
         with connected() as resources:
             import ray
 
+            from resnet_dist.custom import installed
+
             gpu = resources.gpus > 0 and device != "cpu"
             there: Any = ray.remote(num_cpus=1, num_gpus=int(gpu))
             yield Calibration(
                 ray.get(there(machine_kind).remote(device)),
                 resources.gpus if gpu else resources.cpus,
-                lambda config: ray.get(there(measure).remote(config)),
+                lambda config: ray.get(there(_measure_with).remote(config, dict(installed()))),
             )
         return
     import torch
@@ -113,6 +115,13 @@ def measure(config: TrainingConfig) -> Cost:
         torch.set_num_threads(threads)
 
 
+def _measure_with(config: TrainingConfig, code: dict[str, str]) -> Cost:
+    from resnet_dist.custom import install
+
+    install(code)
+    return measure(config)
+
+
 def _activations(training: Any) -> int:
     """Bytes that one update's forward passes keep, weights excepted, for the largest of its sub-batches."""
     import torch
@@ -136,7 +145,7 @@ def _activations(training: Any) -> int:
 def _what_costs(config: TrainingConfig) -> list[Any]:
     network, data, run = config.network, config.data, config.run
     return [
-        *(network.depth, network.width, network.family, network.shortcut),
+        *(network.depth, network.width, network.family, network.shortcut, network.block, config.code.fingerprint),
         *(data.batch_size, data.accumulation),
         *(run.precision, run.exact, run.device),
     ]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.ray_cluster import DRIVER_RESOURCE, Resources
 from cluster.storage import open_storage
 from resnet_dist.launch import Job
+from tune_jobs.custom_code import code_of
 from tune_jobs.experiment import Trial
 
 if TYPE_CHECKING:
@@ -126,7 +127,14 @@ def _asha(trials: Sequence[Trial]) -> Any:
 
 
 def _job(trial: Trial, experiment: str, storage_uri: str, scheduler: str) -> Job:
-    return Job(trial.config, experiment, trial.name, functools.partial(open_storage, storage_uri), scheduler)
+    return Job(
+        trial.config,
+        experiment,
+        trial.name,
+        functools.partial(open_storage, storage_uri),
+        code_of(trial.config),
+        scheduler,
+    )
 
 
 def _train_trial(config: dict[str, Any], jobs: dict[str, Job], ray_storage: str, use_gpu: bool) -> None:

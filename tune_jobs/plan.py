@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from resnet_dist.configuration import TrainingConfig
 from resnet_dist.errors import UserError
 from resnet_dist.storage import Storage
+from tune_jobs.custom_code import bind_experiment
 from tune_jobs.experiment import Experiment, Trial, load_experiment, trials, with_seed
 from tune_jobs.results import read_trials, refuse_other_layout
 
@@ -142,17 +143,21 @@ def make_plan(
 
     `calibration` gives what an update costs.
     """
-    experiment = load_experiment(name_or_path, overrides, epochs)
+    experiment = bind_experiment(load_experiment(name_or_path, overrides, epochs), name_or_path)
     sources = {cell.config.data.source for table in experiment.tables for cell in table.cells}
-    if len(sources) == 1 and (source := sources.pop()).startswith("folder:"):
+    by_content = {source for source in sources if replace(TrainingConfig().data, source=source).identified_by_content}
+    if len(sources) == 1 and by_content:
+        (source,) = sources
         from resnet_dist.dataset import dataset_fingerprint
         from resnet_dist.staged_data import bring
 
         data = replace(TrainingConfig().data, source=source, fingerprint=overrides.get("data.fingerprint", ""))
         overrides = overrides | {"data.fingerprint": dataset_fingerprint(bring(data, storage))}
-        experiment = load_experiment(name_or_path, overrides, epochs)
-    elif any(source.startswith("folder:") for source in sources):
-        raise UserError(f"{experiment.name}: cells on different folder: sources; give one with --data.source")
+        experiment = bind_experiment(load_experiment(name_or_path, overrides, epochs), name_or_path)
+    elif by_content:
+        raise UserError(
+            f"{experiment.name}: cells on different sources, {min(by_content)} among them; give one with --data.source"
+        )
     seeds = seeds or experiment.seeds
     refuse_other_layout(storage, experiment.name)
     expanded = trials(experiment, seeds)

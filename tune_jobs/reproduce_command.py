@@ -19,6 +19,7 @@ from resnet_dist.launch import Job
 from resnet_dist.storage import TrialKeys
 from tune_jobs.command_line import print_json, program
 from tune_jobs.comparison import Comparison, compare
+from tune_jobs.custom_code import bind_config
 from tune_jobs.recorded_trial import RecordedTrial, find_trial
 from tune_jobs.train_command import placed, run_job
 
@@ -163,10 +164,11 @@ def _train_again(trial: RecordedTrial, uri: str, console: Console) -> RecordedTr
     import torch
 
     workers = trial.provenance.get("workers", trial.config.run.workers)
-    config = trial.config.override({"run.workers": workers})
+    code = trial.provenance.get("code", {}).get("modules", {})
+    config = bind_config(trial.config.override({"run.workers": workers}), code)
     storage = open_storage(uri)
     storage.check_writable()
-    job = Job(config, trial.experiment, trial.name, functools.partial(open_storage, storage.uri))
+    job = Job(config, trial.experiment, trial.name, functools.partial(open_storage, storage.uri), code)
     threads, before = trial.provenance.get("threads"), torch.get_num_threads()
     try:
         if threads and workers == 1:

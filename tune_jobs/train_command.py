@@ -19,6 +19,7 @@ from resnet_dist.launch import Job, run_in_process, run_on_workers
 from resnet_dist.logs import structured
 from resnet_dist.storage import Storage, TrialKeys
 from tune_jobs.command_line import print_json, program
+from tune_jobs.custom_code import bind_config, code_of
 from tune_jobs.flush_command import flush_before_launch
 from tune_jobs.options import read_config
 from tune_jobs.single_runs import record_single_run
@@ -28,7 +29,7 @@ from tune_jobs.terminal import make_console
 def train_command(args: argparse.Namespace) -> int:
     """Train one network and print its errors."""
     config = read_config(args.config) if args.config else TrainingConfig()
-    config = config.override(args.settings)
+    config = bind_config(config.override(args.settings))
     if not args.name or "/" in args.name or args.name.startswith("."):
         raise UserError(f"--name: {args.name!r} is not allowed; give a name without '/' that does not begin with '.'")
     from resnet_dist.dataset import load_dataset
@@ -45,7 +46,7 @@ def train_command(args: argparse.Namespace) -> int:
     dataset = load_dataset(bring(config.data, storage))
     config = config.with_fingerprint(dataset.fingerprint)  # limits are checked, too
     name = f"{config.network.depth}-layers/{config.trial_id()}"
-    job = Job(config, args.name, name, functools.partial(open_storage, storage.uri))
+    job = Job(config, args.name, name, functools.partial(open_storage, storage.uri), code_of(config))
     if (finished := storage.get(job.keys.result)) is not None:
         record_single_run(storage, args.name, config, name)
         console.print(f"Trial {config.trial_id()} is finished already; nothing to do.")

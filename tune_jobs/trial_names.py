@@ -25,6 +25,7 @@ COMPONENTS: tuple[Callable[[TrainingConfig], str], ...] = (
     lambda c: c.data.source.rpartition("/")[2].removeprefix("folder:"),
     lambda c: f"depth-{c.network.depth}",
     lambda c: c.network.family,
+    lambda c: c.network.block,
     lambda c: "relu" if c.network.relu_after_addition else "no-relu",
     lambda c: f"bn-{c.network.batch_norm_position}",
     lambda c: f"shortcut-{c.network.shortcut}",
@@ -42,7 +43,7 @@ def settings_identity(config: TrainingConfig) -> dict[str, Any]:
 
     Unlike `TrainingConfig.identity` it accepts a folder whose fingerprint is not known yet.
     """
-    if config.data.source.startswith("folder:") and not config.data.fingerprint:
+    if config.data.identified_by_content and not config.data.fingerprint:
         config = config.with_fingerprint(config.data.source)
     flat = {
         f"{section}.{key}": value

@@ -76,8 +76,8 @@ def test_a_configuration_cannot_be_changed() -> None:
         ),
         (
             {"data.source": "cifar"},
-            "data.source: 'cifar' is not known; it must be one of synthetic, cifar10, cifar100, folder:PATH; "
-            "did you mean 'cifar10'?",
+            "data.source: 'cifar' is not known; it must be one of synthetic, cifar10, cifar100, folder:PATH, "
+            "module:callable; did you mean 'cifar10'?",
         ),
         ({"data.source": "folder:"}, "data.source: 'folder:' needs a path, as in folder:/data/cifar10.tar.xz"),
         ({"data.holdout": -1}, "data.holdout: -1 is not allowed; it must be at least 0"),
@@ -139,7 +139,7 @@ def test_a_configuration_cannot_be_changed() -> None:
             "did you mean 'bfloat16'?",
         ),
         ({"rum.seed": 1}, "section: 'rum' is not known; it must be one of network, data, batch_norm, solver, "
-         "schedule, run; did you mean 'run'?"),
+         "schedule, run, code; did you mean 'run'?"),
         ({"run": 1}, "run: is a section, not a setting; write run.<field>"),
     ],
 )  # fmt: skip

@@ -59,6 +59,10 @@ CONTEXT: dict[str, dict[str, Any]] = {
 
 # Other values for settings of which no neighbouring value is another valid one.
 OTHER: dict[str, list[Any]] = {
+    "network.family": ["plain", "preactivation", "nets:wide", "nets:deep"],
+    "network.block": ["blocks:one", "blocks:other"],
+    "solver.kind": ["rmsprop", "adagrad", "adadelta", "adam", "adamw"],
+    "code.fingerprint": ["0123456789abcdef", "fedcba9876543210"],
     "network.depth": [8, 26],
     "data.source": ["folder:/elsewhere.zip"],
     "data.fingerprint": ["fedcba9876543210"],

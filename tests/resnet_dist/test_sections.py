@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from resnet_dist.configuration import (
     BatchNormConfig,
+    CodeConfig,
     DataConfig,
     NetworkConfig,
     RunConfig,
@@ -17,7 +18,7 @@ from resnet_dist.configuration import (
 from resnet_dist.errors import ConfigurationError
 from resnet_dist.sections import build, choices, convert, describe_type, field_docs, field_types, section_name, to_plain
 
-SECTIONS: list[Any] = [NetworkConfig, DataConfig, BatchNormConfig, SolverConfig, ScheduleConfig, RunConfig]
+SECTIONS: list[Any] = [NetworkConfig, DataConfig, BatchNormConfig, SolverConfig, ScheduleConfig, RunConfig, CodeConfig]
 
 
 @dataclass(frozen=True)

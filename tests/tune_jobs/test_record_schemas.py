@@ -10,6 +10,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from cluster.storage import LocalStorage
+from resnet_dist import custom
 from resnet_dist.configuration import TrainingConfig
 from resnet_dist.errors import DivergedError
 from resnet_dist.recorder import Recorder, record_failure
@@ -48,7 +49,11 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     dataset = replace(
         dataset, validation_images=dataset.test_images.clone(), validation_labels=dataset.test_labels.clone()
     )
-    for settings in ({"data__holdout": 10}, {"run__seed": 1, "solver__learning_rate": 1e30}):
+    custom.install(
+        {"own.py": "import torch\ndef sgd(weights, solver): return torch.optim.SGD(weights, solver.learning_rate)"}
+    )
+    own = {"solver__kind": "own:sgd", "solver__learning_rate": 0.1}
+    for settings in ({"data__holdout": 10} | own, {"run__seed": 1, "solver__learning_rate": 1e30}):
         config = small_config(run__precision="float32", **settings)
         recorder = Recorder(storage, "runs", "run", config, scheduler="asha")
         try:
@@ -56,6 +61,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Kept:
         except DivergedError as error:
             recorder.fail("diverged", str(error))
         record_single_run(storage, "runs", config, "run")
+    custom.install({})
     experiment = experiment_from(TWO_ROWS, storage.root, overrides={"data.flip": "false"}, epochs=3)
     record = experiment_record(experiment, 2, {"data.flip": "false"}, "asha")
     storage.put(experiment_key("two-rows"), json.dumps(record).encode())

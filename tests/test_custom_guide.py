@@ -1,0 +1,119 @@
+"""The example of docs/custom.md, run as it stands there."""
+
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resnet_dist import custom
+from resnet_dist.configuration import TrainingConfig
+from tests.worker_processes import run_workers
+from tune_jobs.command_line import main
+
+GUIDE = Path(__file__).parent.parent / "docs" / "custom.md"
+FILES = dict(re.findall(r"^```\w+ (\S+)\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A directory with the guide's files, in which commands are run."""
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    custom.install({})
+
+
+def planned(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    assert main(["grid", "plan", "my_study.toml", "--storage", "results", "--no-measure", "--json"]) == 0
+    return list(json.loads(capsys.readouterr().out)["trials"])
+
+
+def test_the_guides_experiment_is_planned_and_its_text_is_part_of_each_hash(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = planned(capsys)
+    assert len(before) == 4
+    assert {trial["config"]["data"]["source"] for trial in before} == {"my_parts:stripes"}
+    fingerprints = {trial["config"]["code"]["fingerprint"] for trial in before}
+    assert len(fingerprints) == 1 and "" not in fingerprints
+    assert not (folder / "results").exists(), "a plan writes nothing"
+    (folder / "my_parts.py").write_text(FILES["my_parts.py"] + "\n# a remark\n")
+    after = planned(capsys)
+    assert not {trial["trial"] for trial in before} & {trial["trial"] for trial in after}
+
+
+def test_the_guides_parts_train_and_are_on_record(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--network.depth", "8", "--network.width", "4", "--data.batch_size", "40", "--epochs", "2", "--json"]
+    own = ["--network.block", "my_parts:SqueezeBlock", "--data.source", "my_parts:stripes"]
+    solver = ["--solver.kind", "my_parts:Lion", "--solver.learning_rate", "1e-3", "--schedule.milestones", ""]
+    assert main(["train", "--storage", "results", *arguments, *own, *solver]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["top1_error"] < 0.3  # of two classes
+    (trial,) = (folder / "results" / "train" / "trials").iterdir()
+    provenance = json.loads((trial / "provenance.json").read_text())
+    assert provenance["code"]["modules"] == {"my_parts.py": FILES["my_parts.py"]}
+    assert provenance["code"]["names"]["solver.kind"] == "my_parts:Lion"
+    # The text on record is what is run again, whatever lies on disk.
+    (folder / "my_parts.py").write_text("1 / 0")
+    assert main(["reproduce", trial.name, "--storage", "results", "--run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["comparison"]["identical"]
+
+
+def test_a_job_carries_its_code_to_a_process_that_has_no_such_file(
+    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    from cluster.storage import open_storage
+    from tune_jobs.grid import _job
+    from tune_jobs.plan import make_plan
+
+    plan = make_plan("my_study.toml", open_storage("results"), 1, 1, {})
+    trial = plan.trials[1].trial
+    job = pickle.dumps(_job(trial, "my-study", str(folder / "results"), "fifo"))
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "job").write_bytes(job)
+    code = (
+        "import pickle; from resnet_dist.launch import run_in_process; "
+        "print(run_in_process(pickle.load(open('job', 'rb')))['trial'])"
+    )
+    environment = os.environ | {"PYTHONPATH": str(GUIDE.parent.parent), "RESNET_DIST_CACHE": str(elsewhere / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=elsewhere, env=environment, capture_output=True, text=True, timeout=250
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == trial.trial_id
+
+
+def losses_of(config: TrainingConfig, texts: dict[str, str], cache: str) -> list[float]:
+    os.environ["RESNET_DIST_CACHE"] = cache
+    custom.install(texts)
+    from resnet_dist.dataset import load_dataset
+    from tests.small_runs import trace
+
+    return trace(config, load_dataset(config.data), 20).losses
+
+
+@pytest.mark.integration
+def test_law_1_holds_for_the_guides_parts(cache: Path) -> None:
+    config = TrainingConfig().override(
+        {
+            "network.depth": 8,
+            "network.width": 2,
+            "network.block": "my_parts:SqueezeBlock",
+            "solver.kind": "my_parts:Lion",
+            "solver.learning_rate": 1e-3,
+            "data.source": "my_parts:stripes",
+            "data.batch_size": 10,
+            "run.precision": "float64",
+        }
+    )
+    texts = {"my_parts.py": FILES["my_parts.py"]}
+    (one,) = run_workers(losses_of, 1, config, texts, str(cache))
+    for several in run_workers(losses_of, 3, config, texts, str(cache)):
+        assert several == pytest.approx(one, rel=1e-9)
