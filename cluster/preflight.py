@@ -7,6 +7,7 @@ becomes a line with its remedy; nothing has been written or trained then.
 import json
 import os
 import platform
+import re
 import secrets
 import socket
 from collections import defaultdict
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
-from cluster.storage import open_storage
+from cluster.storage import open_storage, probe
 from resnet_dist.configuration import DataConfig
 from resnet_dist.errors import UserError
 from resnet_dist.storage import Storage
@@ -103,12 +104,12 @@ def report_of_this_node(storage_uri: str, key: str, sources: list[DataConfig]) -
     trouble = ""
     missing: tuple[str, ...] = ()
     try:
-        storage.check_writable()
+        probe(storage)  # as patient as runs are: the store is asked by all nodes at once
         if storage.get(key) is None:
             trouble = f"storage {storage_uri} is another directory there; give one that all nodes share, or s3://…"
         missing = tuple(data.source for data in sources if not data_is_reachable(data, storage))
     except UserError as error:
-        trouble = str(error)
+        trouble = re.sub(r"/?\.check-[0-9a-f]+", "", str(error))  # so that the same trouble reads the same everywhere
     return versions_here(), trouble, missing
 
 

@@ -30,7 +30,7 @@ def test_a_node_with_another_directory_as_storage_is_found(storage: LocalStorage
     _, trouble, missing = report_of_this_node(storage.uri, ".check-1", [replace(source, source="folder:/nowhere")])
     assert "is another directory there" in trouble and missing == ("folder:/nowhere",)
     _, trouble, _ = report_of_this_node("/proc/nowhere", ".check-0", [])
-    assert trouble.startswith("cannot write /proc/nowhere/")
+    assert trouble.startswith("cannot write /proc/nowhere: "), "without the name of the node's own object"
 
 
 def test_whether_a_node_can_have_the_data_is_known(source: DataConfig, storage: LocalStorage, cache: Path) -> None:
