@@ -58,7 +58,6 @@ class DrawnCurve:
 class Panel:
     """One pair of axes in a figure."""
 
-    title: str
     box: tuple[float, float, float, float]
     """Left, top, right, bottom, in the SVG's coordinates."""
     x: Scale
@@ -134,7 +133,6 @@ def _panel(axes: "Axes", painted: Painted, size: tuple[float, float]) -> Panel:
     y_factor = (box[1] - box[3]) / (high - low)
     y = Scale("log" if is_log else "linear", box[3] - y_factor * low, y_factor)
     return Panel(
-        painted.table.title,
         box,
         Scale("linear", box[0] - x_factor * left, x_factor),
         steps_per_epoch(painted.table),

@@ -39,7 +39,6 @@ def hover_values(drawing: Drawing) -> dict[str, Any]:
 
 def _panel(panel: Panel) -> dict[str, Any]:
     return {
-        "title": panel.title,
         "box": [round(edge, 1) for edge in panel.box],
         "x": [round(panel.x.offset, 3), panel.x.factor],
         "steps": panel.steps_per_epoch,

@@ -122,7 +122,8 @@ const plot = (place) => {
     const table = make("table");
     for (const { curve, text } of rows) {
       const row = table.insertRow();
-      row.insertCell().append(make("i", { style: `background: ${curve.colour}` }), curve.label);
+      const seeds = curve.seeds > 1 ? ` (n = ${curve.seeds})` : "";
+      row.insertCell().append(make("i", { style: `background: ${curve.colour}` }), curve.label + seeds);
       row.insertCell().append(text);
     }
     values.replaceChildren(make("strong", {}, heading(panel, epoch)), table);
