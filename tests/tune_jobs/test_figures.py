@@ -1,6 +1,10 @@
 """The report's figures."""
 
+import math
+import re
 from pathlib import Path
+
+import pytest
 
 from tests.tune_jobs.recorded import (
     TWO_ROWS,
@@ -10,7 +14,12 @@ from tests.tune_jobs.recorded import (
     record_result,
 )
 from tests.tune_jobs.report_reading import NOW, Finished, Page, text_of
+from tune_jobs.curves import Measure
+from tune_jobs.figures import draw
+from tune_jobs.inline_figures import hover_values
 from tune_jobs.report import write_report
+from tune_jobs.results import read_experiment
+from tune_jobs.summary import summarise_experiment
 
 
 def test_reports_of_the_same_results_have_the_same_bytes(finished: Finished) -> None:
@@ -51,3 +60,23 @@ def test_many_rows_are_reported_with_the_best_drawn(tmp_path: Path) -> None:
     assert "range of all 120 rows" in page
     svg = text_of(storage, "figures/t-test-error.svg")
     assert [f"learning rate {0.001 * i:g}<" in svg for i in (1, 5, 6, 120)] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("measure", ["train-loss", "test-error"])
+def test_values_shown_on_a_page_lie_on_the_lines_that_are_drawn(measure: Measure, finished: Finished) -> None:
+    storage, _ = finished()
+    (table,) = summarise_experiment(read_experiment(storage, "two-rows")).tables
+    drawing = draw(table, measure)
+    assert drawing is not None
+    (panel,) = hover_values(drawing)["panels"]
+    lines = re.findall(r'<path d="M ([\d.]+) ([\d.]+) \nL ([\d.]+) ([\d.]+) \n"', drawing.svg)
+    drawn = [[float(number) for number in line] for line in lines]
+    for curve in panel["curves"]:
+        kind, offset, factor = curve["y"]
+        points = [
+            (panel["x"][0] + panel["x"][1] * epoch, offset + factor * (math.log10(value) if kind == "log" else value))
+            for epoch, value in zip((1, 2), curve["mean"], strict=True)
+        ]
+        expected = [coordinate for point in points for coordinate in point]
+        assert any(line == pytest.approx(expected, abs=0.1) for line in drawn), (expected, drawn)
+    assert (kind, panel["curves"][0]["seeds"]) == ("log" if measure == "train-loss" else "linear", 3)
