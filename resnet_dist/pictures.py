@@ -18,7 +18,7 @@ SAMPLES, COLUMNS, GAP = 32, 8, 2
 """Images in the grid of training samples, images in a row, and pixels between two."""
 MANY_CLASSES = 20
 """Beyond so many a confusion matrix has no room for names and numbers."""
-LETTER_SIZE, NAME_LETTERS = 12, 16
+LETTER_SIZE, NAME_LETTERS = 11, 16
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def confusion_picture(confusion: Tensor, classes: Sequence[str]) -> Picture:
     font = ImageFont.load_default(LETTER_SIZE)
     names = [name[:NAME_LETTERS] for name in classes]
     margin = 8 + int(max(font.getlength(name) for name in names))
-    cell = 34
+    cell = 25  # ten classes are then as wide as TensorBoard shows an image, and stay legible
     size = margin + cell * len(classes)
     image = Image.new("RGB", (size, size), "white")
     image.paste(Image.fromarray(np.kron(_shades(shares), np.ones((cell, cell, 1), np.uint8))), (margin, margin))

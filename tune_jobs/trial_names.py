@@ -60,7 +60,7 @@ def trial_names(configs: Sequence[TrainingConfig]) -> list[str]:
 
     Names are safe as parts of storage keys and are empty when nothing varies.
     """
-    columns = [[_safe(component(config)) for config in configs] for component in COMPONENTS]
+    columns = [_aligned([_safe(component(config)) for config in configs]) for component in COMPONENTS]
     varying = [column for column in columns if len(set(column)) > 1]
     names = ["/".join(parts) for parts in zip(*varying, strict=True)] if varying else [""] * len(configs)
     groups: dict[str, list[int]] = defaultdict(list)
@@ -70,6 +70,16 @@ def trial_names(configs: Sequence[TrainingConfig]) -> list[str]:
         if len(members) > 1:
             _tell_apart(members, [settings_identity(configs[index]) for index in members], names)
     return names
+
+
+def _aligned(column: list[str]) -> list[str]:
+    """Names that end in whole numbers, padded with zeros so that they sort as the numbers do."""
+    parts = [re.fullmatch(r"(\D+)(\d+)", name) for name in column]
+    if not all(parts):
+        return column
+    split = [(part[1], part[2]) for part in parts if part]
+    width = max(len(digits) for _, digits in split)
+    return [word + digits.zfill(width) for word, digits in split]
 
 
 def _tell_apart(members: list[int], identities: list[dict[str, Any]], names: list[str]) -> None:

@@ -78,7 +78,7 @@ def test_a_confusion_matrix_is_darker_where_more_images_are() -> None:
     confusion = torch.tensor([[8, 0, 2], [0, 0, 10], [1, 1, 8]])
     names = ["", "", ""]
     shown = pixels(confusion_picture(confusion, names).png)
-    margin, cell = 8, 34
+    margin, cell = 8, 25
     assert shown.shape == (margin + 3 * cell,) * 2 + (3,)
     corner = shown[margin + 3 :: cell, margin + 3 :: cell, 0].astype(int)  # beside the number, in each cell
     assert corner.shape == (3, 3)
@@ -92,7 +92,7 @@ def test_names_stand_beside_their_row_and_above_their_column(named: int) -> None
     names[named] = "a long name"
     shown = pixels(confusion_picture(torch.zeros(3, 3, dtype=torch.int64), names).png)
     dark = shown[:, :, 0] < 128
-    margin, cell = shown.shape[0] - 3 * 34, 34
+    margin, cell = shown.shape[0] - 3 * 25, 25
     rows = [dark[margin + cell * i : margin + cell * (i + 1), :margin].any() for i in range(3)]
     columns = [dark[:margin, margin + cell * i : margin + cell * (i + 1)].any() for i in range(3)]
     assert rows == columns == [i == named for i in range(3)]

@@ -9,6 +9,7 @@ from resnet_dist.configuration import TrainingConfig
 from resnet_dist.errors import UserError
 from tests.tune_jobs.recorded import TWO_ROWS, experiment_from
 from tune_jobs.experiment import experiment_record, load_experiment, registered, trials
+from tune_jobs.trial_names import trial_names
 
 REFERENCE = tomllib.loads((Path(__file__).parent / "reference_tables.toml").read_text())
 STUDY_TABLES = tuple(REFERENCE)
@@ -149,10 +150,15 @@ def test_trial_names_hold_what_varies() -> None:
     assert "adadelta/seed-0" in solvers
 
 
+def test_the_names_of_depths_sort_as_the_depths_do() -> None:
+    configs = [TrainingConfig().override({"network.depth": depth}) for depth in (110, 20, 8)]
+    assert trial_names(configs) == ["depth-110", "depth-020", "depth-008"]
+
+
 def test_trials_that_differ_in_a_rare_setting_have_different_names(tmp_path: Path) -> None:
     text = 'name = "x"\n[[table]]\nname = "t"\n[table.grid]\n"data.shift" = [0, 4]\n"network.depth" = [8, 14]\n'
     names = [trial.name for trial in trials(experiment_from(text, tmp_path), 1)]
-    assert names == [f"depth-{depth}/shift-{shift}/seed-0" for shift in (0, 4) for depth in (8, 14)]
+    assert names == [f"depth-{depth:02}/shift-{shift}/seed-0" for shift in (0, 4) for depth in (8, 14)]
 
 
 def test_grid_labels_come_from_values_and_levels(tmp_path: Path) -> None:
