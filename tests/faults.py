@@ -415,4 +415,20 @@ FAULTS: tuple[Fault, ...] = (
         "False",
         REPORT_FILES,
     ),
+    _fault(
+        "evaluation-in-step-time",
+        "the step time that Prometheus sees has the evaluation in it",
+        "resnet_dist/ray_metrics.py",
+        "            self._earlier = None\n            self._set_rate(",
+        "            self._set_rate(",
+        f"{UNIT}test_ray_metrics.py",
+    ),
+    _fault(
+        "lines-without-their-trial",
+        "log lines do not say which trial and worker they speak of",
+        "resnet_dist/logs.py",
+        "            **_about,\n",
+        "",
+        f"{UNIT}test_logs.py",
+    ),
 )
