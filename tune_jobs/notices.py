@@ -48,7 +48,8 @@ def experiment_notices(results: ExperimentResults) -> list[str]:
     ):
         notices.append("The images are re-encoded as JPEG, which makes them harder than CIFAR-10 itself.")
     for setting, deviation in changed.items():
-        notices.append(f"Changed: {setting} is {_words(deviation['actual'])} instead of {_words(deviation['recipe'])}.")
+        actual, recipe = (_words([_shown(setting, one) for one in deviation[key]]) for key in ("actual", "recipe"))
+        notices.append(f"Changed: {setting} is {actual} instead of {recipe}.")
     if referenced and not comparable_with_references(record):
         notices.append(
             "The numbers are therefore not comparable with the document's and the paper's, "
@@ -61,6 +62,11 @@ def shown_source(source: str) -> str:
     """A data source without the folders in which it happens to lie: `folder:…/cifar10.tar.xz`."""
     kind, _, path = source.partition(":")
     return f"{kind}:…/{path.rstrip('/').rpartition('/')[2]}" if "/" in path else source
+
+
+def _shown(setting: str, value: Any) -> Any:
+    """A value as readers of a report understand it: no limit is written as 0."""
+    return "all" if setting.endswith("_limit") and value == 0 else value
 
 
 def _words(values: Sequence[Any]) -> str:

@@ -104,6 +104,13 @@ def test_shortened_and_other_data_are_said_first_and_leave_no_verdict(finished: 
     assert {cell["verdict"] for cell in report.to_dict()["tables"][0]["cells"]} == {None}
 
 
+def test_a_part_of_the_images_is_said_to_be_one_and_leaves_no_verdict(finished: Finished) -> None:
+    storage, _ = finished(overrides={"data.train_limit": 512})
+    summary = summarise_experiment(read_experiment(storage, "two-rows"))
+    assert summary.notices[0] == "Changed: data.train_limit is 512 instead of all."
+    assert not summary.comparable
+
+
 def test_another_precision_is_said_and_stays_comparable(finished: Finished) -> None:
     storage, _ = finished(overrides={"run.precision": "bfloat16"})
     summary = summarise_experiment(read_experiment(storage, "two-rows"))
