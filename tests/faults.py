@@ -347,7 +347,7 @@ FAULTS: tuple[Fault, ...] = (
         "secrets-in-the-patch",
         "files that hold what looks like a credential are put into the patch",
         "resnet_dist/source.py",
-        "if _SECRET_TEXT.search(part):",
+        "if looks_like_a_credential(part):",
         "if False:",
         LAW_5,
     ),

@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from cluster.s3 import MULTIPART_BYTES, PART_BYTES
 from resnet_dist.batches import EpochPlan
 from resnet_dist.checkpoints import KEEP
-from resnet_dist.configuration import BatchNormConfig, NetworkConfig, SolverConfig, TrainingConfig
+from resnet_dist.configuration import BatchNormConfig, NetworkConfig, SolverConfig, TrainingConfig, is_custom
 from resnet_dist.event_files import FILES
-from resnet_dist.networks import ResidualNetwork
+from resnet_dist.networks import make_network
 from resnet_dist.summaries import write_epoch
 from tune_jobs.plan import Plan, train_images
 
@@ -94,9 +95,10 @@ def _requests(size: int, is_remote: bool) -> int:
 
 
 @functools.cache
-def _network(network: NetworkConfig, batch_norm: BatchNormConfig, classes: int) -> ResidualNetwork:
-    with torch.device("meta"):  # shapes without content
-        return ResidualNetwork(network, batch_norm, classes)
+def _network(network: NetworkConfig, batch_norm: BatchNormConfig, classes: int) -> nn.Module:
+    # Shapes without content; code of the user's own may need content to make them.
+    with torch.device("cpu" if network.block or is_custom(network.family) else "meta"):
+        return make_network(network, batch_norm, classes)
 
 
 @functools.cache
@@ -123,12 +125,13 @@ SOLVER_TENSORS = {
     "adam": (2, 1),
     "adamw": (2, 1),
 }
-"""Tensors that a solver keeps for each trained tensor: of the same size, and of a single number."""
+"""Tensors that a solver keeps for each trained tensor: of the same size, and of a single number. One of the
+user's own is taken to keep as much as any."""
 
 
 def solver_tensors(config: SolverConfig) -> tuple[int, int]:
     """As `SOLVER_TENSORS`; without momentum, SGD keeps none. (Making a solver would take seconds of imports.)"""
-    return (0, 0) if config.kind == "sgd" and not config.momentum else SOLVER_TENSORS[config.kind]
+    return (0, 0) if config.kind == "sgd" and not config.momentum else SOLVER_TENSORS.get(config.kind, (2, 1))
 
 
 def _item(precision: str) -> int:
