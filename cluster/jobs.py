@@ -72,8 +72,6 @@ class Jobs:
                 f"{self.address}: is not the address of a job server; give --address http://<head>:8265 (its dashboard)"
             )
         self.address = self.address.rstrip("/")
-        for name in _TALKATIVE:
-            logging.getLogger(name).setLevel(logging.ERROR)
         with self._one_line():
             self._client: JobSubmissionClient = self._connect()
 
@@ -134,6 +132,8 @@ class Jobs:
         from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
         from ray.job_submission import JobSubmissionClient
 
+        for name in _TALKATIVE:  # importing them has set their levels
+            logging.getLogger(name).setLevel(logging.ERROR)
         maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
         before = os.environ.get(_OVERRIDES)
         os.environ[_OVERRIDES] = str(self.address)
@@ -179,7 +179,7 @@ def _state(details: Any) -> JobState:
         str(details.entrypoint),
         details.start_time / 1000 if details.start_time else None,
         details.end_time / 1000 if details.end_time else None,
-        " ".join((details.message or "").split()),
+        " ".join((details.message or "").partition(", last available logs")[0].split()),  # `logs` has those
     )
 
 

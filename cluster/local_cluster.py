@@ -148,6 +148,7 @@ def _spawn(cluster: LocalCluster, options: list[str], log: Path) -> LocalCluster
     free = ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
     environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))  # a job's `python`
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, "--node-ip-address=127.0.0.1", *free, *options],
@@ -155,7 +156,7 @@ def _spawn(cluster: LocalCluster, options: list[str], log: Path) -> LocalCluster
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env=environment | cluster.environment,
+            env=environment | cluster.environment | {"PATH": path},
         )
     cluster = replace(cluster, nodes=(*cluster.nodes, Process(process.pid, start_time(process.pid) or 0)))
     _record(cluster)

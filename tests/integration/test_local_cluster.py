@@ -30,13 +30,17 @@ class Shell:
     def __init__(self, scratch: Path) -> None:
         variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         self.environment = variables | {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            # The command is there, and the `python` of jobs is the cluster's: it need not be this one.
+            "PATH": f"{scratch / 'bin'}:{os.environ['PATH']}",
             "RESNET_DIST_CACHE": str(scratch / "cache"),
             "STORAGE": str(scratch / "results"),
             "IMAGES": str(write_directory(scratch / "images", image_tree(train=8, test=4))),
             "SCRATCH": str(scratch),
             "RAY_worker_niceness": "0",
         }
+        (scratch / "bin").mkdir()
+        for name in ("resnet-dist", "ray"):
+            (scratch / "bin" / name).symlink_to(Path(sys.executable).parent / name)
         self.said = ""
 
     def run(self, command: str, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
