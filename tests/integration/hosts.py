@@ -92,7 +92,7 @@ class Host:
         self._commands.append(started)
         return started
 
-    def run(self, command: list[str], timeout: float = 240, **variables: str) -> subprocess.CompletedProcess[str]:
+    def run(self, command: list[str], timeout: float = 600, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command on the host and wait for its end."""
         return subprocess.run(
             self._inside(command),
@@ -162,7 +162,7 @@ def network() -> Iterator[Network]:
         joined.close()
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 600) -> None:
     """Wait for something that takes time."""
     deadline = time.monotonic() + seconds
     while not condition():
