@@ -431,4 +431,28 @@ FAULTS: tuple[Fault, ...] = (
         "",
         f"{UNIT}test_logs.py",
     ),
+    _fault(
+        "deletions-before-what-replaces",
+        "while storage is away, older checkpoints are deleted before the newer one that is left is sent",
+        "resnet_dist/spool.py",
+        "            self._postpone_deletions()\n",
+        "",
+        f"{UNIT}test_spool.py",
+    ),
+    _fault(
+        "spool-over-something-newer",
+        "what waits on disk is sent although another launch has gone on with the trial",
+        "resnet_dist/spooled_storage.py",
+        "if digest_of(self.storage.get(self._guard_key)) not in self._spool.expected():",
+        "if False:",
+        f"{UNIT}test_spooled_storage.py",
+    ),
+    _fault(
+        "damaged-spool-sent",
+        "a waiting write that was damaged on disk is sent",
+        "resnet_dist/spool.py",
+        "                assert write.digest == hashlib.sha256(data).hexdigest()\n",
+        "",
+        f"{UNIT}test_spool.py",
+    ),
 )

@@ -6,6 +6,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import wait
@@ -19,6 +20,7 @@ from resnet_dist import checkpoints
 from resnet_dist.configuration import TrainingConfig
 from resnet_dist.dataset import Dataset
 from resnet_dist.recorder import Recorder
+from resnet_dist.spooled_storage import SpooledStorage
 from resnet_dist.storage import Storage, TrialKeys
 from tests.small_runs import small_dataset
 from tests.worker_processes import context
@@ -54,9 +56,14 @@ class _Countdown:
 class _DeadlyStorage(LocalStorage):
     """A directory whose user may die before, after or in the middle of a write, its file there but not in place."""
 
-    def __init__(self, root: Path, countdown: _Countdown) -> None:
+    def __init__(self, root: Path, countdown: _Countdown, remote: bool) -> None:
         super().__init__(root)
         self.countdown = countdown
+        self.remote = remote
+
+    @property
+    def is_remote(self) -> bool:
+        return self.remote
 
     def put(self, key: str, data: bytes) -> None:
         self.countdown.pass_by("before write")
@@ -86,14 +93,21 @@ class _DeadlyStorage(LocalStorage):
 
 
 def attempt(
-    config: TrainingConfig, root: Path, workers: int = 1, moment: Moment | None = None, dataset: Dataset | None = None
+    config: TrainingConfig,
+    root: Path,
+    workers: int = 1,
+    moment: Moment | None = None,
+    dataset: Dataset | None = None,
+    remote: bool = False,
 ) -> bool:
     """Run or go on with a run of `config` on gloo workers, its records below `root`.
+
+    `remote` storage is written in the background, through the spool that `RESNET_DIST_SPOOL` names.
 
     True if it came to its end. When one worker dies the others are killed, as by a cluster that loses a node.
     """
     with tempfile.TemporaryDirectory() as meeting:
-        arguments = (config, dataset or small_dataset(), root, Path(meeting) / "store", workers, moment)
+        arguments = (config, dataset or small_dataset(), root, Path(meeting) / "store", workers, moment, remote)
         processes = [context.Process(target=_worker, args=(rank, *arguments), daemon=True) for rank in range(workers)]
         for process in processes:
             process.start()
@@ -116,7 +130,14 @@ def attempt(
 
 
 def _worker(
-    rank: int, config: TrainingConfig, dataset: Dataset, root: Path, store: Path, size: int, moment: Moment | None
+    rank: int,
+    config: TrainingConfig,
+    dataset: Dataset,
+    root: Path,
+    store: Path,
+    size: int,
+    moment: Moment | None,
+    remote: bool,
 ) -> None:
     import torch.distributed as dist
 
@@ -139,8 +160,12 @@ def _worker(
 
     ImageSet._sums = evaluate_or_die  # type: ignore[method-assign, assignment]
     workers = current("cpu") if size > 1 else alone("cpu")
-    recorder = Recorder(_DeadlyStorage(root, countdown), EXPERIMENT, NAME, config) if rank == 0 else None
-    train(config, dataset, workers, recorder, on_step=lambda step, loss: countdown.pass_by("step"))
+    with ExitStack() as stack:
+        recorder = None
+        if rank == 0:
+            storage = SpooledStorage(_DeadlyStorage(root, countdown, remote), EXPERIMENT, config.trial_id())
+            recorder = Recorder(stack.enter_context(storage), EXPERIMENT, NAME, config)
+        train(config, dataset, workers, recorder, on_step=lambda step, loss: countdown.pass_by("step"))
     if size > 1:
         dist.destroy_process_group()
 

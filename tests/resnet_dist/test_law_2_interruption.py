@@ -107,6 +107,15 @@ def test_two_workers_killed_at_any_moments_are_the_two_left_alone(variant: str) 
 
 
 @pytest.mark.integration
+def test_a_run_whose_records_are_sent_in_the_background_is_killed_and_goes_on(tmp_path: Path) -> None:
+    config = config_of("sgd, warm-up, permutation")
+    for moment in (Moment("step", 3), Moment("after write", 2), Moment("half written", 3), Moment("step", 2)):
+        attempt(config, tmp_path, moment=moment, dataset=DATASET, remote=True)
+    assert attempt(config, tmp_path, dataset=DATASET, remote=True)
+    assert outcome(LocalStorage(tmp_path), config).same_bits(undisturbed(config))
+
+
+@pytest.mark.integration
 @pytest.mark.parametrize("sampling", SAMPLING)
 def test_in_exact_mode_a_run_goes_on_with_any_number_of_workers_to_the_same_bits(sampling: str, tmp_path: Path) -> None:
     config = config_of(f"sgd, warm-up, {sampling}", run__exact=True, run__virtual_shards=4)
