@@ -112,8 +112,8 @@ FAULTS: tuple[Fault, ...] = (
         "sampling-by-rank",
         "which images are drawn depends on the worker",
         "resnet_dist/batches.py",
-        "draw = self.order.draw(step)",
-        "draw = self.order.draw(step + 1000 * self.shards.held.start)",
+        "draw = self.order.draw(step)\n        size",
+        "draw = self.order.draw(step + 1000 * self.shards.held.start)\n        size",
         BATCHES,
     ),
     _fault(
@@ -208,8 +208,8 @@ FAULTS: tuple[Fault, ...] = (
         "padded-test-set",
         "the test error counts the test set rounded up to a multiple of the workers",
         "resnet_dist/evaluation.py",
-        "self.workers.sum(sums)) / self.total)",
-        "self.workers.sum(sums)) / (-(-self.total // self.workers.size) * self.workers.size))",
+        "totals[:3] / self.total)",
+        "totals[:3] / (-(-self.total // self.workers.size) * self.workers.size))",
         EVALUATION,
     ),
     _fault(
