@@ -10,8 +10,9 @@ class Target:
 
     name: str
     target: float
-    unit: Literal["×", "s"]
-    """`×`: a ratio of speeds, at least `target`. `s`: seconds, at most `target`."""
+    unit: Literal["×", "× time", "s"]
+    """`×`: a ratio of speeds, at least `target`. `× time`: a ratio of times, at most `target`. `s`: seconds, at most
+    `target`."""
     reached: float | None = None
     """None if it was not measured."""
     reason: str = ""
@@ -23,15 +24,19 @@ class Target:
         if self.reached is None:
             return "not measured"
         # Judged as measured, not as printed: 0.996 is short of 1.00.
-        reached_it = self.reached <= self.target if self.unit == "s" else self.reached >= self.target
+        reached_it = self.reached >= self.target if self.unit == "×" else self.reached <= self.target
         return "ok" if reached_it else "short"
+
+    @property
+    def bound(self) -> str:
+        """`at least` or `at most`."""
+        return "at least" if self.unit == "×" else "at most"
 
     def line(self, width: int = 0) -> str:
         """Name (padded to `width`), reached, target, state."""
-        bound = "at most" if self.unit == "s" else "at least"
         reached = "-" if self.reached is None else f"{self.reached:.2f} {self.unit}"
         state = f"{self.state}: {self.reason}" if self.reason else self.state
-        return f"{self.name:<{width}}  reached {reached:>7}  target {bound} {self.target:.2f} {self.unit}  {state}"
+        return f"{self.name:<{width}}  reached {reached:>7}  target {self.bound} {self.target:.2f} {self.unit}  {state}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -39,7 +44,7 @@ class Target:
             "name": self.name,
             "reached": self.reached,
             "target": self.target,
-            "bound": "at most" if self.unit == "s" else "at least",
+            "bound": self.bound,
             "unit": self.unit,
             "state": self.state,
             "reason": self.reason or None,

@@ -1,0 +1,221 @@
+"""What storage costs, on a real S3 server of this machine (Ceph's gateway), each beside its opponent in the same run.
+
+    python -m benchmarks.storage [training] [upload] [report] [--rounds 5] [--seeds 5]
+
+- training: a run with its records in S3 beside the same run with its records nowhere, in turns
+- upload: the records of finished trials through the spool, beside what `aws s3 sync` does with the same files
+- report: listing and reading 3,600 finished trials (720 a seed), without and with the cache of finished records
+
+Exit code as of `python -m benchmarks`.
+"""
+
+import argparse
+import functools
+import os
+import secrets
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.finished_trials import EXPERIMENT, write_finished_trials
+from benchmarks.targets import Target
+from cluster import s3_server
+from cluster.s3 import S3Storage
+from cluster.storage import LocalStorage, open_storage
+from resnet_dist.configuration import TrainingConfig
+from resnet_dist.errors import UserError
+from resnet_dist.storage import StoredObject, TrialKeys
+from resnet_dist.storage_counts import StorageCounts
+
+SYNC_THREADS = 10
+"""`max_concurrent_requests` of the AWS command line."""
+TRAINING = {
+    "network.depth": 8,
+    "data.train_limit": 2560,
+    "data.test_limit": 100,
+    "run.epochs": 4,
+    "schedule.milestones": [],
+    "run.device": "cpu",
+}
+"""An epoch of 20 steps: a checkpoint comes twenty times as often as in the study."""
+
+
+class Nowhere:
+    """A storage that keeps nothing."""
+
+    uri = place = "nowhere"
+    is_remote = False
+    counts = StorageCounts()
+
+    def put(self, key: str, data: bytes) -> None:
+        """Forget it."""
+
+    def grow(self, key: str, data: bytes) -> None:
+        """Forget it."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Forget it."""
+        return True
+
+    def get(self, key: str) -> bytes | None:
+        """Nothing is here."""
+        return None
+
+    def list(self, prefix: str) -> list[StoredObject]:
+        """Nothing is here."""
+        return []
+
+    def delete(self, key: str) -> None:
+        """Nothing is here."""
+
+    def check_writable(self) -> None:
+        """It takes everything."""
+
+
+def training(uri: str, rounds: int) -> list[Target]:
+    """Wall time of a run in S3 over that of the same run nowhere: the median over rounds, after one that warms up."""
+    import torch
+
+    from resnet_dist.launch import Job, OpenStorage, run_in_process
+
+    torch.set_num_threads(1)
+    config = TrainingConfig().override(TRAINING)
+    contenders: dict[str, OpenStorage] = {"S3": functools.partial(open_storage, uri), "nowhere": Nowhere}
+    wall: dict[str, list[float]] = {name: [] for name in contenders}
+    busy: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(rounds + 1):
+        names = list(contenders)[:: 1 if number % 2 else -1]
+        for name in names:
+            trial = replace(config, run=replace(config.run, seed=number))
+            job = Job(trial, "training", f"seed-{number}", contenders[name])
+            started, worked = time.perf_counter(), time.thread_time()
+            run_in_process(job)
+            wall[name].append(time.perf_counter() - started)
+            busy[name].append(time.thread_time() - worked)
+    for name in contenders:
+        shown = (statistics.median(wall[name][1:]), statistics.median(busy[name][1:]))
+        print(f"training, records in {name}: {shown[0]:.2f} s, the training thread busy for {shown[1]:.2f} s")
+    return [
+        Target("time of training with S3 / with none", 1.01, "× time", _ratio(wall["S3"], wall["nowhere"])),
+        Target("its training thread's busy time", 1.01, "× time", _ratio(busy["S3"], busy["nowhere"])),
+    ]
+
+
+def upload(uri: str, rounds: int) -> list[Target]:
+    """Time of sending finished trials' records through the spool, over that of a sync of the same files."""
+    from resnet_dist.spooled_storage import SpooledStorage
+
+    def ours(files: LocalStorage, keys: list[str], prefix: str) -> None:
+        storage = S3Storage(f"{uri}/{prefix}")
+        for trial_id in dict.fromkeys(key.split("/")[2] for key in keys):
+            with SpooledStorage(storage, "upload", trial_id) as spooled:
+                for key in keys:
+                    if trial_id in key:
+                        spooled.put(key, files.get(key) or b"")
+            spooled.require_complete("the trial is sent")
+
+    def sync(files: LocalStorage, keys: list[str], prefix: str) -> None:
+        storage = S3Storage(f"{uri}/{prefix}")
+        client, root = storage.client(), f"{storage.prefix}/"
+        client.list_objects_v2(Bucket=storage.bucket, Prefix=root)
+        with ThreadPoolExecutor(SYNC_THREADS) as pool:
+            list(pool.map(lambda key: client.upload_file(f"{files.root}/{key}", storage.bucket, root + key), keys))
+
+    seconds: dict[str, list[float]] = {"ours": [], "sync": []}
+    with tempfile.TemporaryDirectory(prefix="resnet-dist-benchmark-") as directory:
+        files = LocalStorage(directory)
+        _write_records(files)
+        listed = files.list("")
+        keys = [item.key for item in listed]
+        print(f"upload: {len(keys)} files, {sum(item.size for item in listed) / 1e6:.1f} MB")
+        contenders: dict[str, Callable[[LocalStorage, list[str], str], None]] = {"ours": ours, "sync": sync}
+        for number in range(rounds + 1):
+            for name in list(contenders)[:: 1 if number % 2 else -1]:
+                started = time.perf_counter()
+                contenders[name](files, keys, f"{name}-{number}")
+                seconds[name].append(time.perf_counter() - started)
+    for name, values in seconds.items():
+        print(f"upload, {name}: {statistics.median(values[1:]):.2f} s")
+    return [Target("upload of results / a sync's", 1.1, "× time", _ratio(seconds["ours"], seconds["sync"]))]
+
+
+def _write_records(files: LocalStorage) -> None:
+    """Records of ten finished trials of the 20-layer network, in the sizes that they have after 200 epochs."""
+    for number in range(10):
+        keys = TrialKeys("upload", f"{number:016x}")
+        sizes = {keys.config: 2_000, keys.provenance: 2_500, keys.metrics: 50_000, keys.model: 1_100_000}
+        sizes |= {keys.event_file(str(number), f"{part:06}"): 8_000 for part in range(8)}
+        for key, size in (sizes | {keys.result: 700}).items():
+            files.put(key, secrets.token_bytes(size))
+
+
+def report(uri: str, seeds: int) -> list[Target]:
+    """Seconds of reading all finished trials for a report: with an empty cache, and with a warm one."""
+    from tune_jobs.results import read_experiment
+
+    storage = open_storage(uri)
+    started = time.perf_counter()
+    count = write_finished_trials(storage, seeds)
+    print(f"report: {count} trials written in {time.perf_counter() - started:.0f} s")
+
+    def seconds() -> float:
+        fresh = open_storage(uri)
+        started = time.perf_counter()
+        results = read_experiment(fresh, EXPERIMENT)
+        elapsed = time.perf_counter() - started
+        assert results.count("finished") == count and all(trial.metrics for trial in results.trials.values())
+        return elapsed
+
+    with tempfile.TemporaryDirectory(prefix="resnet-dist-benchmark-") as cache:
+        os.environ["RESNET_DIST_CACHE"] = cache
+        cold = seconds()
+        warm = [seconds() for _ in range(3)]
+    return [
+        Target(f"reading {count} finished trials, cold", 60.0, "s", cold),
+        Target(f"reading {count} finished trials, warm", 10.0, "s", statistics.median(warm)),
+    ]
+
+
+def _ratio(ours: list[float], theirs: list[float]) -> float:
+    """Median of the ratios of the rounds, without the first."""
+    return statistics.median(a / b for a, b in zip(ours[1:], theirs[1:], strict=True))
+
+
+def main(arguments: list[str]) -> int:
+    """Measure, print, and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.storage", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help="training, upload, report (default: all)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that count, after one to warm up (default: 5)")
+    parser.add_argument("--seeds", type=int, default=5, help="720 trials each are read for a report (default: 5)")
+    args = parser.parse_args(arguments)
+    parts: dict[str, Callable[[str], list[Target]]] = {
+        "training": lambda uri: training(uri, args.rounds),
+        "upload": lambda uri: upload(uri, args.rounds),
+        "report": lambda uri: report(uri, args.seeds),
+    }
+    if unknown := set(args.parts) - parts.keys():
+        parser.error(f"PART {', '.join(sorted(unknown))}: it may be {', '.join(parts)}")
+    targets: list[Target] = []
+    with s3_server.running() as server, tempfile.TemporaryDirectory(prefix="resnet-dist-benchmark-") as scratch:
+        os.environ.update(server.environment())
+        os.environ["RESNET_DIST_SPOOL"] = str(Path(scratch, "spool"))
+        S3Storage("s3://results").client().create_bucket(Bucket="results")
+        for name in args.parts or parts:
+            targets += parts[name](f"s3://results/{name}")
+    width = max(len(target.name) for target in targets)
+    for target in targets:
+        print(target.line(width))
+    return 1 if any(target.state == "short" for target in targets) else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
