@@ -7,12 +7,24 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from cluster.local_cluster import running_cluster
 from resnet_dist.errors import UserError
 
 DRIVER_RESOURCE = "trial_driver"
 """Custom resource of the nodes on which the processes that start worker groups are to run: those that stay."""
+
+
+def ray_storage(uri: str, experiment: str) -> dict[str, Any]:
+    """Where Ray keeps its own state of an experiment's runs, as arguments of Ray's `RunConfig`."""
+    place = f"{uri.rstrip('/')}/{experiment}/.ray"
+    if not place.startswith("s3://"):
+        return {"storage_path": place}
+    from cluster.ray_filesystem import bucket_filesystem
+
+    path = place.removeprefix("s3://")
+    return {"storage_path": path, "storage_filesystem": bucket_filesystem(path.partition("/")[0])}
 
 
 @dataclass(frozen=True)
@@ -54,9 +66,6 @@ def connected(address: str | None = None) -> Iterator[Resources]:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints a banner even when told to be silent
     # Tune's own handler ends one run of Tune and lets the program go on to the next one.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-    # Ray's S3 client sends checksums after the data by default, which some stores refuse; ours sends none (cluster.s3).
-    os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
-    os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
     import ray
 
     address = address or os.environ.get("RAY_ADDRESS")

@@ -54,11 +54,16 @@ def run_in_process(job: Job, **observers: Any) -> dict[str, Any]:
 
 
 def run_on_workers(
-    job: Job, ray_storage: str, use_gpu: bool, cpus_per_worker: float = 1, callbacks: list[Any] | None = None
+    job: Job,
+    ray_storage: dict[str, Any],
+    use_gpu: bool,
+    cpus_per_worker: float = 1,
+    callbacks: list[Any] | None = None,
 ) -> dict[str, Any]:
     """Train on `run.workers` Ray Train workers of a Ray cluster that is connected already.
 
-    `ray_storage` is where Ray keeps its own state of the run: a directory that all nodes share, or an s3:// URI.
+    `ray_storage` says where Ray keeps its own state of the run, as arguments of Ray's `RunConfig` say it: a directory
+    that all nodes share, or S3.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -76,7 +81,7 @@ def run_on_workers(
         run_config=RunConfig(
             # Train resumes an older run of the same name, so the name is the trial's own.
             name=f"train-{job.config.trial_id()}",
-            storage_path=ray_storage,
+            **ray_storage,
             failure_config=FailureConfig(max_failures=3),
             callbacks=callbacks or [],
         ),

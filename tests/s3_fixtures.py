@@ -125,3 +125,22 @@ def user_of_ceph(ceph: s3_server.S3Server, owner: "S3Client", bucket: str, *allo
     policy = {"Version": "2012-10-17", "Statement": statements}
     owner.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
     return keys
+
+
+def use_prefix_alone(
+    ceph: s3_server.S3Server, owner: "S3Client", bucket: str, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> tuple[str, str]:
+    """Put the keys of a user into the environment who has the permissions of `docs/s3.md`, for `prefix`; the keys."""
+    objects = {
+        "Action": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"],
+        "Resource": [f"arn:aws:s3:::{bucket}/{prefix}/*"],
+    }
+    listing = {
+        "Action": ["s3:ListBucket"],
+        "Resource": [f"arn:aws:s3:::{bucket}"],
+        "Condition": {"StringLike": {"s3:prefix": [f"{prefix}/*"]}},
+    }
+    keys = user_of_ceph(ceph, owner, bucket, objects, listing)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", keys[0])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", keys[1])
+    return keys

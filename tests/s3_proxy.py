@@ -1,13 +1,22 @@
-"""An HTTP proxy before an S3 server: counts what passes, and fails or hangs when told to."""
+"""An HTTP proxy before an S3 server: counts what passes, fails or hangs when told to, and may speak TLS."""
 
+import datetime
 import http.client
+import ipaddress
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 
 class S3Proxy:
@@ -17,6 +26,8 @@ class S3Proxy:
         self.url = url
         self.requests: Counter[str] = Counter()
         """By HTTP method."""
+        self.headers: set[str] = set()
+        """Names of all headers that came, in lower case."""
         self.sent = 0
         """Bytes of the requests' bodies."""
         self.flowing = threading.Event()
@@ -27,8 +38,8 @@ class S3Proxy:
 
 
 @contextmanager
-def s3_proxy(endpoint: str) -> Iterator[S3Proxy]:
-    """Run a proxy before the server at `endpoint`."""
+def s3_proxy(endpoint: str, certificate: Path | None = None) -> Iterator[S3Proxy]:
+    """Run a proxy before the server at `endpoint`; with a `certificate` and its key, in one file, it speaks TLS."""
     proxy = S3Proxy("")
     lock = threading.Lock()
 
@@ -42,6 +53,7 @@ def s3_proxy(endpoint: str) -> Iterator[S3Proxy]:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             with lock:
                 proxy.requests[self.command] += 1
+                proxy.headers.update(name.lower() for name in self.headers)
                 proxy.sent += len(body)
                 status = proxy.refuse(self.command, self.path)
             if not proxy.flowing.is_set():
@@ -67,7 +79,8 @@ def s3_proxy(endpoint: str) -> Iterator[S3Proxy]:
                 if name.lower() not in ("connection", "content-length", "transfer-encoding", "server", "date"):
                     self.send_header(name, value)
             length = headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(body))
-            self.send_header("Content-Length", length)
+            if status != 204:
+                self.send_header("Content-Length", length)
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(body)
@@ -75,15 +88,44 @@ def s3_proxy(endpoint: str) -> Iterator[S3Proxy]:
         do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any  # noqa: N815 - names that http.server looks for
 
         def handle(self) -> None:
-            with suppress(ConnectionError, TimeoutError):  # the client has given up
+            with suppress(ConnectionError, TimeoutError, ssl.SSLError):  # the client has given up
                 super().handle()
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            # Without a handshake at once, which would be the accepting thread's, one client could hold up all others.
+            server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        proxy.url = f"http://127.0.0.1:{server.server_port}"
+        proxy.url = f"{'http' if certificate is None else 'https'}://127.0.0.1:{server.server_port}"
         try:
             yield proxy
         finally:
             proxy.flowing.set()
             server.shutdown()
+
+
+def self_signed(file: Path) -> Path:
+    """Write a key and a certificate for 127.0.0.1, its own authority, into one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test store")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    file.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
+    return file

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from cluster.ray_cluster import DRIVER_RESOURCE, Resources
+from cluster.ray_cluster import DRIVER_RESOURCE, Resources, ray_storage
 from cluster.storage import open_storage
 from resnet_dist.launch import Job
 from tune_jobs.custom_code import code_of
@@ -73,11 +73,17 @@ def _run_group(
     scheduler: str,
 ) -> None:
     from ray import tune
+    from ray.tune.execution import class_cache
 
     from tune_jobs.concurrency import FollowsCluster
     from tune_jobs.progress import Progress
 
-    ray_storage = f"{storage_uri.rstrip('/')}/{experiment}/.ray"
+    # Tune would hand the driver's keys to trials as part of their runtime environment, which Ray's agents write into
+    # log files. Every node has its own.
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
+        [name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")]
+    )
+    state = ray_storage(storage_uri, experiment)
     bundles: list[dict[str, int | float]]
     if workers == 1:
         bundles = [{"CPU": 1, "GPU": 1} if use_gpu else {"CPU": 1}]
@@ -85,7 +91,7 @@ def _run_group(
         # The driver of a worker group waits and takes no CPU: the group brings its own placement group.
         bundles = [{"memory": DRIVER_MEMORY, **({DRIVER_RESOURCE: 1} if resources.driver_slots else {})}]
     jobs = {trial.trial_id: _job(trial, experiment, storage_uri, scheduler) for trial in trials}
-    trainable = tune.with_parameters(_train_trial, jobs=jobs, ray_storage=ray_storage, use_gpu=use_gpu)
+    trainable = tune.with_parameters(_train_trial, jobs=jobs, ray_storage=state, use_gpu=use_gpu)
     tuner = tune.Tuner(
         tune.with_resources(trainable, tune.PlacementGroupFactory(bundles)),
         param_space={"trial_id": tune.grid_search(list(jobs))},
@@ -99,7 +105,7 @@ def _run_group(
         ),
         run_config=tune.RunConfig(
             name=f"tune-{datetime.now(UTC):%Y%m%dT%H%M%S}-{workers}",
-            storage_path=ray_storage,
+            **state,
             failure_config=tune.FailureConfig(max_failures=RETRIES),
             callbacks=[Progress({trial.trial_id: trial for trial in trials}, experiment, storage_uri, observer)],
             verbose=0,
@@ -137,7 +143,7 @@ def _job(trial: Trial, experiment: str, storage_uri: str, scheduler: str) -> Job
     )
 
 
-def _train_trial(config: dict[str, Any], jobs: dict[str, Job], ray_storage: str, use_gpu: bool) -> None:
+def _train_trial(config: dict[str, Any], jobs: dict[str, Job], ray_storage: dict[str, Any], use_gpu: bool) -> None:
     """The function that Ray Tune calls for each trial."""
     from ray import tune
 

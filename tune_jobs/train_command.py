@@ -125,9 +125,11 @@ def run_job(job: Job, storage: Storage, console: Console, use_gpu: bool) -> dict
     with _Display(console, job.config) as display:
         if job.config.run.workers == 1:
             return run_in_process(job, on_epoch=display.epoch, on_step=display.step)
+        from cluster.ray_cluster import ray_storage
+
         console.print(f"starting {job.config.run.workers} workers")
         with _Follower(storage, job, display):
-            return run_on_workers(job, f"{storage.uri}/{job.experiment}/.ray", use_gpu)
+            return run_on_workers(job, ray_storage(storage.uri, job.experiment), use_gpu)
 
 
 class _Display:

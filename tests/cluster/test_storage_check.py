@@ -16,7 +16,7 @@ from cluster.s3_server import S3Server
 from cluster.storage import LocalStorage, open_storage
 from cluster.storage_check import Finding, StorageCheck, check_storage
 from resnet_dist.errors import StorageError
-from tests.s3_fixtures import ACCESS_KEY, SECRET_KEY, user_of_ceph
+from tests.s3_fixtures import ACCESS_KEY, SECRET_KEY, use_prefix_alone, user_of_ceph
 from tune_jobs.command_line import main
 
 if TYPE_CHECKING:
@@ -104,16 +104,7 @@ def test_who_may_only_read_is_told_that_reading_works(
 def test_a_policy_limited_to_the_prefix_is_enough_and_reaches_no_further(
     bucket: str, ceph: S3Server, administrator: "S3Client", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    objects = {
-        "Action": ["s3:PutObject", "s3:GetObject", "s3:DeleteObject"],
-        "Resource": [f"arn:aws:s3:::{bucket}/group/results/*"],
-    }
-    listing = {
-        "Action": ["s3:ListBucket"],
-        "Resource": [f"arn:aws:s3:::{bucket}"],
-        "Condition": {"StringLike": {"s3:prefix": ["group/results/*"]}},
-    }
-    become(user_of_ceph(ceph, administrator, bucket, objects, listing), monkeypatch)
+    use_prefix_alone(ceph, administrator, bucket, "group/results", monkeypatch)
     assert check_storage(f"s3://{bucket}/group/results").failed == ()
     storage = open_storage(f"s3://{bucket}/group/results")
     storage.check_writable()
