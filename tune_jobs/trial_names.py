@@ -25,7 +25,7 @@ COMPONENTS: tuple[Callable[[TrainingConfig], str], ...] = (
     lambda c: c.data.source.rpartition("/")[2].removeprefix("folder:"),
     lambda c: f"depth-{c.network.depth}",
     lambda c: c.network.family,
-    lambda c: c.network.block,
+    lambda c: c.network.block or "study-block",
     lambda c: "relu" if c.network.relu_after_addition else "no-relu",
     lambda c: f"bn-{c.network.batch_norm_position}",
     lambda c: f"shortcut-{c.network.shortcut}",

@@ -43,7 +43,7 @@ class Kept(LocalStorage):
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Kept:
-    """A run with a validation set that was interrupted, one that diverged, a search's record and a single run's."""
+    """A run with a validation set and a solver of its own, one that diverged, a search's record, and a single run's."""
     storage = Kept(tmp_path_factory.mktemp("results"))
     dataset = small_dataset(train=48, test=10)
     dataset = replace(
