@@ -3,7 +3,7 @@ PYTHON  ?= python3
 STORAGE ?= results
 BIN     := .venv/bin
 PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable
-# Two processes, each with whole files, since the tests of one share what is slow to make. Integration tests mostly wait.
+# Two processes, each with whole files, since the tests of one share what is slow to make.
 PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile -n
 
 .PHONY: help setup demo s3 ceph test unit integration lint format mutations bench clean
@@ -26,7 +26,7 @@ unit: .venv/test ceph ## run the fast tests
 	$(PYTEST) 2 -m "not integration"
 
 integration: .venv/test ceph ## run the tests that start Ray, servers and worker processes
-	$(PYTEST) 3 -m integration
+	$(PYTEST) 2 -m integration
 
 lint: .venv/dev  ## check style and types
 	$(BIN)/ruff check .

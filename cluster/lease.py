@@ -143,7 +143,7 @@ class Lease:
                 self.storage.delete(self._key(generation))
 
     def renew_in_background(self) -> None:
-        """Renew the lease from a thread until it is released. When it is lost, the main thread gets a Ctrl-C."""
+        """Renew the lease from a thread until it is released. When it is lost, the main thread is interrupted."""
         self._threads = [threading.Thread(target=run, daemon=True, name="lease") for run in (self._keep, self._watch)]
         for thread in self._threads:
             thread.start()
@@ -185,7 +185,7 @@ class Lease:
         # In a thread of its own: a renewal may hang for longer than there is time.
         while not self._stop.wait(self.holder.duration / RENEWALS / 2):
             if self._is_late(self._clock()):
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGTERM)  # SIGINT is ignored in what scripts start in the background
                 return
 
     def _is_late(self, now: float) -> bool:

@@ -71,11 +71,15 @@ def connected(address: str | None = None) -> Iterator[Resources]:
     address = address or os.environ.get("RAY_ADDRESS")
     if address and (started := running_cluster()) and address in (started.address, "auto"):
         started.use_token()
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address:
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
         else:
             _start_local()
+        # Ray's own handler exits where it stands; the caller's, by which a stopped job unwinds, stays in force.
+        if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
     except Exception as error:  # Ray raises bare ones, too: its own node did not start within half a minute
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if address:

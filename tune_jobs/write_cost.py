@@ -26,6 +26,11 @@ BYTES_PER_TENSOR = 300
 """What `torch.save` writes for a tensor beside its content: 284 to 307 measured, for 8 to 110 layers."""
 RECORD_BYTES = 7_000
 """Provenance, twice, and the result; without the patch of uncommitted changes."""
+FIRST_EVENTS, LAST_EVENTS = 66_000, 10_000
+"""Bytes of events of the first epoch, beyond those of each: settings and training samples (46,000 to 86,000 measured,
+by what the images are); of the last: the confusion matrix (5,000 to 16,000)."""
+MODEL_DATA = 3 * 32 * 32 * 8 + 1_000
+"""Beside the weights in `model.pt`: the mean of the training images in float64, and the classes."""
 START_READS, START_WRITES, START_DELETES = 8, 2, 1
 """Before the first epoch: reads tell whether the trial has begun before; configuration and provenance are written."""
 END_WRITES = 3
@@ -68,13 +73,14 @@ def _write_cost(config: TrainingConfig, images: int, classes: int, is_remote: bo
     parameters, parameter_tensors = parameter_size(config.network, config.batch_norm, classes, run.precision)
     state = network + full * parameters + 4 * single * parameter_tensors + 8 * steps
     state += BYTES_PER_TENSOR * (tensors + (full + single) * parameter_tensors)
-    model = network + BYTES_PER_TENSOR * tensors
+    model = network + BYTES_PER_TENSOR * tensors + MODEL_DATA
     manifest = len(json.dumps({"identity": config.identity()}, indent=1)) + 130
     settings = len(json.dumps({"config": config.to_dict()}, indent=1)) + 100
     line, events = _epoch_records(steps, run.summary_steps, bool(config.data.holdout))
     width = -(-run.epochs // FILES)
 
     epochs_sent = run.epochs * (line * (run.epochs + 1) / 2 + events * (width + 1) / 2)
+    epochs_sent += FIRST_EVENTS * width + LAST_EVENTS  # a file is sent again for each epoch that is added to it
     epochs_sent += len(checkpoints) * (state + manifest)
     in_epochs = 2 * run.epochs + len(checkpoints) * (_requests(state, is_remote) + 1)
     in_epochs += 2 * max(0, len(checkpoints) - KEEP)
@@ -85,7 +91,7 @@ def _write_cost(config: TrainingConfig, images: int, classes: int, is_remote: bo
         epoch_bytes=epochs_sent / run.epochs,
         requests=in_epochs + around,
         sent=round(epochs_sent + model + settings + RECORD_BYTES),
-        kept=round(run.epochs * (line + events) + model + settings + RECORD_BYTES * 0.6),
+        kept=round(run.epochs * (line + events) + FIRST_EVENTS + LAST_EVENTS + model + settings + RECORD_BYTES * 0.6),
     )
 
 
