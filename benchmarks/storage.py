@@ -107,17 +107,26 @@ def training(uri: str, rounds: int) -> list[Target]:
 
 
 def upload(uri: str, rounds: int) -> list[Target]:
-    """Time of sending finished trials' records through the spool, over that of a sync of the same files."""
-    from resnet_dist.spooled_storage import SpooledStorage
+    """Time of sending the records of finished trials that wait on disk, over that of a sync of the same files."""
+    from resnet_dist.spool import Spool
+    from tune_jobs.flush_command import flush_storage
+
+    def wait(files: LocalStorage, keys: list[str], prefix: str) -> None:
+        """Put the records where those of runs wait that could not reach storage."""
+        storage = S3Storage(f"{uri}/{prefix}")
+        spools: dict[str, Spool] = {}
+        for key in keys:
+            trial_id = key.split("/")[2]
+            if trial_id not in spools:
+                spools[trial_id] = Spool(storage, "upload", trial_id, patience=0)
+                spools[trial_id].expect({""})  # nobody has written the trial in storage
+            spools[trial_id].append("put", key, files.get(key) or b"")
+        for spool in spools.values():
+            spool.close()
 
     def ours(files: LocalStorage, keys: list[str], prefix: str) -> None:
-        storage = S3Storage(f"{uri}/{prefix}")
-        for trial_id in dict.fromkeys(key.split("/")[2] for key in keys):
-            with SpooledStorage(storage, "upload", trial_id) as spooled:
-                for key in keys:
-                    if trial_id in key:
-                        spooled.put(key, files.get(key) or b"")
-            spooled.require_complete("the trial is sent")
+        flushed = flush_storage(S3Storage(f"{uri}/{prefix}"))
+        assert flushed.made == len(keys), flushed
 
     def sync(files: LocalStorage, keys: list[str], prefix: str) -> None:
         storage = S3Storage(f"{uri}/{prefix}")
@@ -136,6 +145,8 @@ def upload(uri: str, rounds: int) -> list[Target]:
         contenders: dict[str, Callable[[LocalStorage, list[str], str], None]] = {"ours": ours, "sync": sync}
         for number in range(rounds + 1):
             for name in list(contenders)[:: 1 if number % 2 else -1]:
+                if name == "ours":
+                    wait(files, keys, f"{name}-{number}")
                 started = time.perf_counter()
                 contenders[name](files, keys, f"{name}-{number}")
                 seconds[name].append(time.perf_counter() - started)
@@ -149,7 +160,7 @@ def _write_records(files: LocalStorage) -> None:
     for number in range(10):
         keys = TrialKeys("upload", f"{number:016x}")
         sizes = {keys.config: 2_000, keys.provenance: 2_500, keys.metrics: 50_000, keys.model: 1_100_000}
-        sizes |= {keys.event_file(str(number), f"{part:06}"): 8_000 for part in range(8)}
+        sizes |= {keys.event_file(keys.trial_id, f"{part:06}"): 8_000 for part in range(8)}
         for key, size in (sizes | {keys.result: 700}).items():
             files.put(key, secrets.token_bytes(size))
 

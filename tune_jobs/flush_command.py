@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
@@ -13,6 +14,9 @@ from resnet_dist.spooled_storage import flush
 from resnet_dist.storage import Storage
 from tune_jobs.command_line import print_json
 from tune_jobs.terminal import make_console
+
+SIDE_BY_SIDE = 10
+"""Trials whose writes are made at once; those of one trial are made in order."""
 
 
 @dataclass(frozen=True)
@@ -44,22 +48,32 @@ class Flushed:
 
 
 def flush_storage(storage: Storage) -> Flushed:
-    """Make the waiting writes of every trial of a storage, until storage fails."""
-    made = dropped = in_use = trials = 0
-    failed = ""
-    for _, experiment, trial_id in list(spooled_trials(storage.place)):
+    """Make the waiting writes of every trial of a storage, several trials side by side, until storage fails."""
+    failures: list[str] = []
+
+    def one(trial: tuple[str, str, str]) -> tuple[int, int] | None:
+        """Writes that were made, and dropped; None if the trial is in use."""
+        if failures:
+            return 0, 0
         try:
-            found, older = flush(storage, experiment, trial_id)
+            return flush(storage, *trial[1:])
         except SpoolInUseError:
-            in_use += 1
-            continue
+            return None
         except StorageError as error:
-            failed = str(error)
-            break
-        trials += bool(found or older)
-        made += found
-        dropped += older
-    return Flushed(storage.uri, trials, made, dropped, in_use, failed)
+            failures.append(str(error))
+            return 0, 0
+
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        outcomes = list(pool.map(one, spooled_trials(storage.place)))
+    flushed = [outcome for outcome in outcomes if outcome is not None]
+    return Flushed(
+        storage.uri,
+        trials=sum(any(outcome) for outcome in flushed),
+        made=sum(made for made, _ in flushed),
+        dropped=sum(dropped for _, dropped in flushed),
+        in_use=len(outcomes) - len(flushed),
+        failed=failures[0] if failures else "",
+    )
 
 
 def flush_before_launch(storage: Storage, console: Console) -> None:
