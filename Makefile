@@ -3,8 +3,9 @@ PYTHON  ?= python3
 STORAGE ?= results
 BIN     := .venv/bin
 PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable
-# Two processes, each with whole files, since the tests of one share what is slow to make.
-PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile -n
+PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# In two processes, each with whole files, since the tests of one share what is slow to make.
+TWO     := -n 2 --dist loadfile
 
 .PHONY: help setup demo s3 ceph test unit integration lint format mutations bench clean
 
@@ -23,10 +24,11 @@ s3: .venv/base ## start an S3 server on this machine for trying out (Ceph's gate
 test: .venv/test unit integration ## run all tests
 
 unit: .venv/test ceph ## run the fast tests
-	$(PYTEST) 2 -m "not integration"
+	$(PYTEST) $(TWO) -m "not integration"
 
 integration: .venv/test ceph ## run the tests that start Ray, servers and worker processes
-	$(PYTEST) 2 -m integration
+	$(PYTEST) $(TWO) -m integration --ignore tests/integration
+	$(PYTEST) tests/integration # one after the other: Ray joins a cluster that another test has started
 
 lint: .venv/dev  ## check style and types
 	$(BIN)/ruff check .
