@@ -4,8 +4,8 @@ STORAGE ?= results
 BIN     := .venv/bin
 PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable
 PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-# In two processes, each with whole files, since the tests of one share what is slow to make.
-TWO     := -n 2 --dist loadfile
+# Several processes, each with whole files, since the tests of one share what is slow to make.
+SPREAD  := --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup demo s3 ceph test unit integration lint format mutations bench clean
 
@@ -24,11 +24,10 @@ s3: .venv/base ## start an S3 server on this machine for trying out (Ceph's gate
 test: .venv/test unit integration ## run all tests
 
 unit: .venv/test ceph ## run the fast tests
-	$(PYTEST) $(TWO) -m "not integration"
+	$(PYTEST) -n 2 $(SPREAD) -m "not integration"
 
 integration: .venv/test ceph ## run the tests that start Ray, servers and worker processes
-	$(PYTEST) $(TWO) -m integration --ignore tests/integration
-	$(PYTEST) tests/integration # one after the other: Ray joins a cluster that another test has started
+	$(PYTEST) -n 3 $(SPREAD) -m integration # three, as most of the time Ray is waited for
 
 lint: .venv/dev  ## check style and types
 	$(BIN)/ruff check .

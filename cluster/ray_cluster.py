@@ -132,7 +132,8 @@ def _start_local() -> None:
 
     for last in (False, True):
         try:
-            ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+            # Not one that happens to run here: whoever wants that one names it, and it stays as it is.
+            ray.init("local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
             return
         except Exception as error:
             ray.shutdown()

@@ -44,7 +44,7 @@ set = { "network.relu_after_addition" = false, "run.workers" = 2 }
 # Ray collects metrics every second, so that the trials may be short.
 CLUSTER = """
 import json, sys, ray
-made = ray.init(num_cpus=2, include_dashboard=False, _system_config={"metrics_report_interval_ms": 1000})
+made = ray.init("local", num_cpus=2, include_dashboard=False, _system_config={"metrics_report_interval_ms": 1000})
 node = ray.nodes()[0]
 about = {"address": made.address_info["gcs_address"], "session": made.address_info["session_dir"],
          "metrics": f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"}
