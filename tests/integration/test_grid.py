@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +115,18 @@ def test_a_trial_that_diverges_is_on_record_and_stops_no_other(tmp_path: Path) -
     assert sum(state == "finished" for state, _ in states.values()) == 2
 
 
+@pytest.fixture
+def another_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A cluster that `ray start` left on this machine, by what Ray finds of one; it does not answer."""
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as directory:
+        monkeypatch.setenv("RAY_TMPDIR", directory)  # short, since the names of Ray's sockets have a limit
+        noted = Path(directory, "ray", "ray_current_cluster")
+        noted.parent.mkdir()
+        noted.write_text("127.0.0.1:1")
+        yield
+
+
+@pytest.mark.usefixtures("another_cluster")
 @pytest.mark.parametrize("command", ["grid", "train"])
 def test_more_workers_than_processors_is_one_line_and_nothing_is_written(command: str, tmp_path: Path) -> None:
     storage = tmp_path / "results"
