@@ -94,6 +94,12 @@ def make_parser() -> Parser:
                 action="store_true",
                 help="also show each row's best epoch, which is optimistic: it is chosen on the test set",
             )
+            command.add_argument(
+                "--preface",
+                default="",
+                metavar="TEXT",
+                help="a paragraph of yours that the report begins with, such as what it can and cannot show",
+            )
         if action == "run":
             command.add_argument(
                 "--retry-failed", action="store_true", help="also run again trials that diverged or that asha stopped"

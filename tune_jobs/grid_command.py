@@ -209,7 +209,7 @@ def report(args: argparse.Namespace) -> int:
 
     storage = open_storage(args.storage)
     name = _stored_name(args.experiment, storage)
-    options = ReportOptions(smallest_difference=args.smallest_difference, best_epoch=args.best_epoch)
+    options = ReportOptions(args.smallest_difference, args.best_epoch, args.preface)
     written = write_report(storage, name, options=options, into=open_storage(args.into) if args.into else None)
     if args.json:
         print_json(written.to_dict())

@@ -20,6 +20,7 @@ def markdown(
     results = summary.results
     record = results.record
     lines = [f"# {_md(record['title'])}", ""]
+    lines += [_md(summary.options.preface), ""] if summary.options.preface else []
     lines += ["\n>\n".join(f"> **{_md(notice)}**" for notice in summary.notices), ""] if summary.notices else []
     lines += [_md(record["description"]), ""] if record.get("description") else []
     lines += [f"{progress(results)}. Written {written}.", ""]

@@ -29,6 +29,8 @@ class ReportOptions:
     """The smallest difference of two errors that matters, a fraction."""
     best_epoch: bool = False
     """Whether the best epoch's error stands beside the last one's."""
+    preface: str = ""
+    """What whoever publishes the report says first: one paragraph of plain text."""
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,14 @@ def test_the_best_epoch_appears_only_if_asked_for_and_says_what_it_is(finished: 
 
 
 @pytest.mark.usefixtures("without_figures")
+def test_a_preface_is_the_first_paragraph(finished: Finished) -> None:
+    storage, _ = finished()
+    write_report(storage, "two-rows", NOW, ReportOptions(preface="Two seeds <show> little."))
+    assert text_of(storage, "report.md").splitlines()[2] == r"Two seeds \<show\> little."
+    assert "</h1>\n<p>Two seeds &lt;show&gt; little.</p>" in text_of(storage, "report.html")
+
+
+@pytest.mark.usefixtures("without_figures")
 def test_records_are_linked_where_results_are_files_and_named_where_they_are_in_a_bucket(finished: Finished) -> None:
     storage, trials = finished()
     results = read_experiment(storage, "two-rows")
