@@ -51,6 +51,12 @@ class Nowhere:
     uri = place = "nowhere"
     is_remote = False
     counts = StorageCounts()
+    settling = 0.0
+
+    @property
+    def unanswered(self) -> dict[str, float]:
+        """Nothing is under way."""
+        return {}
 
     def put(self, key: str, data: bytes) -> None:
         """Forget it."""

@@ -24,7 +24,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from cluster.s3_errors import code_of, is_transient, status_of, storage_error
+from cluster.s3_errors import code_of, is_transient, may_still_happen, status_of, storage_error
 from cluster.storage import probe, validate_key, validate_prefix
 from resnet_dist.errors import StorageError
 from resnet_dist.storage import StoredObject
@@ -64,6 +64,16 @@ class S3Storage:
     def counts(self) -> StorageCounts:
         """Every HTTP request, under the name that S3 gives the operation."""
         return self._counts
+
+    @property
+    def unanswered(self) -> dict[str, float]:
+        """A try that timed out may be under way yet, in a proxy or in the store, although the next one was answered."""
+        return self._unanswered
+
+    @property
+    def settling(self) -> float:
+        """As long as an operation is tried again."""
+        return self.timeout
 
     @property
     def place(self) -> str:
@@ -231,6 +241,8 @@ class S3Storage:
             try:
                 return request()
             except (BotoCoreError, ClientError, ResponseParserError) as error:
+                if action in ("write", "delete") and may_still_happen(error):
+                    self._unanswered[key] = time.time()
                 pause = random.uniform(0, longest_pause)
                 if not is_transient(error) or time.monotonic() + pause > end:
                     target = f"{self.uri}/{key}".rstrip("/")
@@ -260,6 +272,7 @@ class S3Storage:
         self._lock = threading.Lock()
         self._counts = StorageCounts()
         self._clients: dict[int, S3Client] = {}
+        self._unanswered: dict[str, float] = {}
         self._endpoint = "the configured endpoint"
 
     def __getstate__(self) -> dict[str, Any]:

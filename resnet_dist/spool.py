@@ -18,16 +18,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from resnet_dist.dataset_cache import cache_directory
+from resnet_dist.doubts import Doubts
 from resnet_dist.errors import StorageError
 from resnet_dist.storage import Storage
-
-Kind = Literal["put", "grow", "delete"]
+from resnet_dist.waiting_files import PARTIAL, Kind, load_write, save, save_write
 
 SPOOL_VARIABLE = "RESNET_DIST_SPOOL"
-_URI, _LOCK, _GUARD, _PARTIAL = "storage.json", "lock", "guard", ".partial"
+_URI, _LOCK, _GUARD, _CLOSED = "storage.json", "lock", "guard", "closed"
 
 
 class SpoolInUseError(StorageError):
@@ -54,11 +53,6 @@ class Write:
     """SHA-256 of the content."""
 
 
-def digest_of(data: bytes | None) -> str:
-    """SHA-256 of an object's content; empty where there is no object."""
-    return "" if data is None else hashlib.sha256(data).hexdigest()
-
-
 class Spool:
     """The waiting writes of one trial, of which one process at a time is the owner.
 
@@ -77,8 +71,12 @@ class Spool:
         try:
             self._lock = _locked(self.directory, patience)
             if not (home / _URI).exists():
-                _replace(home / _URI, json.dumps({"uri": storage.uri, "place": storage.place}).encode())
+                save(home / _URI, json.dumps({"uri": storage.uri, "place": storage.place}).encode())
             self.writes: list[Write] = list(self._load())
+            self.doubts = Doubts(self.directory)
+            self.was_killed = bool(self.writes) and not (self.directory / _CLOSED).exists()
+            """Whether the last owner did not come to close it: the first of its writes may have been under way."""
+            (self.directory / _CLOSED).unlink(missing_ok=True)
         except OSError as error:
             raise StorageError(
                 f"the spool directory {self.directory} cannot be written ({error.strerror}); "
@@ -99,7 +97,7 @@ class Spool:
 
     def expect(self, digests: set[str]) -> None:
         """Keep what `expected` returns, for this process and the next."""
-        _replace(self.directory / _GUARD, "\n".join(sorted(digests)).encode())
+        save(self.directory / _GUARD, "\n".join(sorted(digests)).encode())
 
     def last(self, key: str) -> Write | None:
         """The newest waiting write of an object."""
@@ -108,12 +106,11 @@ class Spool:
     def data(self, write: Write) -> bytes:
         """A write's content. Raises a `StorageError` if it is no longer what was written."""
         try:
-            _, _, data = self._path(write.number).read_bytes().partition(b"\n")
+            return load_write(self._path(write.number))[1]
         except OSError as error:
             raise StorageError(f"cannot read {self._path(write.number)}: {error.strerror}") from error
-        if hashlib.sha256(data).hexdigest() != write.digest:
-            raise StorageError(f"{self._path(write.number)} is damaged; delete {self.directory} and run again")
-        return data
+        except ValueError as error:
+            raise StorageError(f"{error}; delete {self.directory} and run again") from error
 
     def append(self, kind: Kind, key: str, data: bytes = b"") -> None:
         """Add a write. Raises an `OSError` if the disk does not take it."""
@@ -136,13 +133,15 @@ class Spool:
         self.writes.remove(write)
 
     def clear(self) -> None:
-        """Forget all of them, the last first, so that what remains is always a beginning."""
+        """Forget all of them, the last first, so that what remains is always a beginning; and what is in doubt."""
         for write in reversed(self.writes.copy()):
             self.remove(write)
+        self.doubts.clear()
 
     def close(self) -> None:
-        """Give the spool up: nothing is left of it if nothing waits, and else all of it is on disk."""
-        if self.writes:
+        """Give the spool up: nothing is left of it if nothing waits or is in doubt, and else all of it is on disk."""
+        if self.writes or self.doubts:
+            (self.directory / _CLOSED).touch()
             for path in (self.directory, *self.directory.iterdir()):
                 _sync(path)
         else:
@@ -169,22 +168,18 @@ class Spool:
         return self.directory / f"{number:012d}"
 
     def _write(self, number: int, kind: Kind, key: str, data: bytes) -> Write:
-        write = Write(number, kind, key, len(data), hashlib.sha256(data).hexdigest())
-        header = json.dumps({"kind": kind, "key": key, "sha256": write.digest}).encode()
-        _replace(self._path(number), header + b"\n" + data)
-        return write
+        digest = save_write(self._path(number), {"kind": kind, "key": key}, data)
+        return Write(number, kind, key, len(data), digest)
 
     def _load(self) -> Iterator[Write]:
-        for partial in self.directory.glob("*" + _PARTIAL):
+        for partial in self.directory.glob("*" + PARTIAL):
             partial.unlink()
         paths = sorted(path for path in self.directory.iterdir() if path.name.isdecimal())
         for position, path in enumerate(paths):
             try:
-                header, _, data = path.read_bytes().partition(b"\n")
-                said = json.loads(header)
+                said, data = load_write(path)
                 write = Write(int(path.name), said["kind"], said["key"], len(data), said["sha256"])
-                assert write.digest == hashlib.sha256(data).hexdigest()
-            except (ValueError, KeyError, TypeError, AssertionError):
+            except (ValueError, KeyError):
                 for lost in reversed(paths[position:]):
                     lost.unlink()
                 return
@@ -226,12 +221,6 @@ def _locked(directory: Path, patience: float) -> int:
                 f"trial {directory.name} is being written by another process of this host; wait for its end, or end it"
             )
         time.sleep(0.05)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    partial = path.with_name(f"{path.name}-{os.getpid()}{_PARTIAL}")
-    partial.write_bytes(data)
-    partial.replace(path)
 
 
 def _sync(path: Path) -> None:

@@ -1,13 +1,14 @@
 """An HTTP proxy before an S3 server: counts what passes, fails or hangs when told to, and may speak TLS."""
 
 import datetime
+import functools
 import http.client
 import ipaddress
 import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,14 @@ class S3Proxy:
         self.flowing.set()
         self.refuse: Callable[[str, str], int] = lambda method, path: 0
         """HTTP status with which a request is answered instead of being passed on; 0 passes it on."""
+        self.withhold: Callable[[str, str], bool] = lambda method, path: False
+        """Whether a request gets no answer, and is passed on later: by `arrive`."""
+        self.withheld: list[Callable[[], object]] = []
+
+    def arrive(self) -> None:
+        """Pass on what has been withheld, in order."""
+        while self.withheld:
+            self.withheld.pop(0)()
 
 
 @contextmanager
@@ -56,6 +65,10 @@ def s3_proxy(endpoint: str, certificate: Path | None = None) -> Iterator[S3Proxy
                 proxy.headers.update(name.lower() for name in self.headers)
                 proxy.sent += len(body)
                 status = proxy.refuse(self.command, self.path)
+                if proxy.withhold(self.command, self.path):
+                    proxy.withheld.append(functools.partial(self.pass_on, body))
+                    self.close_connection = True
+                    return
             if not proxy.flowing.is_set():
                 proxy.flowing.wait(30)
                 self.close_connection = True
@@ -63,15 +76,17 @@ def s3_proxy(endpoint: str, certificate: Path | None = None) -> Iterator[S3Proxy
             if status:
                 self.answer(status, {}, b"<Error><Code>Refused</Code></Error>")
                 return
-            connection = http.client.HTTPConnection(urlsplit(endpoint).netloc, timeout=30)
-            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():
-                if name.lower() not in ("expect", "connection"):
-                    connection.putheader(name, value)
-            connection.endheaders(body)
-            with connection.getresponse() as response:
-                self.answer(response.status, dict(response.getheaders()), response.read())
-            connection.close()
+            self.answer(*self.pass_on(body))
+
+        def pass_on(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+            with closing(http.client.HTTPConnection(urlsplit(endpoint).netloc, timeout=30)) as connection:
+                connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+                for name, value in self.headers.items():
+                    if name.lower() not in ("expect", "connection"):
+                        connection.putheader(name, value)
+                connection.endheaders(body)
+                with connection.getresponse() as response:
+                    return response.status, dict(response.getheaders()), response.read()
 
         def answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
             self.send_response(status)

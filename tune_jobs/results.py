@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -239,6 +239,8 @@ def _read_trial(
         result = read(keys.result, lambda data: _result(data, keys.trial_id)) or {}
         provenance = read(keys.provenance, _object) if details or not result else None
         rows = read(keys.metrics, _metrics) if details or not result else None
+        if result and details:
+            _require_all_epochs(rows or (), result)
         failure = None if result else read(keys.failure, _object)
     except _CorruptRecordError as error:
         return replace(trial, state="corrupt", reason=str(error))
@@ -283,6 +285,15 @@ def _metrics(data: bytes) -> list[dict[str, Any]]:
         for key in ("train_loss", "top1_error"):
             row[key] = float(row[key]) if row.get(key) is not None else math.nan
     return rows
+
+
+def _require_all_epochs(rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> None:
+    """A result is written after all lines. Fewer than it speaks of have been lost, or overwritten by older ones."""
+    if len(rows) < result.get("epochs", 0):
+        raise _CorruptRecordError(
+            f"metrics.jsonl has {len(rows)} lines, and result.json speaks of {result['epochs']} epochs; delete the "
+            "trial's folder and launch the experiment again"
+        )
 
 
 def _one_line(text: object) -> str:

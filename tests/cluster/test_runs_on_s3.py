@@ -1,7 +1,8 @@
 """Runs whose records go to S3: what that costs, and what happens when the store fails while they train."""
 
 import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,6 +116,50 @@ def test_a_server_that_hangs_delays_no_epoch_and_loses_nothing(
     assert (flushed.trials, flushed.dropped, flushed.failed) == (1, 0, "") and flushed.made > 5
     assert outcome_in(uri, tmp_path).same_bits(undisturbed)
     assert flush_storage(storage).made == 0
+
+
+def test_an_epochs_line_that_reaches_the_store_late_takes_no_later_one_away(
+    bucket: str, proxy: S3Proxy, tmp_path: Path, undisturbed: Outcome, caplog: pytest.LogCaptureFixture
+) -> None:
+    uri, metrics = f"s3://{bucket}", job(f"s3://{bucket}").keys.metrics
+    first = iter([True])
+    proxy.withhold = lambda method, path: method == "PUT" and path.endswith(metrics) and next(first, False)
+
+    def lines() -> int:
+        return (open_storage(uri).get(metrics) or b"").count(b"\n")
+
+    def arrive_at_the_end(line: dict[str, object]) -> None:
+        if line["epoch"] == 4:
+            while lines() < 4:
+                time.sleep(0.01)
+            proxy.arrive()
+            assert lines() == 1
+
+    run_in_process(job(uri), on_epoch=arrive_at_the_end)
+    assert outcome_in(uri, tmp_path).same_bits(undisturbed)
+    assert "metrics.jsonl: an older write has arrived late" in caplog.text
+    assert not list(spooled_trials())
+
+
+def test_which_failures_leave_a_write_in_doubt(bucket: str, proxy: S3Proxy) -> None:
+    storage = S3Storage(f"s3://{bucket}", timeout=30)
+
+    def unanswered(change: Callable[[], object], status: int = 0) -> set[str]:
+        storage.unanswered.clear()
+        fails = iter([True])
+        if status:
+            proxy.refuse = lambda method, path: status if next(fails, False) else 0
+        else:
+            proxy.withhold = lambda method, path: next(fails, False)
+        change()
+        return set(storage.unanswered)
+
+    assert unanswered(lambda: storage.put("a", b"1")) == {"a"}
+    assert unanswered(lambda: storage.delete("a")) == {"a"}
+    assert unanswered(lambda: storage.put("a", b"1"), 504) == {"a"}
+    assert unanswered(lambda: storage.put("a", b"1"), 503) == set()
+    assert unanswered(lambda: storage.get("a")) == set()
+    assert storage.settling == 30
 
 
 def test_access_that_is_denied_for_a_while_is_made_up_for(

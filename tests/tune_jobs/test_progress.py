@@ -78,3 +78,27 @@ def test_the_observer_hears_of_starts_and_epochs(tmp_path: Path) -> None:
     progress.on_trial_result(1, [], tune_trial({}), {"finished": True})
     assert told["start"] == [(TRIAL,)]
     assert [line["epoch"] for _, line in told["result"]] == [1]
+
+
+def test_trouble_with_storage_is_told_once_while_trials_run_and_of_each_that_ends_with_it(tmp_path: Path) -> None:
+    progress, told = heard(tmp_path)
+    for epoch in (1, 2):
+        line = {"epoch": epoch, "top1_error": 0.5, "storage_trouble": "the bucket does not exist"}
+        progress.on_trial_result(1, [], tune_trial({}), line)
+    assert told["trouble"] == [(TRIAL, "the bucket does not exist")]
+    assert len(told["result"]) == 2, "the epochs are told all the same"
+    for _ in range(2):
+        progress.on_trial_result(1, [], tune_trial({}), {"waiting": "2 of its writes wait"})
+    assert told["trouble"][1:] == [(TRIAL, "2 of its writes wait")] * 2
+    assert not told["failure"] and failure(tmp_path) is None, "such a trial has not failed: it is trained"
+
+
+def test_a_failure_that_cannot_be_put_on_record_is_told_and_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "experiment").write_text("a file where the folder should be")
+    progress, told = heard(tmp_path)
+    trial = tune_trial({})
+    trial.get_error = lambda: wrapped(ZeroDivisionError("division by zero"))
+    progress.on_trial_error(1, [], trial)
+    ((_, reason),) = told["trouble"]
+    assert "a part of this path is a file" in reason and "\n" not in reason
+    assert len(told["failure"]) == 1

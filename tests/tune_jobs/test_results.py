@@ -63,6 +63,16 @@ def test_an_impossible_result_is_corrupt(change: dict[str, object], reason: str,
     assert reason in found.reason
 
 
+@pytest.mark.parametrize("errors", [[], [0.5]])
+def test_a_result_without_all_its_epochs_is_corrupt(tmp_path: Path, errors: list[float]) -> None:
+    storage, (trial, _) = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
+    record_result(storage, "two-rows", trial, 0.1)
+    record_metrics(storage, "two-rows", trial, errors)
+    found = read_experiment(storage, "two-rows").trials[trial.trial_id]
+    assert found.state == "corrupt"
+    assert found.reason.startswith(f"metrics.jsonl has {len(errors)} lines, and result.json speaks of 2 epochs; delete")
+
+
 def test_metrics_out_of_order_are_corrupt(tmp_path: Path) -> None:
     storage, (trial, _) = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
     storage.put(TrialKeys("two-rows", trial.trial_id).metrics, b'{"epoch": 2}\n{"epoch": 1}\n')

@@ -1,0 +1,83 @@
+"""What the driver of a trial of several workers makes of its end, which it reads from storage."""
+
+import functools
+import json
+from pathlib import Path
+
+import pytest
+import ray.train.torch
+import ray.tune.integration.ray_train
+from ray import tune
+
+from cluster.storage import LocalStorage, open_storage
+from resnet_dist.errors import DivergedError, StorageError, WaitingError
+from resnet_dist.launch import Job, run_on_workers
+from resnet_dist.recorder import record_failure
+from tests.small_runs import small_config
+from tune_jobs.grid import _train_trial
+
+CONFIG = small_config(run__workers=2, run__device="cpu")
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+    """A trial whose workers come and go at once, and write nothing."""
+
+    class Trainer:
+        def __init__(self, *_: object, **settings: object) -> None:
+            pass
+
+        def fit(self) -> None:
+            pass
+
+    monkeypatch.setattr(ray.train.torch, "TorchTrainer", Trainer)
+    return Job(CONFIG, "e", "name", functools.partial(open_storage, str(tmp_path)))
+
+
+def run(job: Job) -> dict[str, object]:
+    return run_on_workers(job, {"storage_path": "/nowhere"}, use_gpu=False)
+
+
+def test_a_trial_with_a_result_is_finished(job: Job, tmp_path: Path) -> None:
+    LocalStorage(tmp_path).put(job.keys.result, json.dumps({"top1_error": 0.1}).encode())
+    assert run(job) == {"top1_error": 0.1}
+
+
+def test_a_trial_that_diverged_says_so(job: Job, tmp_path: Path) -> None:
+    record_failure(LocalStorage(tmp_path), job.keys, "diverged", "the training loss is nan", 1)
+    with pytest.raises(DivergedError, match="the training loss is nan"):
+        run(job)
+
+
+def test_a_trial_without_either_waits_on_the_host_of_its_first_worker(job: Job, tmp_path: Path) -> None:
+    with pytest.raises(WaitingError, match="storage could not be written on the host of its first worker") as caught:
+        run(job)
+    assert CONFIG.trial_id() in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_so_does_one_whose_storage_cannot_be_read(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def vanished(self: LocalStorage, key: str) -> bytes:
+        raise StorageError("the bucket does not exist; create it")
+
+    monkeypatch.setattr(LocalStorage, "get", vanished)
+    with pytest.raises(WaitingError, match="its end is not on record: the bucket does not exist; create it"):
+        run(job)
+
+
+def test_to_tune_it_has_not_failed_and_is_not_tried_again(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[dict[str, object]] = []
+    monkeypatch.setattr(tune, "report", reported.append)
+    # The real one refuses to be outside a trial.
+    monkeypatch.setattr(ray.tune.integration.ray_train, "TuneReportCallback", ray.train.UserCallback)
+    _train_trial({"trial_id": "x"}, {"x": job}, {"storage_path": "/nowhere"}, use_gpu=False)
+    (line,) = reported
+    assert str(line["waiting"]).startswith(f"trial {CONFIG.trial_id()} has run, but its end is not on record")
+
+
+def test_ctrl_c_in_a_worker_group_is_ctrl_c(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fit(self: object) -> None:
+        raise SystemExit(1)  # as Ray Train answers it
+
+    monkeypatch.setattr(ray.train.torch.TorchTrainer, "fit", fit)
+    with pytest.raises(KeyboardInterrupt):
+        run(job)
