@@ -22,7 +22,8 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN pip install --constraint constraints.txt --extra-index-url "$TORCH_INDEX" --requirement requirements.txt
 
 FROM build AS build-cuda
-RUN pip install --constraint constraints.txt --requirement requirements.txt
+# nvidia-ml-py reads the GPUs' energy counters.
+RUN pip install --constraint constraints.txt --requirement requirements.txt nvidia-ml-py
 
 # The code and, for the provenance of every trial, the commit that it is. Without git in the image, `_build.json` is
 # what `resnet_dist/source.py` reads.

@@ -21,6 +21,7 @@ from resnet_dist.batch_norm import set_momentum, synchronised
 from resnet_dist.batches import Batch, Standardiser, TrainingBatches
 from resnet_dist.configuration import TrainingConfig, is_custom
 from resnet_dist.dataset import Dataset
+from resnet_dist.energy import energy_meter
 from resnet_dist.errors import ConfigurationError, DivergedError
 from resnet_dist.evaluation import ImageSet
 from resnet_dist.exact import VirtualShards, pin_kernels, tree_sum
@@ -172,8 +173,8 @@ class Training:
         """The mean loss of each of the epoch's batches, over all workers; one collective, waits for the device."""
         return tree_sum(self.workers.sum(self.losses.clone()).T).tolist()
 
-    def epoch_line(self, losses: list[float], seconds: float) -> dict[str, Any]:
-        """Evaluate, and make the line of metrics.jsonl for the epoch that has just ended."""
+    def epoch_line(self, losses: list[float], seconds: float, joules: float | None) -> dict[str, Any]:
+        """Evaluate, and make the line of metrics.jsonl for the epoch that has just ended; `joules` if it is known."""
         epoch = self.plan.epoch(self.step - 1)
         first = self.plan.start(epoch)
         sizes = [self.plan.size(step) for step in range(first, self.step)]
@@ -196,7 +197,8 @@ class Training:
         }
         if self.validation is not None:
             line["validation_error"] = self.validation.evaluate(self.network, self._autocast()).top1_error
-        return line | {"seconds": round(seconds, 3), "images_per_second": round(sum(sizes) / seconds, 1)}
+        line |= {"seconds": round(seconds, 3), "images_per_second": round(sum(sizes) / seconds, 1)}
+        return line if joules is None else line | {"energy_joules": round(joules, 3)}
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds, the same on every worker. Draws are functions of the step and need no state."""
@@ -248,10 +250,12 @@ def train(
     if data is not None:
         training.load(checkpoints.decode(data))
 
-    run, plan = config.run, training.plan
+    run, plan, meter = config.run, training.plan, energy_meter(workers)
     while training.step < plan.start(run.epochs):
         epoch = training.epoch
         training.start_epoch()
+        if meter:
+            meter.start()
         started, first = time.perf_counter(), training.step
         while training.step < plan.start(epoch + 1):
             loss = training.update()
@@ -262,9 +266,10 @@ def train(
                 _checkpoint(training, recorder)
         losses = training.epoch_losses()  # waits for the device, so the time is right
         elapsed = time.perf_counter() - started
-        # After a resume inside an epoch, the time of the whole one is estimated from the part that was run.
-        elapsed *= (plan.start(epoch + 1) - plan.start(epoch)) / (training.step - first)
-        line = training.epoch_line(losses, elapsed)
+        joules = meter.joules() if meter else None
+        # After a resume inside an epoch, time and energy of the whole one are estimated from the part that was run.
+        whole = (plan.start(epoch + 1) - plan.start(epoch)) / (training.step - first)
+        line = training.epoch_line(losses, elapsed * whole, joules if joules is None else joules * whole)
         if recorder:
             rates = [training.learning_rate(step) for step in _steps(training, epoch)]
             recorder.epoch(line, losses, rates, observe(training, epoch))
@@ -301,7 +306,15 @@ def _finish(training: Training, recorder: Recorder | None) -> dict[str, Any]:
             "workers": training.workers.size,
             "device": training.workers.device.type,
             "parameters": parameter_count(training.network),
+            **_energy(lines),
         }
         weights = encode_model(training.network, training.config, training.dataset)
         result = recorder.finish(weights, summary)
     return dict(training.workers.broadcast(result))
+
+
+def _energy(lines: list[dict[str, Any]]) -> dict[str, float]:
+    """Joules of a run, if each of its epochs knows its own: they may be of several attempts on several machines."""
+    if not all("energy_joules" in line for line in lines):
+        return {}
+    return {"energy_joules": round(math.fsum(line["energy_joules"] for line in lines), 3)}

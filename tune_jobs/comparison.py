@@ -7,7 +7,7 @@ from typing import Any
 from resnet_dist.errors import StorageError
 from tune_jobs.recorded_trial import RecordedTrial
 
-TIMINGS = ("seconds", "images_per_second")
+TIMINGS = ("seconds", "images_per_second", "energy_joules")
 """Fields of a metrics line that no two runs share."""
 
 

@@ -14,8 +14,13 @@ MEANING = (
     "trial. A trial that stands in several tables counts in each, and once in the sum."
 )
 ENERGY = (
-    "Energy: not recorded. It would be the difference of a GPU's own counter (NVML's total energy consumption, which "
-    "nvidia-smi reads too) over a trial, as energy_joules in its result.json; no finished trial has one."
+    "Energy is what the workers' GPUs took while they trained, by their own counters (NVML's total energy). "
+    "Processors, memory and cooling are not in it."
+)
+NO_ENERGY = (
+    "Energy: not recorded by every trial. One on CUDA devices records it (energy_joules in its result.json, by NVML's "
+    "total energy counter) where the package nvidia-ml-py is installed; on a CPU it is unknown, since the counter of a "
+    "machine cannot be divided among the trials on it."
 )
 
 
@@ -69,8 +74,8 @@ def experiment_cost(results: ExperimentResults) -> ExperimentCost | None:
 
 def _cost(label: str, trials: Iterable[TrialResults]) -> Cost:
     begun = [trial for trial in trials if trial_seconds(trial)]
-    joules = [trial.result.get("energy_joules") for trial in begun]
-    known = [float(energy) for energy in joules if energy is not None]
+    joules = [trial_joules(trial) for trial in begun]
+    known = [energy for energy in joules if energy is not None]
     return Cost(
         label=label,
         trials=len(begun),
@@ -91,6 +96,19 @@ def trial_seconds(trial: TrialResults) -> float:
     if trial.result.get("seconds") is not None:
         return float(trial.result["seconds"])
     return math.fsum(float(row.get("seconds") or 0) for row in trial.metrics)
+
+
+def trial_joules(trial: TrialResults) -> float | None:
+    """Joules that a trial's GPUs took for the same epochs; None unless they are known of each."""
+    records = [trial.result] if trial.result else trial.metrics
+    joules = [record.get("energy_joules") for record in records]
+    known = [float(energy) for energy in joules if energy is not None]
+    return math.fsum(known) if known and len(known) == len(joules) else None
+
+
+def about_energy(cost: Cost) -> str:
+    """What the numbers of the energy column are, or why there are none."""
+    return NO_ENERGY if cost.kilowatt_hours is None else ENERGY
 
 
 def _images(trial: TrialResults) -> float:

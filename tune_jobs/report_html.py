@@ -36,6 +36,7 @@ def html_page(
     )
     results = summary.results
     trials = [(trial, trial_fields(trial), where.records(trial)) for trial in results.trials.values()]
+    spent = costs.experiment_cost(results)
     return environment.get_template("report.html").render(
         record=results.record,
         summary=summary,
@@ -50,11 +51,11 @@ def html_page(
         trial_columns=list(trials[0][1]) if trials else [],
         many_trials=len(trials) > MANY_TRIALS,
         many_rows=MANY_ROWS,
-        cost=costs.experiment_cost(results),
+        cost=spent,
         cost_titles=COST_TITLES,
         cost_fields=cost_fields,
         cost_meaning=costs.MEANING,
-        cost_energy=costs.ENERGY,
+        cost_energy=costs.about_energy(spent.total) if spent else "",
         duration=lambda trial: costs.duration(costs.trial_seconds(trial)),
         percent=percent,
         method=method(summary.options),

@@ -95,9 +95,7 @@ def _cost(spent: costs.ExperimentCost) -> Iterator[str]:
     groups = (*spent.tables, spent.total) if len(spent.tables) > 1 else (spent.total,)
     rows = ([_md(group.label), *cost_fields(group)] for group in groups)
     yield from _grid(["", *COST_TITLES], [False, *(True for _ in COST_TITLES)], rows)
-    yield from ("", f"{costs.MEANING}\n")
-    if spent.total.kilowatt_hours is None:
-        yield f"{costs.ENERGY}\n"
+    yield from ("", f"{costs.MEANING}\n", f"{costs.about_energy(spent.total)}\n")
     if len(spent.slowest) > 1:
         listed = (
             f"[{_md(trial.name)}](#trial-{trial.trial_id}) ({costs.duration(costs.trial_seconds(trial))})"

@@ -10,12 +10,12 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from cluster.storage import LocalStorage
-from resnet_dist import custom
+from resnet_dist import custom, training
 from resnet_dist.configuration import TrainingConfig
+from resnet_dist.energy import Counter, EnergyMeter
 from resnet_dist.errors import DivergedError
 from resnet_dist.recorder import Recorder, record_failure
 from resnet_dist.storage import TrialKeys, experiment_key
-from resnet_dist.training import train
 from resnet_dist.workers import alone
 from tests.small_runs import small_config, small_dataset
 from tests.stored_records import faults, faults_of_experiment, records
@@ -43,8 +43,12 @@ class Kept(LocalStorage):
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Kept:
-    """A run with a validation set and a solver of its own, one that diverged, a search's record, and a single run's."""
+    """A run with a validation set and a solver of its own, one that diverged, a search's record, and a single run's.
+
+    They seem to run on a GPU, which has an energy counter.
+    """
     storage = Kept(tmp_path_factory.mktemp("results"))
+    counter = Counter("GPU-a", lambda: 1000.0)
     dataset = small_dataset(train=48, test=10)
     dataset = replace(
         dataset, validation_images=dataset.test_images.clone(), validation_labels=dataset.test_labels.clone()
@@ -57,7 +61,9 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Kept:
         config = small_config(run__precision="float32", **settings)
         recorder = Recorder(storage, "runs", "run", config, scheduler="asha")
         try:
-            train(config, dataset, alone("cpu"), recorder)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(training, "energy_meter", lambda workers: EnergyMeter(workers, counter))
+                training.train(config, dataset, alone("cpu"), recorder)
         except DivergedError as error:
             recorder.fail("diverged", str(error))
         record_single_run(storage, "runs", config, "run")

@@ -226,7 +226,7 @@ def test_cost_counts_what_was_trained_also_by_trials_that_failed(finished: Finis
     assert [trial.trial_id for trial in cost.failures] == [trials[5].trial_id]
     write_report(storage, "two-rows", NOW)
     for path in ("report.md", "report.html"):
-        assert "Energy: not recorded." in text_of(storage, path)
+        assert "Energy: not recorded by every trial." in text_of(storage, path)
 
 
 def test_energy_is_given_where_every_trial_has_recorded_it(finished: Finished) -> None:
@@ -236,3 +236,18 @@ def test_energy_is_given_where_every_trial_has_recorded_it(finished: Finished) -
     cost = experiment_cost(read_experiment(storage, "two-rows"))
     assert cost is not None
     assert cost.total.kilowatt_hours == pytest.approx(3.0)
+    write_report(storage, "two-rows", NOW)
+    for path in ("report.md", "report.html"):
+        assert "by their own counters" in text_of(storage, path)
+        assert "Energy: not recorded" not in text_of(storage, path)
+
+
+def test_the_energy_of_trials_that_run_is_that_of_their_epochs(tmp_path: Path) -> None:
+    storage, trials = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
+    record_result(storage, "two-rows", trials[0], 0.1, result={"energy_joules": 1.8e6})
+    first = '{"epoch": 1, "step": 391, "seconds": 2.0, "energy_joules": 1.8e6}\n'
+    for second, kilowatt_hours in ((first.replace("1,", "2,", 1), 1.5), ('{"epoch": 2, "seconds": 2.0}', None)):
+        storage.put(TrialKeys("two-rows", trials[1].trial_id).metrics, (first + second).encode())
+        cost = experiment_cost(read_experiment(storage, "two-rows"))
+        assert cost is not None
+        assert cost.total.kilowatt_hours == kilowatt_hours
