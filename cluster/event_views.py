@@ -1,14 +1,19 @@
 """What TensorBoard is given to read: a directory of links or of copies, or S3 itself."""
 
 import os
+import sys
+import threading
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from cluster.mirror import Mirror
 from cluster.storage import BrowsableStorage, LocalStorage
+from resnet_dist.errors import StorageError
 
 DIRECT_RELOAD_SECONDS = 60
+LONGEST_PAUSE = 12
+"""A large storage in S3 is looked at less often, but not more rarely than after so many times the usual pause."""
 
 
 class View(Protocol):
@@ -50,11 +55,15 @@ class Links:
 
 
 class Copies:
-    """The event files of a store that is not a file system, by a mirror of each experiment."""
+    """The event files of a store that is not a file system, by a mirror of each experiment.
 
-    def __init__(self, storage: BrowsableStorage, directory: Path) -> None:
+    They are copied to a directory of the experiment's name or, `as_stored`, to where the storage has them.
+    """
+
+    def __init__(self, storage: BrowsableStorage, directory: Path, as_stored: bool = False) -> None:
         self.storage = storage
         self.directory = directory
+        self.as_stored = as_stored
         self._mirrors: dict[str, Mirror] = {}
         self._listings = 0
 
@@ -67,7 +76,9 @@ class Copies:
         self._listings = 0
         for name, prefix in self.experiments().items():
             if name not in self._mirrors:
-                self._mirrors[name] = Mirror(self.storage, prefix, self.directory / name)
+                self._mirrors[name] = Mirror(
+                    self.storage, prefix, self.directory / (prefix if self.as_stored else name)
+                )
         for mirror in self._mirrors.values():
             mirror.sync()
             self._listings += mirror.pages
@@ -76,6 +87,30 @@ class Copies:
     def _counted(self, prefix: str) -> tuple[str, ...]:
         self._listings += 1
         return self.storage.folders(prefix)
+
+
+def follow(view: View, seconds: float, stop: threading.Event) -> None:
+    """Refresh again and again; a failure is reported once, and once it is over."""
+    failing = False
+    while not stop.is_set():
+        listings = 1
+        try:
+            listings = view.refresh()
+        except (StorageError, OSError) as error:
+            if not failing and not stop.is_set():
+                say(f"No news from storage, trying again every {seconds} s: {error}")
+            failing = True
+        else:
+            if failing:
+                say("Storage can be read again.")
+            failing = False
+        stop.wait(seconds * min(max(1, listings), LONGEST_PAUSE))
+
+
+def say(line: str) -> None:
+    """Tell the user."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 def _experiments(folders: Callable[[str], tuple[str, ...]], known: Collection[str] = ()) -> dict[str, str]:

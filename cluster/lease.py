@@ -25,10 +25,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from cluster.processes import start_time
+from cluster.signals import interrupted_by_sigterm
 from resnet_dist.errors import StorageError, UserError
 from resnet_dist.storage import Storage
 
@@ -84,7 +84,7 @@ def lease(
     `LeaseLostError` leaves it.
     """
     held = Lease(storage, experiment, duration or duration_from_environment())
-    with _interrupted_by_sigterm():
+    with interrupted_by_sigterm():
         held.take(on_wait or (lambda _: None))
         held.renew_in_background()
         try:
@@ -303,20 +303,3 @@ def _parse(data: bytes | None) -> Holder | None:
         return Holder(**json.loads(data or b""))
     except (ValueError, TypeError):
         return None
-
-
-@contextlib.contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM, by which jobs and containers are stopped, unwind the block as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Python delivers signals to the main thread alone
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -11,29 +11,26 @@ import http.client
 import logging
 import os
 import resource
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import BinaryIO
 
-from cluster.event_views import Copies, Links, View, direct_source
+from cluster.event_views import Copies, Links, View, direct_source, follow, say
+from cluster.signals import interrupted_by_sigterm, uninterrupted
 from cluster.storage import BrowsableStorage, LocalStorage, open_storage
-from resnet_dist.errors import StorageError, UserError
+from resnet_dist.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_PORT = 6006
 START_SECONDS = 60.0
 """How long TensorBoard may take until it answers."""
-LONGEST_PAUSE = 12
-"""A large storage in S3 is looked at less often, but not more rarely than after so many times the usual pause."""
 POINTS_PER_CURVE = 10_000
 """TensorBoard shows a random choice of 1,000 points where it is not told otherwise."""
 OPEN_FILES = 65_536
@@ -60,7 +57,7 @@ def serve(
     if isinstance(storage, LocalStorage) and not storage.root.is_dir():
         raise UserError(f"there is no directory {storage.uri}; give the storage in which a run or grid writes")
     with (
-        _interrupted_by_sigterm(),
+        interrupted_by_sigterm(),
         tempfile.TemporaryDirectory(prefix="resnet-dist-tensorboard-", ignore_cleanup_errors=True) as scratch,
     ):
         events, log = Path(scratch, "events"), Path(scratch, "tensorboard.log")
@@ -84,15 +81,15 @@ def _serve(
     view = Links(storage, events) if isinstance(storage, LocalStorage) else Copies(storage, events)
     experiments = view.experiments()
     if not experiments:
-        _say(f"No event files in {storage.uri} yet; they are shown here as soon as they are written.")
+        say(f"No event files in {storage.uri} yet; they are shown here as soon as they are written.")
     chosen = _choose_port(host, port)
     if port is None and chosen != DEFAULT_PORT:
-        _say(f"Port {DEFAULT_PORT} is taken; using {chosen}.")
+        say(f"Port {DEFAULT_PORT} is taken; using {chosen}.")
     if host in ("0.0.0.0", "::"):
-        _say("Anyone who can reach this machine can see these results: TensorBoard asks for no password.")
+        say("Anyone who can reach this machine can see these results: TensorBoard asks for no password.")
     _raise_file_limit()
     stop = threading.Event()
-    refresher = threading.Thread(target=_refresh, args=(view, reload_seconds, stop), daemon=True)
+    refresher = threading.Thread(target=follow, args=(view, reload_seconds, stop), daemon=True)
     if direct:
         source, variables = direct_source(storage, experiments)
     else:
@@ -104,29 +101,11 @@ def _serve(
             refresher.start()
         try:
             _wait_until_it_answers(process, host, chosen, log)
-            _say(f"TensorBoard shows {storage.uri} at {_url(host, chosen)} (Ctrl-C ends it)")
+            say(f"TensorBoard shows {storage.uri} at {_url(host, chosen)} (Ctrl-C ends it)")
             process.wait()
             raise UserError(f"TensorBoard ended by itself: {_last_line(log)}")
         finally:
             stop.set()
-
-
-def _refresh(view: View, seconds: float, stop: threading.Event) -> None:
-    """Refresh again and again; a failure is reported once, and once it is over."""
-    failing = False
-    while not stop.is_set():
-        listings = 1
-        try:
-            listings = view.refresh()
-        except (StorageError, OSError) as error:
-            if not failing and not stop.is_set():
-                _say(f"No news from storage, trying again every {seconds} s: {error}")
-            failing = True
-        else:
-            if failing:
-                _say("Storage can be read again.")
-            failing = False
-        stop.wait(seconds * min(max(1, listings), LONGEST_PAUSE))
 
 
 @contextlib.contextmanager
@@ -141,7 +120,7 @@ def _tensorboard(
     try:
         yield process
     finally:
-        with _no_interrupt():  # a second Ctrl-C must not leave it running
+        with uninterrupted():  # a second Ctrl-C must not leave it running
             process.terminate()
             try:
                 process.wait(5)
@@ -213,39 +192,3 @@ def _url(host: str, port: int) -> str:
 def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()
     return lines[-1].strip()[:200] if lines else "it says nothing"
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
-
-
-@contextlib.contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM, by which containers are stopped, end this process like Ctrl-C."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    with _handling(signal.SIGTERM, interrupt):
-        yield
-
-
-@contextlib.contextmanager
-def _no_interrupt() -> Iterator[None]:
-    with _handling(signal.SIGINT, signal.SIG_IGN), _handling(signal.SIGTERM, signal.SIG_IGN):
-        yield
-
-
-@contextlib.contextmanager
-def _handling(
-    number: signal.Signals, handler: Callable[[int, FrameType | None], None] | signal.Handlers
-) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Python delivers signals to the main thread alone
-        return
-    before = signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)

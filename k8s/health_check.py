@@ -15,7 +15,8 @@ RAY_NODE = (52365, "/api/local_raylet_healthz")  # the agent of any Ray node, `-
 
 def served(command: str) -> tuple[int, str] | None:
     """Port and path that a container with this command answers at; None if it serves nothing."""
-    if "tensorboard" in command.split():
+    words = command.split()
+    if "tensorboard" in words and "--mirror-to" not in words:
         port = re.search(r"--port[ =](\d+)", command)
         return (int(port.group(1)) if port else TENSORBOARD[0], TENSORBOARD[1])
     return RAY_NODE if "ray start" in command else None

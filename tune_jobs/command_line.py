@@ -193,6 +193,11 @@ def make_parser() -> Parser:
         action="store_true",
         help="let TensorBoard read S3 itself, without a local copy: slower, and with many more requests",
     )
+    board.add_argument(
+        "--mirror-to",
+        metavar="DIR",
+        help="serve nothing, but keep DIR a copy of the event files in S3, for a TensorBoard that may not read them",
+    )
     board.set_defaults(run=_tensorboard)
 
     storage = commands.add_parser(
@@ -324,6 +329,12 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _tensorboard(args: argparse.Namespace) -> int:
+    if args.mirror_to:
+        from cluster.event_copy import mirror
+
+        if args.direct or args.port is not None:
+            raise UserError("--mirror-to: serves nothing; leave --port and --direct out")
+        return mirror(args.storage, Path(args.mirror_to))
     from cluster.tensorboard import serve
 
     return serve(args.storage, host=args.host, port=args.port, direct=args.direct)

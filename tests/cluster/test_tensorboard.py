@@ -20,10 +20,10 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from cluster.event_views import Copies, Links, direct_source
+from cluster.event_views import Copies, Links, direct_source, follow
 from cluster.mirror import KEYS_A_PAGE
 from cluster.storage import BrowsableStorage, LocalStorage, open_storage
-from cluster.tensorboard import DEFAULT_PORT, _refresh, serve
+from cluster.tensorboard import DEFAULT_PORT, serve
 from resnet_dist.errors import StorageError, UserError
 from resnet_dist.storage import StoredObject
 
@@ -319,7 +319,7 @@ def test_a_large_storage_is_looked_at_less_often(monkeypatch: pytest.MonkeyPatch
         def refresh(self) -> int:
             return next(self.counts)
 
-    _refresh(Fixed(), 10, Stop())
+    follow(Fixed(), 10, Stop())
     assert waited == [10, 10, 50, 120]
 
 

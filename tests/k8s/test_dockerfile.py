@@ -265,6 +265,7 @@ def test_the_health_check_asks_what_is_served(health_check: ModuleType) -> None:
     assert served("python /opt/code/bin/resnet-dist tensorboard s3://a/b") == (6006, "/data/environment")
     assert served("/bin/bash -c -- ulimit -n 65536; ray start --head --block") == (52365, "/api/local_raylet_healthz")
     assert served("python -m tune_jobs grid run study --storage s3://a/tensorboard") is None
+    assert served("python -m tune_jobs tensorboard s3://a/b --mirror-to /events") is None
 
 
 class _Answer(BaseHTTPRequestHandler):

@@ -45,6 +45,11 @@ def _container(pod: Document) -> Document:
     return container
 
 
+def _server(documents: list[Document]) -> Document:
+    container: Document = _board(documents)["containers"][1]
+    return container
+
+
 PLANTED: dict[str, tuple[Check, Plant]] = {
     "another namespace": (
         references.test_every_namespaced_document_is_in_the_one_namespace,
@@ -82,7 +87,7 @@ PLANTED: dict[str, tuple[Check, Plant]] = {
     ),
     "a probe of a port that is not there": (
         references.test_every_probe_asks_a_port_of_its_container,
-        lambda d: _container(_board(d))["livenessProbe"]["httpGet"].update(port="web"),
+        lambda d: _server(d)["livenessProbe"]["httpGet"].update(port="web"),
     ),
     "a probe in the operator's place": (
         references.test_the_operator_is_left_to_probe_ray,
@@ -141,8 +146,8 @@ PLANTED: dict[str, tuple[Check, Plant]] = {
         lambda d: the(d, "RayJob", "grid")["spec"].update(entrypoint="python -m tune_jobs grid run study; true"),
     ),
     "a TensorBoard at another port": (
-        references.test_tensorboard_is_a_command_that_exists,
-        lambda d: _container(_board(d))["args"].__setitem__(-1, "6007"),
+        references.test_tensorboard_is_two_commands_that_exist,
+        lambda d: _server(d)["args"].__setitem__(-1, "6007"),
     ),
     "a pod that may be root": (
         security.test_every_pod_has_every_setting,
@@ -171,9 +176,21 @@ PLANTED: dict[str, tuple[Check, Plant]] = {
         ),
     ),
     "a role": (security.test_no_account_has_a_role, lambda d: d.append({"kind": "RoleBinding", "metadata": {}})),
+    "a server of TensorBoard with the key": (
+        security.test_what_serves_tensorboard_has_no_key_and_cannot_change_what_it_shows,
+        lambda d: _server(d).update(envFrom=[{"secretRef": {"name": "resnet-dist-s3"}}]),
+    ),
+    "a server of TensorBoard that can write": (
+        security.test_what_serves_tensorboard_has_no_key_and_cannot_change_what_it_shows,
+        lambda d: _server(d)["volumeMounts"][0].pop("readOnly"),
+    ),
+    "a copy that nothing shows": (
+        references.test_tensorboard_is_two_commands_that_exist,
+        lambda d: _server(d)["args"].__setitem__(0, "/tmp"),
+    ),
     "no limit": (
         security.test_every_container_says_what_it_takes,
-        lambda d: _container(_board(d))["resources"]["limits"].pop("memory"),
+        lambda d: _server(d)["resources"]["limits"].pop("memory"),
     ),
     "memory that may be taken away": (
         security.test_every_container_says_what_it_takes,

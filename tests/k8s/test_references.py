@@ -159,14 +159,23 @@ def test_the_entrypoint_is_a_command_that_exists(overlay: list[Document]) -> Non
     assert load_experiment(args.experiment).tables
 
 
-def test_tensorboard_is_a_command_that_exists(overlay: list[Document]) -> None:
+def test_tensorboard_is_two_commands_that_exist(overlay: list[Document]) -> None:
     settings = _settings(overlay)
-    (container,) = the(overlay, "Deployment", "tensorboard")["spec"]["template"]["spec"]["containers"]
-    words = [re.sub(r"\$\((\w+)\)", lambda name: settings[name.group(1)], word) for word in container["args"]]
-    assert container["command"] == ["python", "-m", "tune_jobs", "tensorboard"]
-    args = make_parser().parse_args(["tensorboard", *words])
-    assert (args.storage, args.host) == (settings["RESNET_DIST_STORAGE"], "0.0.0.0")
-    assert container["ports"] == [{"name": "http", "containerPort": args.port}]
+    containers = the(overlay, "Deployment", "tensorboard")["spec"]["template"]["spec"]["containers"]
+    parsed = []
+    for container in containers:
+        words = [re.sub(r"\$\((\w+)\)", lambda name: settings[name.group(1)], word) for word in container["args"]]
+        assert container["command"] == ["python", "-m", "tune_jobs", "tensorboard"]
+        parsed.append(make_parser().parse_args(["tensorboard", *words]))
+    mirror, server = parsed
+    assert mirror.storage == settings["RESNET_DIST_STORAGE"]
+    assert (server.storage, server.mirror_to, server.host) == (mirror.mirror_to, None, "0.0.0.0")
+    for container in containers:
+        assert mirror.mirror_to in {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert [container.get("ports") for container in containers] == [
+        None,
+        [{"name": "http", "containerPort": server.port}],
+    ]
 
 
 def test_a_gpu_overlay_insists_on_gpus(rendered: Rendered) -> None:

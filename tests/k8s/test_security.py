@@ -71,6 +71,15 @@ def test_every_container_says_what_it_takes(overlay: list[Document]) -> None:
             assert "sizeLimit" in volume.get("emptyDir", {"sizeLimit": ""}), f"{pod.origin}: {volume['name']}"
 
 
+def test_what_serves_tensorboard_has_no_key_and_cannot_change_what_it_shows(overlay: list[Document]) -> None:
+    mirror, server = the(overlay, "Deployment", "tensorboard")["spec"]["template"]["spec"]["containers"]
+    assert not {"env", "envFrom"} & server.keys()
+    (events,) = mirror["volumeMounts"]
+    assert not events.get("readOnly")
+    assert events | {"readOnly": True} in server["volumeMounts"]
+    assert "ports" not in mirror
+
+
 def test_a_ray_pod_can_write_where_ray_and_we_do(overlay: list[Document]) -> None:
     image = (ROOT / "Dockerfile").read_text()
     settings = the(overlay, "ConfigMap", "resnet-dist-settings")["data"]
