@@ -1,4 +1,4 @@
-"""Storage that fails while a run trains: one line says so, it goes on, Ctrl-C ends it, and no epoch is lost."""
+"""Storage that fails while a run or a grid trains: one line says so, it goes on, Ctrl-C ends it, no epoch is lost."""
 
 import contextlib
 import json
@@ -33,6 +33,20 @@ milestones = []
 [run]
 epochs = 5000
 device = "cpu"
+"""
+GRID = """
+name = "small"
+title = "A small grid"
+[recipe]
+data = { source = "synthetic", train_limit = 400, test_limit = 100, batch_size = 40 }
+network = { depth = 8, width = 4 }
+schedule = { milestones = [] }
+run = { epochs = 5000, device = "cpu" }
+[[table]]
+name = "one"
+title = "One"
+[[table.cell]]
+label = "one"
 """
 TIMEOUT = 2
 """Seconds for which an operation of storage is tried."""
@@ -131,3 +145,16 @@ def test_a_run_whose_storage_hangs_ends_on_ctrl_c_within_five_seconds_and_keeps_
     assert taken < 20, "5 seconds for what is under way, and what a busy machine adds"
     assert sum("knows no such bucket" in line for line in run.lines) == 1
     require_epochs(proxy, uri, "one", told)
+
+
+def test_so_does_a_grid(bucket: str, proxy: S3Proxy, tmp_path: Path) -> None:
+    experiment, uri = tmp_path / "small.toml", f"s3://{bucket}/results"
+    experiment.write_text(GRID)
+    with running(tmp_path / "log", "grid", "run", str(experiment), "--seeds", "1", "--storage", uri) as grid:
+        fail_and_hang(proxy, grid)
+        told = grid.epochs
+        assert grid.interrupt(deadline=120) == [INTERRUPTED]
+    assert grid.process.returncode == 130
+    assert sum("knows no such bucket" in line for line in grid.lines) == 1
+    assert not any("Traceback" in line for line in grid.lines)
+    require_epochs(proxy, uri, "small", told)
