@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger(__name__)
 
+WORKER_FAILURES = 3
+"""Times that a group of workers is started again after one of its processes or nodes died."""
+
 OpenStorage = Callable[[], Storage]
 """Opens the storage of a run. It travels to Ray workers, so it must pickle, and carries no credentials."""
 
@@ -82,7 +85,7 @@ def run_on_workers(
             # Train resumes an older run of the same name, so the name is the trial's own.
             name=f"train-{job.config.trial_id()}",
             **ray_storage,
-            failure_config=FailureConfig(max_failures=3),
+            failure_config=FailureConfig(max_failures=WORKER_FAILURES),
             callbacks=callbacks or [],
         ),
     )
@@ -97,8 +100,9 @@ def run_on_workers(
         raise _waiting(job, str(error)) from error
     if record is not None:
         return dict(json.loads(record))
-    if failure is not None:
-        raise DivergedError(json.loads(failure)["reason"])
+    said = json.loads(failure or b"{}")
+    if said.get("kind") == "diverged":  # a record of another kind is of an earlier attempt: a run begins by removing it
+        raise DivergedError(said["reason"])
     raise _waiting(job, f"storage could not be written on the host of its first worker: {storage.uri}")
 
 

@@ -10,7 +10,7 @@ from resnet_dist.errors import UserError
 from resnet_dist.storage import Storage
 from tune_jobs.custom_code import bind_experiment
 from tune_jobs.experiment import Experiment, Trial, load_experiment, trials, with_seed
-from tune_jobs.results import read_trials, refuse_other_layout
+from tune_jobs.results import read_trials, refuse_other_record
 
 if TYPE_CHECKING:
     from tune_jobs.calibration import Calibration
@@ -159,7 +159,7 @@ def make_plan(
             f"{experiment.name}: cells on different sources, {min(by_content)} among them; give one with --data.source"
         )
     seeds = seeds or experiment.seeds
-    refuse_other_layout(storage, experiment.name)
+    refuse_other_record(storage, experiment.name)
     expanded = trials(experiment, seeds)
     # By their own records, not by experiment.json: an earlier launch may have asked for others than the last one.
     asked = {trial.trial_id: {"name": trial.name, "config": trial.config.to_dict()} for trial in expanded}

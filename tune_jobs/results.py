@@ -135,15 +135,21 @@ def read_record(storage: Storage, name: str) -> dict[str, Any]:
     return _experiment_record(data, f"{storage.uri}: {experiment_key(name)}")
 
 
-def refuse_other_layout(storage: Storage, name: str) -> None:
-    """Raise a `StorageError` if experiment `name` was stored by a version with another storage layout.
+def refuse_other_record(storage: Storage, name: str) -> None:
+    """Raise a `UserError` if what is stored as experiment `name` is no grid of this version's storage layout.
 
     A record that cannot be read is no obstacle to a launch, which writes it anew.
     """
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        layout = json.loads(storage.get(experiment_key(name)) or b"")["layout"]
-        if layout != LAYOUT:
-            raise StorageError(f"{storage.uri}: {experiment_key(name)}: {_other_layout(layout)}")
+    record: dict[str, Any] = {}
+    with contextlib.suppress(ValueError, TypeError):
+        record = dict(json.loads(storage.get(experiment_key(name)) or b""))
+    if (layout := record.get("layout", LAYOUT)) != LAYOUT:
+        raise StorageError(f"{storage.uri}: {experiment_key(name)}: {_other_layout(layout)}")
+    if record.get("single_runs"):
+        raise UserError(
+            f"{name}: {storage.uri} holds runs of `train --name {name}`; give the experiment another name, or another "
+            "storage"
+        )
 
 
 def read_trials(

@@ -6,14 +6,17 @@ from typing import Any
 from resnet_dist.configuration import TrainingConfig
 from resnet_dist.errors import UserError
 from resnet_dist.storage import LAYOUT, Storage, experiment_key
+from tune_jobs.results import read_record
 
 
 def record_single_run(storage: Storage, experiment: str, config: TrainingConfig, name: str) -> None:
-    """Add a run to the experiment's record. Raises a `UserError` if the experiment is a grid's."""
+    """Add a run to the experiment's record.
+
+    Raises a `UserError` if the experiment is a grid's, and a `StorageError` if its record cannot be read.
+    """
     record = _new_record(experiment)
-    data = storage.get(experiment_key(experiment))
-    if data is not None:
-        record = json.loads(data)
+    if storage.get(experiment_key(experiment)) is not None:
+        record = read_record(storage, experiment)
         if not record.get("single_runs"):
             raise UserError(f"--name {experiment}: this storage holds a grid of that name; give the run another --name")
     trial_id = config.trial_id()

@@ -14,8 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cluster.storage import open_storage
 from resnet_dist.configuration import TrainingConfig
-from resnet_dist.errors import UserError
-from resnet_dist.launch import Job, run_in_process, run_on_workers
+from resnet_dist.errors import StorageError, UserError
+from resnet_dist.launch import WORKER_FAILURES, Job, run_in_process, run_on_workers
 from resnet_dist.logs import structured
 from resnet_dist.storage import Storage, TrialKeys
 from tune_jobs.command_line import print_json, program
@@ -33,10 +33,12 @@ def train_command(args: argparse.Namespace) -> int:
     if not args.name or "/" in args.name or args.name.startswith("."):
         raise UserError(f"--name: {args.name!r} is not allowed; give a name without '/' that does not begin with '.'")
     from resnet_dist.dataset import load_dataset
+    from resnet_dist.recorder import Recorder
     from resnet_dist.staged_data import bring
     from resnet_dist.workers import choose_device
 
-    choose_device(config.run.device)
+    if config.run.workers == 1:  # several run where the cluster has what they need, and not here
+        choose_device(config.run.device)
     storage = open_storage(args.storage)
     console = make_console(quiet=args.json)
     if args.dry_run:
@@ -47,10 +49,10 @@ def train_command(args: argparse.Namespace) -> int:
     config = config.with_fingerprint(dataset.fingerprint)  # limits are checked, too
     name = f"{config.network.depth}-layers/{config.trial_id()}"
     job = Job(config, args.name, name, functools.partial(open_storage, storage.uri), code_of(config))
-    if (finished := storage.get(job.keys.result)) is not None:
+    if (finished := Recorder(storage, args.name, name, config).result()) is not None:
         record_single_run(storage, args.name, config, name)
         console.print(f"Trial {config.trial_id()} is finished already; nothing to do.")
-        result = json.loads(finished)
+        result = finished
     else:
         console.print(f"Trial {config.trial_id()}: {_describe(config)}")
         with placed(config) as use_gpu:  # what does not fit is refused before anything is written
@@ -73,17 +75,18 @@ def train_command(args: argparse.Namespace) -> int:
 
 def _dry_run(args: argparse.Namespace, config: TrainingConfig, storage: Storage, console: Console) -> int:
     """Say what would be trained, and from where. Images are decoded into the local cache if they are not there."""
+    from resnet_dist.checkpoints import Checkpoints
     from resnet_dist.dataset import load_dataset
+    from resnet_dist.staged_data import bring
 
-    config = config.with_fingerprint(load_dataset(config.data).fingerprint)
+    config = config.with_fingerprint(load_dataset(bring(config.data, storage)).fingerprint)
     keys = TrialKeys(args.name, config.trial_id())
-    newest = max((item.key for item in storage.list(keys.checkpoints)), default=None)
+    steps = Checkpoints(storage, keys.checkpoints, config.identity()).complete()
     state, then = "missing", "would be trained from the beginning"
     if storage.get(keys.result) is not None:
         state, then = "finished", "is finished already; nothing would be done"
-    elif newest is not None:
-        step = int(newest.removeprefix(keys.checkpoints).partition("/")[0])
-        state, then = "unfinished", f"would go on from its checkpoint after step {step:,}"
+    elif steps:
+        state, then = "unfinished", f"would go on from its checkpoint after step {steps[0]:,}"
     console.print(f"Trial {config.trial_id()}: {_describe(config)}", soft_wrap=True)
     console.print(f"It {then}. Results would lie in {storage.uri}/{keys.prefix} Nothing was written.", soft_wrap=True)
     if args.json:
@@ -128,8 +131,28 @@ def run_job(job: Job, storage: Storage, console: Console, use_gpu: bool) -> dict
         from cluster.ray_cluster import ray_storage
 
         console.print(f"starting {job.config.run.workers} workers")
-        with _Follower(storage, job, display):
+        with _Follower(storage, job, display), _one_line():
             return run_on_workers(job, ray_storage(storage.uri, job.experiment), use_gpu)
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """Turn what workers failed with into a `UserError`, unless it is a bug."""
+    from ray.train import TrainingFailedError
+
+    from tune_jobs.progress import failure_of
+
+    try:
+        yield
+    except TrainingFailedError as error:
+        for failure in getattr(error, "worker_failures", {}).values():
+            cause = getattr(failure, "_base_exc", failure)  # Ray's wrapper has no public name for what is in it
+            if isinstance(cause, UserError):
+                raise cause from error
+        kind, reason = failure_of(error, 1 + WORKER_FAILURES)
+        if kind == "error":
+            raise
+        raise UserError(f"{reason}; the same command goes on from the last checkpoint") from error
 
 
 class _Display:
@@ -178,7 +201,10 @@ class _Display:
 
 
 class _Follower:
-    """Shows the epochs of a run on other processes as its metrics lines reach storage."""
+    """Shows the epochs of a run on other processes as its metrics lines reach storage.
+
+    While storage cannot be read it shows nothing: the run goes on, and says itself at its end what is missing.
+    """
 
     def __init__(self, storage: Storage, job: Job, display: _Display) -> None:
         self.storage = storage
@@ -188,23 +214,27 @@ class _Follower:
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._follow, daemon=True)
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> "_Follower":
         self.shown = len(self._lines())
         self.thread.start()
+        return self
 
     def __exit__(self, *_: object) -> None:
         self.stop.set()
         self.thread.join(5)
-        self._show()
+        if not self.thread.is_alive():  # or storage hangs
+            self.show()
 
     def _follow(self) -> None:
         while not self.stop.wait(1.0):
-            self._show()
+            self.show()
 
-    def _show(self) -> None:
-        for line in self._lines()[self.shown :]:
-            self.display.epoch(line)
-            self.shown += 1
+    def show(self) -> None:
+        """Show what has come to storage since the last time."""
+        with contextlib.suppress(StorageError):
+            for line in self._lines()[self.shown :]:
+                self.display.epoch(line)
+                self.shown += 1
 
     def _lines(self) -> list[dict[str, Any]]:
         data = self.storage.get(self.job.keys.metrics) or b""

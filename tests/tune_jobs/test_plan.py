@@ -179,9 +179,12 @@ def test_a_dry_run_of_one_run_says_where_it_would_go_on(tmp_path: Path, capsys: 
     out = capsys.readouterr().out
     assert f"Trial {trial}: 20 layers on synthetic, 200 epochs" in out and "from the beginning" in out
     assert not storage.exists()
-    checkpoint = storage / "train" / "trials" / trial / "checkpoints" / "0000000391" / "state.pt"
-    checkpoint.parent.mkdir(parents=True)
-    checkpoint.write_bytes(b"")
+    checkpoint = storage / "train" / "trials" / trial / "checkpoints" / "0000000391"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "state.pt").write_bytes(b"")
+    assert main(command) == 0
+    assert "from the beginning" in capsys.readouterr().out, "a checkpoint without its manifest is none"
+    (checkpoint / "manifest.json").write_bytes(b"{}")
     assert main(command) == 0
     assert "would go on from its checkpoint after step 391" in capsys.readouterr().out
     (storage / "train" / "trials" / trial / "result.json").write_text("{}")

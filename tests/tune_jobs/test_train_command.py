@@ -1,0 +1,134 @@
+"""`resnet-dist train`: what it finds in storage before it trains, and what it tells of workers on other processes."""
+
+import contextlib
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray.exceptions
+import ray.train
+from rich.console import Console
+
+from cluster.ray_cluster import Resources
+from cluster.storage import LocalStorage
+from resnet_dist.configuration import TrainingConfig
+from resnet_dist.errors import DataError, DivergedError, UserError, WaitingError
+from resnet_dist.launch import Job, run_on_workers
+from resnet_dist.storage import TrialKeys, experiment_key
+from tests.unreliable_storage import UnreliableStorage
+from tune_jobs.command_line import main
+from tune_jobs.train_command import _Display, _Follower, _one_line
+
+SETTINGS = {"network.depth": 8, "network.width": 2, "run.epochs": 2, "schedule.milestones": [1]}
+CONFIG = TrainingConfig().override(SETTINGS)
+KEYS = TrialKeys("train", CONFIG.trial_id())
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> LocalStorage:
+    return LocalStorage(tmp_path / "results")
+
+
+@pytest.fixture
+def command(tmp_path: Path, storage: LocalStorage) -> list[str]:
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps(CONFIG.to_dict()))
+    return ["train", "--storage", storage.uri, "--config", str(file)]
+
+
+def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(arguments) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_a_result_that_cannot_be_read_is_one_line(
+    command: list[str], storage: LocalStorage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage.put(KEYS.result, b"half a reco")
+    assert "result.json is corrupt; delete this folder and run the trial again" in error_of(command, capsys)
+
+
+def test_a_record_of_earlier_runs_that_cannot_be_read_is_one_line(
+    command: list[str], storage: LocalStorage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage.put(experiment_key("train"), b"half a reco")
+    assert "is not a readable experiment record" in error_of(command, capsys)
+
+
+def test_a_grid_does_not_take_the_place_of_single_runs(
+    tmp_path: Path, storage: LocalStorage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage.put(experiment_key("demo"), json.dumps({"layout": 1, "experiment": "demo", "single_runs": True}).encode())
+    line = error_of(["grid", "run", "demo", "--storage", storage.uri], capsys)
+    assert "holds runs of `train --name demo`; give the experiment another name" in line
+    assert not list(storage.list("demo/trials/"))
+
+
+def test_whether_there_are_gpus_for_several_workers_is_the_clusters_to_say(
+    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def connected() -> Iterator[Resources]:
+        yield Resources(cpus=2, gpus=0, nodes=1)
+
+    monkeypatch.setattr("cluster.ray_cluster.connected", connected)
+    line = error_of([*command, "--workers", "2", "--device", "cuda"], capsys)
+    assert "2 workers need 2 GPUs and the cluster has none" in line
+
+
+class FinishedTrainer:
+    """Takes the place of Ray's: its workers have run."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def fit(self) -> None:
+        """Nothing is left to do."""
+
+
+def test_a_failure_of_an_earlier_attempt_is_not_taken_for_divergence(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.train.torch.TorchTrainer", FinishedTrainer)
+    job = Job(CONFIG.override({"run.workers": 2}), "train", "name", lambda: storage)
+    storage.put(job.keys.failure, json.dumps({"kind": "killed", "reason": "its node died"}).encode())
+    with pytest.raises(WaitingError, match="has run, but its end is not on record"):
+        run_on_workers(job, {}, use_gpu=False)
+    storage.put(job.keys.failure, json.dumps({"kind": "diverged", "reason": "the loss is nan"}).encode())
+    with pytest.raises(DivergedError, match="the loss is nan"):
+        run_on_workers(job, {}, use_gpu=False)
+
+
+def failed(error: Exception) -> Exception:
+    """What Ray Train raises when this has ended one of its workers."""
+    return ray.train.WorkerGroupError(f"rank 1: {error}", {1: error})
+
+
+def test_what_a_user_can_put_right_on_a_worker_is_one_line() -> None:
+    with pytest.raises(DataError, match="there is no file"), _one_line():
+        raise failed(DataError("data.source: there is no file"))
+    with pytest.raises(UserError, match="its process or node died in 4 attempts"), _one_line():
+        raise failed(ray.exceptions.WorkerCrashedError())
+
+
+def test_a_bug_on_a_worker_keeps_its_traceback() -> None:
+    with pytest.raises(ray.train.TrainingFailedError), _one_line():
+        raise failed(ZeroDivisionError("division by zero"))
+
+
+def test_epochs_are_shown_again_once_storage_can_be_read(tmp_path: Path) -> None:
+    storage = UnreliableStorage(tmp_path)
+    job = Job(CONFIG, "train", "name", lambda: storage)
+    line = {"epoch": 1, "step": 40, "learning_rate": 0.1, "train_loss": 2.0, "top1_error": 0.5, "top5_error": 0.1}
+    shown = io.StringIO()
+    with _Display(Console(file=shown, width=200), CONFIG) as display, _Follower(storage, job, display) as follower:
+        storage.put(KEYS.metrics, (json.dumps(line | {"images_per_second": 9.0}) + "\n").encode())
+        storage.broken = True
+        follower.show()
+        assert not shown.getvalue()
+        storage.broken = False
+    assert "epoch   1/2  step     40" in shown.getvalue()
