@@ -85,9 +85,9 @@ def lease(
     """
     held = Lease(storage, experiment, duration or duration_from_environment())
     with interrupted_by_sigterm():
-        held.take(on_wait or (lambda _: None))
-        held.renew_in_background()
         try:
+            held.take(on_wait or (lambda _: None))
+            held.renew_in_background()
             yield held
         except KeyboardInterrupt:
             held.check()
@@ -116,6 +116,7 @@ class Lease:
             secrets.token_hex(8), describe_process(), now.isoformat(timespec="seconds"), 0.0, duration, _this_process()
         )
         self.generation = 0
+        """Of the lease's object, once this launch has made it; 0 before."""
         self.lost = ""
         """Why the lease is lost; empty while it is held."""
         self._clock, self._sleep = clock, sleep
@@ -129,10 +130,10 @@ class Lease:
             latest, data = self._latest()
             if latest and not self._is_free(latest, data, on_wait):
                 raise self._refusal(latest)
-            self.generation = latest + 1
             self.holder = replace(self.holder, renewed=time.time())
             started = self._clock()
-            if self.storage.create(self._key(self.generation), self.holder.to_json()):
+            if self.storage.create(self._key(latest + 1), self.holder.to_json()):
+                self.generation = latest + 1
                 break
         self._renewed = started
         if latest and self.storage.get(self._key(latest)) != data:
@@ -162,11 +163,14 @@ class Lease:
             self._renewed = started
 
     def release(self) -> None:
-        """Let the next launch have the lease at once. A failure to say so is no error: the lease expires."""
+        """Let the next launch have the lease at once, if this one has it.
+
+        A failure to say so is no error: the lease expires.
+        """
         self._stop.set()
         for thread in self._threads:
             thread.join(1.0)  # a renewal that hangs can come later without harm
-        if not self.lost:
+        if self.generation and not self.lost:
             with contextlib.suppress(StorageError):
                 last = replace(self.holder, renewed=time.time(), released=True)
                 self.storage.put(self._key(self.generation), last.to_json())

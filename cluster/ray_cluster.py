@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.local_cluster import running_cluster
+from cluster.signals import uninterrupted
 from resnet_dist.errors import UserError
 
 DRIVER_RESOURCE = "trial_driver"
@@ -102,21 +103,8 @@ def connected(address: str | None = None) -> Iterator[Resources]:
             is_ours=not address,
         )
     finally:
-        with _undisturbed():
+        with uninterrupted():
             ray.shutdown()
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Let another Ctrl-C not cut short what must be done: an impatient one would leave processes behind."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _autoscaled() -> dict[str, float]:

@@ -8,7 +8,6 @@ loader, which reads neither S3 nor, in that case, a list of directories.
 import contextlib
 import errno
 import http.client
-import logging
 import os
 import resource
 import socket
@@ -25,8 +24,6 @@ from cluster.event_views import Copies, Links, View, direct_source, follow, say
 from cluster.signals import interrupted_by_sigterm, uninterrupted
 from cluster.storage import BrowsableStorage, LocalStorage, open_storage
 from resnet_dist.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 DEFAULT_PORT = 6006
 START_SECONDS = 60.0

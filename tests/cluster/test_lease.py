@@ -212,6 +212,34 @@ def test_a_stopped_launch_releases_its_lease(tmp_path: Path, stop: signal.Signal
     assert json.loads(storage.get("grid/.lease/00000001.json") or b"")["released"]
 
 
+def test_a_launch_that_fails_while_it_takes_the_lease_releases_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = LocalStorage(tmp_path)
+    with lease(storage, "grid"):
+        pass
+
+    def refuse(key: str) -> None:
+        raise StorageError(f"cannot delete {key}")
+
+    monkeypatch.setattr(storage, "delete", refuse)
+    with pytest.raises(StorageError, match="cannot delete"), lease(storage, "grid"):
+        raise AssertionError("the launch acts")
+    assert json.loads(storage.get("grid/.lease/00000002.json") or b"")["released"]
+
+
+def test_a_launch_that_is_refused_writes_nothing(launches: Launches) -> None:
+    holder = launches.take()
+    launches.clock.at_each_sleep = holder.renew
+    second = launches.new()
+    with pytest.raises(UserError):
+        second.take(launches.told.append)
+    before = launches.storage.get("grid/.lease/00000001.json")
+    second.release()
+    assert launches.storage.get("grid/.lease/00000001.json") == before
+    assert launches.objects() == ["grid/.lease/00000001.json"]
+
+
 def test_a_launch_that_loses_its_lease_is_interrupted_and_says_to_whom(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path))
     began = time.monotonic()
