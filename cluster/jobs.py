@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 RECONNECTS = 10
-"""Times that following a log starts again when the connection breaks."""
+"""Times in a row, without a word of the job, that following a log starts again when the connection breaks."""
 
 _OVERRIDES = "RAY_API_SERVER_ADDRESS"  # Ray lets it, and RAY_ADDRESS, win over the address that it is given
 
@@ -114,12 +114,15 @@ class Jobs:
                     written = seen + len(text)
                 seen += len(text)
 
-        for _ in range(RECONNECTS):
+        left = RECONNECTS
+        while left:
+            before = written
             self.state(job_id)  # refuses a job that is not there
             with contextlib.suppress(RuntimeError, OSError, ClientError):
                 asyncio.run(tail())
             if (state := self.state(job_id)).is_over:
                 return state
+            left = RECONNECTS if written > before else left - 1
             time.sleep(1.0)
         raise UserError(f"job {job_id}: its log cannot be followed; it goes on, and `job status {job_id}` says how far")
 
