@@ -69,14 +69,17 @@ def running_cluster() -> LocalCluster | None:
 
 
 def up(nodes: int, cpus: int) -> LocalCluster:
-    """Start a cluster of `nodes` nodes, the head among them, each with `cpus` CPUs."""
+    """Start a cluster of `nodes` nodes, the head among them, each with `cpus` CPUs.
+
+    Raises a `UserError` if one runs already or a node does not start; nothing of this one is left then.
+    """
     if not sys.platform.startswith("linux"):
         raise UserError("cluster up needs Linux, whose /proc tells which processes are its own")
     if running := running_cluster():
         raise UserError(f"a cluster runs already, at {running.dashboard}; use it, or end it with `cluster down`")
     down()  # what is left of one whose head has died
     directory = Path(tempfile.mkdtemp(prefix="rd-"))  # short: Ray makes sockets below it
-    with _interrupted_start():
+    with _interrupted_start(directory):
         cluster = _new(directory)
         _record(cluster)
         deadline = time.monotonic() + START_SECONDS
@@ -106,12 +109,13 @@ def down() -> LocalCluster | None:
 
 
 @contextmanager
-def _interrupted_start() -> Iterator[None]:
+def _interrupted_start(directory: Path) -> Iterator[None]:
     """A start that fails, or is interrupted, leaves nothing behind."""
     try:
         yield
     except BaseException:
         down()
+        shutil.rmtree(directory, ignore_errors=True)  # of one that could not be put on record, either
         raise
 
 

@@ -1,5 +1,6 @@
 """Processes of this machine by number and start time, so that a number that has been given away again is no mistake."""
 
+import contextlib
 import os
 import signal
 import time
@@ -50,7 +51,8 @@ def end(processes: Iterable[Process], patience: float = 10.0) -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
         for process in left:
             if process.is_alive:
-                os.kill(process.pid, number)
+                with contextlib.suppress(ProcessLookupError):  # it has ended since
+                    os.kill(process.pid, number)
         deadline = time.monotonic() + patience
         while left := [process for process in left if process.is_alive]:
             if time.monotonic() > deadline:

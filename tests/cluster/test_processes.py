@@ -6,6 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from cluster.processes import Process, end, of_session, start_time
 
 # A leader, a child of its, and a grandchild in a session of its own, as jobs of Ray have.
@@ -51,3 +53,13 @@ def test_a_process_that_ignores_the_request_to_end_is_killed() -> None:
         end([Process(stubborn.pid, start_time(stubborn.pid) or 0)], patience=0.3)
         assert time.monotonic() - began >= 0.3
         assert stubborn.wait() == -9
+
+
+def test_a_process_that_ends_by_itself_meanwhile_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        gone.wait()
+    # It was seen alive a moment ago.
+    seen = iter([True, False])
+    monkeypatch.setattr(Process, "is_alive", property(lambda _: next(seen)))
+    end([Process(gone.pid, 1)])
+    assert next(seen, None) is None
