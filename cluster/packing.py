@@ -40,7 +40,8 @@ class Package:
 def pack(working_dir: Path, into: Path, limit: int = LIMIT) -> Package:
     """Copy what a job needs of `working_dir` to the empty directory `into`.
 
-    Raises a `UserError` that names the largest files if they have more than `limit` bytes together.
+    Raises a `UserError` that names the largest files if they have more than `limit` bytes together, or the file that
+    cannot be copied.
     """
     if not working_dir.is_dir():
         raise UserError(f"--working-dir: there is no directory {working_dir}; give the one that holds your code")
@@ -56,8 +57,11 @@ def pack(working_dir: Path, into: Path, limit: int = LIMIT) -> Package:
         raise UserError(_too_large(working_dir, sizes, total, limit))
     for name in names:
         target = into / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(working_dir / name, target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(working_dir / name, target)
+        except OSError as error:
+            raise UserError(f"--working-dir: {error.filename or name} cannot be copied: {error.strerror}") from error
     commit, dirty = None, False
     package = working_dir / "resnet_dist"
     if package.is_dir():

@@ -33,12 +33,13 @@ def submit(args: argparse.Namespace) -> int:
     console = make_console(quiet=args.json)
     entrypoint = ["python", "-m", "tune_jobs", *arguments]
     if args.pack:
-        directory = Path(args.pack).absolute()
-        if directory.exists() and any(directory.iterdir()):
-            raise UserError(f"--pack: {directory} is not empty; give a new directory")
-        directory.mkdir(parents=True, exist_ok=True)
-        _describe(pack(Path(args.working_dir), directory), console)
-        console.print(f"ray job submit --working-dir {directory} -- {shlex.join(entrypoint)}", soft_wrap=True)
+        directory = _new_directory(Path(args.pack).absolute())
+        package = pack(Path(args.working_dir), directory)
+        _describe(package, console)
+        command = shlex.join(["ray", "job", "submit", "--working-dir", str(directory), "--", *entrypoint])
+        console.print(command, markup=False, soft_wrap=True)
+        if args.json:
+            print_json({"directory": str(directory), "files": package.files, "command": command})
         return 0
     jobs = Jobs(args.address)
     with tempfile.TemporaryDirectory(prefix="resnet-dist-job-") as scratch:
@@ -53,6 +54,16 @@ def submit(args: argparse.Namespace) -> int:
     return _follow(jobs, job_id)
 
 
+def _new_directory(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            raise UserError(f"--pack: {path} is not empty; give a new directory")
+    except OSError as error:
+        raise UserError(f"--pack: {path} cannot be made: {error.strerror}; give another directory") from error
+    return path
+
+
 def _check(arguments: list[str]) -> None:
     """Refuse here what the job would refuse after the upload, and paths that mean something else there."""
     if not arguments:
@@ -64,7 +75,7 @@ def _check(arguments: list[str]) -> None:
     if storage and not storage.startswith(("s3://", "/")):
         raise UserError(
             f"--storage {storage}: is relative to a job's upload, which goes when it ends; give s3://bucket/prefix, or "
-            " the absolute path of a directory that all nodes share"
+            "the absolute path of a directory that all nodes share"
         )
 
 

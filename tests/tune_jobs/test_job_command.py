@@ -53,6 +53,12 @@ def test_pack_prints_the_equal_command_of_rays(capsys: pytest.CaptureFixture[str
     )
     assert (into / "tune_jobs" / "command_line.py").exists() and (into / "resnet_dist" / "_build.json").exists()
     assert "is not empty" in refused(capsys, "submit", "--pack", str(into), "--", *GRID)
+    file = tmp_path / "file"
+    file.write_text("")
+    assert "cannot be made: File exists" in refused(capsys, "submit", "--pack", str(file), "--", *GRID)
+    assert main(["submit", "--pack", str(tmp_path / "more"), "--json", "--", *GRID]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["directory"] == str(tmp_path / "more") and said["command"].startswith("ray job submit --working-dir")
 
 
 def test_an_unreachable_job_server_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
