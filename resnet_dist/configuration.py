@@ -352,7 +352,7 @@ class TrainingConfig:
     code: CodeConfig = field(default_factory=CodeConfig)
 
     @classmethod
-    def from_dict(cls, plain: dict[str, Any]) -> "TrainingConfig":
+    def from_dict(cls, plain: Any) -> "TrainingConfig":
         """Build from nested plain values, as JSON and TOML give them; absent settings take their defaults."""
         return build(cls, plain)
 

@@ -103,8 +103,13 @@ def choices(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ConfigurationError(f"{name}: {value!r} is not known; it must be one of {', '.join(allowed)}{suggestion}")
 
 
-def build(cls: type[T], plain: dict[str, Any]) -> T:
-    """A configuration of dataclass `cls`, whose fields are sections, from nested plain values."""
+def build(cls: type[T], plain: Any) -> T:
+    """A configuration of dataclass `cls`, whose fields are sections, from nested plain values.
+
+    Raises a `ConfigurationError` for whatever does not have their form.
+    """
+    if not isinstance(plain, dict):
+        raise ConfigurationError(f"{plain!r} is not allowed; it must be a table of sections")
     sections = field_types(cast(Hashable, cls))
     arguments = {}
     for section, values in plain.items():
@@ -133,7 +138,7 @@ _NO = object()
 def _options(hint: Any) -> tuple[Any, ...]:
     # A literal comes before a free type: "dynamic" before a number.
     if get_origin(hint) in (types.UnionType, typing.Union):
-        literals = [option for option in get_args(hint) if get_origin(option) == Literal]
+        literals = [option for option in get_args(hint) if get_origin(option) is Literal]
         return (*literals, *(option for option in get_args(hint) if option not in literals))
     return (hint,)
 

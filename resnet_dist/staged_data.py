@@ -60,7 +60,7 @@ def bring(data: DataConfig, storage: Storage, cache: Path | None = None) -> Data
 
     def fetch() -> DecodedImages:
         LOGGER.info("fetching %s from %s", data.source, storage.uri)
-        return _fetched(storage, fingerprint, json.loads(meta)["classes"])
+        return _fetched(storage, fingerprint, meta)
 
     cached(staged_entry(fingerprint) if is_folder else data.source, fetch, cache)
     return replace(data, fingerprint=fingerprint) if is_folder else data
@@ -71,8 +71,12 @@ def is_at_hand(data: DataConfig, cache: Path | None = None) -> bool:
     cache = (cache or cache_directory()).absolute()
     kind, _, location = data.source.partition(":")
     if kind == "folder":
-        copy = data.fingerprint and opened(staged_entry(data.fingerprint), cache)
-        return bool(copy) or Path(location).exists()
+        if data.fingerprint and opened(staged_entry(data.fingerprint), cache):
+            return True
+        try:
+            return Path(location).exists()
+        except OSError:  # of a folder above it, which this user may not enter, say
+            return False
     return kind == "synthetic" or is_custom(data.source) or opened(kind, cache) is not None
 
 
@@ -87,15 +91,16 @@ def _found(data: DataConfig, storage: Storage) -> tuple[str, bytes | None]:
     return fingerprint, storage.get(_meta_key(fingerprint)) if fingerprint else None
 
 
-def _fetched(storage: Storage, fingerprint: str, classes: list[str]) -> DecodedImages:
+def _fetched(storage: Storage, fingerprint: str, meta: bytes) -> DecodedImages:
     try:
+        classes = tuple(map(str, json.loads(meta)["classes"]))
         arrays: dict[str, Any] = {
             name: np.load(io.BytesIO(storage.get(f"{ROOT}{fingerprint}/{name}.npy") or b""), allow_pickle=False)
             for name in ARRAY_TYPES
         }
-        images = DecodedImages(**arrays, classes=tuple(classes))
+        images = DecodedImages(**arrays, classes=classes)
         whole = images.interleaved().fingerprint() == fingerprint
-    except (ValueError, EOFError, IndexError):
+    except (ValueError, EOFError, IndexError, KeyError, TypeError):
         whole = False
     if not whole:
         raise DataError(

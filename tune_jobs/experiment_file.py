@@ -126,11 +126,9 @@ def read_experiment_file(path: Path, find: "Mapping[str, Path]", parents: tuple[
 def _recipe(raw: dict[str, Any]) -> TrainingConfig:
     with naming("recipe"):
         plain = raw.get("recipe", {})
-        if not isinstance(plain, dict):
-            raise ConfigurationError(f"{plain!r} is not allowed; it must be a table of sections")
-        if isinstance(plain.get("run"), dict):
-            _refuse_seed([f"run.{key}" for key in plain["run"]])
-        return TrainingConfig.from_dict(plain)
+        config = TrainingConfig.from_dict(plain)
+        _refuse_seed([f"run.{key}" for key in plain.get("run", {})])
+        return config
 
 
 def _table(raw: dict[str, Any], recipe: TrainingConfig, references: dict[str, Any]) -> Table:

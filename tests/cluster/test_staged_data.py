@@ -88,6 +88,16 @@ def test_a_damaged_copy_is_one_line_and_is_not_kept(source: DataConfig, storage:
     storage.delete(item.key)
     with pytest.raises(DataError, match="is damaged"):
         bring(source, storage, elsewhere)
+    storage.put(item.key.replace("train_images.npy", "meta.json"), b"half a reco")
+    with pytest.raises(DataError, match="is damaged"):
+        bring(source, storage, elsewhere)
+
+
+def test_a_folder_that_cannot_be_asked_for_is_not_at_hand(tmp_path: Path) -> None:
+    too_long = DataConfig(source=f"folder:{tmp_path / ('x' * 300)}")
+    assert not is_at_hand(too_long, tmp_path)
+    with pytest.raises(DataError, match="File name too long"):
+        load_dataset(too_long, tmp_path)
 
 
 def test_a_half_staged_copy_is_none(source: DataConfig, storage: LocalStorage, elsewhere: Path) -> None:

@@ -159,11 +159,12 @@ def test_the_nearest_spelling_is_offered() -> None:
     [
         ({"netwerk": {}}, "section: 'netwerk' is not known; .*did you mean 'network'?"),
         ({"network": {"dept": 20}}, "setting: 'network.dept' is not known; .*did you mean 'network.depth'?"),
+        ([], "[] is not allowed; it must be a table of sections"),
         ({"network": 20}, "network: 20 is not allowed; it must be a table of settings"),
         ({"network": {"depth": "deep"}}, "network.depth: 'deep' is not allowed; it must be a whole number"),
     ],
 )
-def test_unknown_keys_are_named(plain: dict[str, Any], message: str) -> None:
+def test_unknown_keys_are_named(plain: Any, message: str) -> None:
     start, _, end = message.partition(".*")
     with pytest.raises(ConfigurationError) as caught:
         build(TrainingConfig, plain)
