@@ -9,12 +9,13 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from resnet_dist.configuration import TrainingConfig
+from resnet_dist.dataset_cache import cache_directory
 
 UPDATES = 3
 """Updates that are timed, after one that is not; their median counts."""
@@ -44,13 +45,12 @@ class Calibration:
 
     def __call__(self, config: TrainingConfig) -> Cost:
         """The cost of a configuration's updates: remembered, or else measured."""
-        from resnet_dist.dataset import cache_directory
-
         file = cache_directory() / FILE
         known, key = _read(file), json.dumps([self.machine, *_what_costs(config)])
         if key not in known:
             known[key] = asdict(self.measure(config))
-            _write(file, known)
+            with suppress(OSError):  # a plan of a cache that cannot be written measures again
+                _write(file, known)
         return Cost(**known[key])
 
 

@@ -73,7 +73,7 @@ def test_the_full_grid_has_720_trials_a_seed(tmp_path: Path, capsys: pytest.Capt
     assert {trial["steps"] for trial in plan["trials"]} == {78_125}
 
 
-def test_a_second_plan_measures_nothing(cache: Path, tmp_path: Path) -> None:
+def test_a_second_plan_measures_nothing(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[int] = []
 
     def cost(config: TrainingConfig) -> Cost:
@@ -96,6 +96,8 @@ def test_a_second_plan_measures_nothing(cache: Path, tmp_path: Path) -> None:
     (cache / calibration.FILE).write_text("{")
     Calibration("a", 2, cost)(changed)
     assert len(measured) == 6, "a damaged file is measured anew"
+    monkeypatch.setenv("RESNET_DIST_CACHE", str(cache / calibration.FILE / "no directory"))
+    assert Calibration("a", 2, cost)(changed).seconds == 0.2, "a plan needs no place to remember it"
 
 
 def test_hours_on_the_cluster_are_those_of_the_longest_first_in_each_place(cache: Path, tmp_path: Path) -> None:
