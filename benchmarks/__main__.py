@@ -13,7 +13,7 @@ from typing import Any
 
 from resnet_dist.errors import UserError
 
-log = logging.getLogger("benchmarks")
+LOGGER = logging.getLogger("benchmarks")
 
 SECONDS = {"quick": 40.0, "full": 300.0}
 """How long the trainers run in turns."""
@@ -63,11 +63,11 @@ def run(length: str, print_lines: bool) -> dict[str, Any]:
         # One thread for each contender, as a grid's workers have; the conventional loader has the other cores.
         torch.set_num_threads(1)
     machine = describe(workers, "")
-    log.info("%s, torch %s; trainers in turns for %.0f s", machine["device"], machine["torch"], SECONDS[length])
+    LOGGER.info("%s, torch %s; trainers in turns for %.0f s", machine["device"], machine["torch"], SECONDS[length])
     config = TrainingConfig()
     speeds = end_to_end.measure(config, load_dataset(config.data), workers, SECONDS[length])
     targets = end_to_end.targets(speeds)
-    log.info("a grid of tiny trials on a local Ray")
+    LOGGER.info("a grid of tiny trials on a local Ray")
     costs = trial_overhead.measure(TRIALS[length])
     targets.append(trial_overhead.target(costs))
     if print_lines:

@@ -28,7 +28,7 @@ from resnet_dist.solvers import make_solver
 from resnet_dist.training import Training
 from resnet_dist.workers import Workers
 
-log = logging.getLogger(__name__)
+LOGGER = logging.getLogger(__name__)
 
 SLICE_SECONDS = {"cpu": 0.5, "cuda": 2.0}
 """How long each contender runs at a time, at least. Short, so that what else the machine does falls on all alike. On
@@ -167,7 +167,7 @@ def _in_turns(contenders: Sequence[Contender], batch_size: int, device: torch.de
         count += 1
     speeds = Speeds(rounds)
     for name in rounds:
-        log.info("%s: %.1f images per second, median of %d × %d steps", name, speeds.median(name), count, steps)
+        LOGGER.info("%s: %.1f images per second, median of %d × %d steps", name, speeds.median(name), count, steps)
     return speeds
 
 

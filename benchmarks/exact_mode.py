@@ -11,13 +11,13 @@ import time
 
 from resnet_dist.configuration import TrainingConfig
 from resnet_dist.errors import UserError
-from tune_jobs.options import SHORTHANDS, Parser, add_settings, normalise
+from tune_jobs.options import SHORTHANDS, Parser, add_settings, normalise, positive
 
 
 def main(arguments: list[str]) -> int:
     """Time updates in both modes and print medians and the ratio."""
     parser = Parser(prog="python -m benchmarks.exact_mode", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=8, help="updates of each that count (default: 8)")
+    parser.add_argument("--rounds", type=positive, default=8, help="updates of each that count (default: 8)")
     add_settings(parser, SHORTHANDS)
     args = parser.parse_args(normalise(arguments))
     import torch
@@ -33,7 +33,6 @@ def main(arguments: list[str]) -> int:
         "ordinary": Training(base.override({"run.exact": False}), dataset, workers),
         "exact": Training(base.override({"run.exact": True}), dataset, workers),
     }
-    torch.set_num_threads(1)
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(2 + args.rounds):
         for name, training in contenders.items():

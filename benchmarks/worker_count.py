@@ -12,7 +12,7 @@ from typing import Any
 
 from resnet_dist.configuration import TrainingConfig
 from resnet_dist.errors import UserError
-from tune_jobs.options import SHORTHANDS, Parser, add_settings, normalise
+from tune_jobs.options import SHORTHANDS, Parser, add_settings, normalise, positive
 
 
 def losses(config: TrainingConfig, steps: int, rank: int = 0, size: int = 1) -> list[float]:
@@ -48,7 +48,7 @@ def _worker(rank: int, size: int, directory: str, config: TrainingConfig, steps:
 def main(arguments: list[str]) -> int:
     """Train for some steps on one worker and on several, and print both losses and their relative difference."""
     parser = Parser(prog="python -m benchmarks.worker_count", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--steps", type=int, default=50, help="updates of the weights (default: 50)")
+    parser.add_argument("--steps", type=positive, default=50, help="updates of the weights (default: 50)")
     add_settings(parser, SHORTHANDS)
     args = parser.parse_args(normalise(arguments))
     config = TrainingConfig().override({"run.workers": 2} | args.settings)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from resnet_dist.errors import StorageError
 from resnet_dist.storage import Storage
 
-logger = logging.getLogger(__name__)
+LOGGER = logging.getLogger(__name__)
 
 CONNECTIONS = 8
 KEYS_A_PAGE = 1000
@@ -104,7 +104,7 @@ class Mirror:
             os.replace(temporary, path)  # noqa: PTH105 - pairs with the writer's
         except OSError as error:
             if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
-                logger.warning("%s%s is left out: %s", self.prefix, name, error.strerror)
+                LOGGER.warning("%s%s is left out: %s", self.prefix, name, error.strerror)
                 self._impossible.add(name)
                 return False
             raise StorageError(

@@ -55,9 +55,9 @@ def check_nodes(storage: Storage, sources: Sequence[DataConfig]) -> None:
     key = f".check-{secrets.token_hex(8)}"
     storage.put(key, b"a launch looks whether every node sees this")
     try:
-        probe = ray.remote(num_cpus=0, max_retries=0)(report_of_this_node)
+        ask = ray.remote(num_cpus=0, max_retries=0)(report_of_this_node)
         asked = {
-            probe.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+            ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
                 storage.uri, key, list(sources)
             ): f"{node['NodeManagerAddress']} ({node['NodeManagerHostname']})"
             for node in nodes

@@ -17,7 +17,7 @@ from typing import Protocol, runtime_checkable
 
 from resnet_dist.storage import Storage, StoredObject
 
-log = logging.getLogger(__name__)
+LOGGER = logging.getLogger(__name__)
 
 PENDING = 500
 """Records written to the cache's file at a time."""
@@ -124,7 +124,7 @@ class RecordCache:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
-            log.warning("records are read without the cache on this machine: %s", error)
+            LOGGER.warning("records are read without the cache on this machine: %s", error)
             if self._database is not None:
                 self._database.close()
                 self._database = None

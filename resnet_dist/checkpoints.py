@@ -17,7 +17,7 @@ import torch
 from resnet_dist.errors import CheckpointError
 from resnet_dist.storage import Storage
 
-log = logging.getLogger(__name__)
+LOGGER = logging.getLogger(__name__)
 
 KEEP = 2
 """Complete checkpoints kept: the newest, and the one before it in case the newest turns out to be damaged."""
@@ -93,7 +93,7 @@ class Checkpoints:
             try:
                 identity, data = self._read(name)
             except _DamagedError as damage:
-                log.warning("%s is damaged (%s) and passed over", name, damage)
+                LOGGER.warning("%s is damaged (%s) and passed over", name, damage)
                 continue
             if differing := differences(identity, self.identity):
                 raise CheckpointError(f"{name} belongs to another configuration: {', '.join(differing)} differ")

@@ -19,8 +19,6 @@ from resnet_dist.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Dataset", "cache_directory", "dataset_fingerprint", "load_dataset"]
-
 
 @dataclass(frozen=True)
 class Dataset:
@@ -59,7 +57,7 @@ def load_dataset(data: DataConfig, cache: Path | None = None) -> Dataset:
     """
     import torch
 
-    source = _source(data, cache)
+    source = load_source(data, cache)
     images = source.images
     used, kept = _training_counts(data, len(images.train_labels))
     tested = _limit(data, "test_limit", len(images.test_labels))
@@ -83,26 +81,10 @@ def load_dataset(data: DataConfig, cache: Path | None = None) -> Dataset:
 
 
 def load_source(data: DataConfig, cache: Path | None = None) -> CachedImages:
-    """The whole source of `data`, before limits and holdout, and its fingerprint. It is decoded if need be."""
-    return _source(data, cache)
+    """The whole source of `data`, before limits and holdout, and its fingerprint. It is decoded if need be.
 
-
-def dataset_fingerprint(data: DataConfig, cache: Path | None = None) -> str:
-    """Fingerprint of the source of `data`: 16 hexadecimal digits.
-
-    It is read from the cache; a source that is not there is decoded first. Raises `DataError` as `load_dataset`
-    does for the source, and if `data.fingerprint` is set and differs.
+    Raises `DataError` if the source is missing or damaged, or differs from `data.fingerprint`.
     """
-    return _source(data, cache).fingerprint
-
-
-def dataset_sizes(data: DataConfig, cache: Path | None = None) -> tuple[int, int]:
-    """Training and test images of the source of `data`, before limits and holdout. It is decoded if need be."""
-    images = _source(data, cache).images
-    return len(images.train_labels), len(images.test_labels)
-
-
-def _source(data: DataConfig, cache: Path | None) -> CachedImages:
     cache = (cache or cache_directory()).absolute()
     staged = staged_entry(data.fingerprint)
     if data.source.startswith("folder:") and data.fingerprint and (entry := opened(staged, cache)):
@@ -115,6 +97,21 @@ def _source(data: DataConfig, cache: Path | None) -> CachedImages:
             f"give the images that the configuration was made for, or leave data.fingerprint out"
         )
     return found
+
+
+def dataset_fingerprint(data: DataConfig, cache: Path | None = None) -> str:
+    """Fingerprint of the source of `data`: 16 hexadecimal digits.
+
+    It is read from the cache; a source that is not there is decoded first. Raises `DataError` as `load_dataset`
+    does for the source, and if `data.fingerprint` is set and differs.
+    """
+    return load_source(data, cache).fingerprint
+
+
+def dataset_sizes(data: DataConfig, cache: Path | None = None) -> tuple[int, int]:
+    """Training and test images of the source of `data`, before limits and holdout. It is decoded if need be."""
+    images = load_source(data, cache).images
+    return len(images.train_labels), len(images.test_labels)
 
 
 def _decoder(source: str, cache: Path) -> tuple[str, Callable[[], DecodedImages]]:

@@ -5,7 +5,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from tune_jobs.options import Parser
+from tune_jobs.options import Parser, positive
 
 ADDRESS_HELP = (
     "the cluster's job server, http://<head>:8265 (default: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, the cluster of "
@@ -66,8 +66,8 @@ def _add_cluster(commands: Any) -> None:
     )
     actions = cluster.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=Parser)
     up = actions.add_parser("up", help="start it", description="Start a Ray cluster of several nodes on this machine.")
-    up.add_argument("--nodes", type=_positive, default=3, metavar="N", help="nodes, the head among them (default: 3)")
-    up.add_argument("--cpus", type=_positive, default=2, metavar="N", help="CPUs that each node offers (default: 2)")
+    up.add_argument("--nodes", type=positive, default=3, metavar="N", help="nodes, the head among them (default: 3)")
+    up.add_argument("--cpus", type=positive, default=2, metavar="N", help="CPUs that each node offers (default: 2)")
     down = actions.add_parser("down", help="end it", description="End exactly what `cluster up` started.")
     for name, command in (("up", up), ("down", down)):
         command.add_argument("--json", action="store_true", help="print JSON, and nothing else")
@@ -97,9 +97,3 @@ def _later(module: str, function: str) -> Callable[[argparse.Namespace], int]:
         return code
 
     return run
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)

@@ -14,7 +14,7 @@ from typing import Any
 from resnet_dist import logs
 from resnet_dist.errors import UserError
 from tune_jobs.cluster_options import add_cluster_commands
-from tune_jobs.options import SHORTHANDS, Parser, add_settings, normalise
+from tune_jobs.options import SHORTHANDS, Parser, add_settings, normalise, positive
 
 LOGGER = logging.getLogger(__name__)
 
@@ -58,14 +58,14 @@ def make_parser() -> Parser:
         if action in ("plan", "run"):
             command.add_argument(
                 "--seeds",
-                type=_positive,
+                type=positive,
                 default=None,
                 metavar="K",
                 help="repeat each cell with seeds 0 to K-1 (default: the experiment's own, 1 unless it says otherwise)",
             )
             command.add_argument(
                 "--epochs",
-                type=_positive,
+                type=positive,
                 default=None,
                 metavar="E",
                 help="shorten or lengthen every run; milestones are scaled with it",
@@ -172,7 +172,7 @@ def make_parser() -> Parser:
     evaluation.add_argument(
         "--data.test_limit",
         dest="test_limit",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="use only the first N test images (default: as in training, or all of another source)",
     )
@@ -268,12 +268,6 @@ def program() -> str:
 def print_json(value: Any) -> None:
     """Print a value for a script to read."""
     print(json.dumps(value, indent=1))  # noqa: T201
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)
 
 
 def _percent_points(text: str) -> float:

@@ -4,7 +4,7 @@ import argparse
 
 from cluster.storage import open_storage
 from resnet_dist.configuration import DataConfig
-from resnet_dist.dataset import dataset_sizes, load_source
+from resnet_dist.dataset import load_source
 from resnet_dist.staged_data import stage
 from tune_jobs.command_line import print_json
 from tune_jobs.terminal import make_console
@@ -20,7 +20,7 @@ def stage_command(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"source": data.source, "fingerprint": found.fingerprint, "stored": fresh})
         return 0
-    train, test = dataset_sizes(data)
+    train, test = len(found.images.train_labels), len(found.images.test_labels)
     console = make_console()
     console.print(
         f"{data.source}: {train} training and {test} test images, fingerprint {found.fingerprint}, "

@@ -6,11 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from resnet_dist.configuration import DataConfig
 from resnet_dist.errors import UserError
 from tune_jobs.command_line import print_json
+from tune_jobs.terminal import make_console
 
 
 def evaluate_command(args: argparse.Namespace) -> int:
@@ -23,10 +22,11 @@ def evaluate_command(args: argparse.Namespace) -> int:
     if args.json:
         print_json(answer)
         return 0
-    Console(highlight=False, soft_wrap=True).print(
+    make_console().print(
         f"Test error on {answer['source']}: {100 * answer['top1_error']:.2f} % "
         f"(top-5: {100 * answer['top5_error']:.2f} %), loss {answer['test_loss']:.4f}, {answer['images']:,} images",
         markup=False,
+        soft_wrap=True,
     )
     return 0
 

@@ -7,13 +7,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from cluster.storage import open_storage
 from resnet_dist.errors import UserError
 from resnet_dist.storage import TrialKeys
 from tune_jobs.command_line import print_json
 from tune_jobs.recorded_trial import RecordedTrial, find_trial
+from tune_jobs.terminal import make_console
 
 
 def export_command(args: argparse.Namespace) -> int:
@@ -31,9 +30,8 @@ def export_command(args: argparse.Namespace) -> int:
         digest = hashlib.sha256(data).hexdigest()
         print_json({"trial": trial.trial_id, "file": str(target), "bytes": len(data), "sha256": digest})
     else:
-        Console(highlight=False, soft_wrap=True).print(
-            f"{target}: trial {trial.trial_id} of {trial.experiment}, {len(data) / 1e6:.1f} MB", markup=False
-        )
+        said = f"{target}: trial {trial.trial_id} of {trial.experiment}, {len(data) / 1e6:.1f} MB"
+        make_console().print(said, markup=False, soft_wrap=True)
     return 0
 
 

@@ -99,6 +99,13 @@ class _Setting(argparse.Action):
         namespace.settings = namespace.settings | {self.dest: values}
 
 
+def positive(text: str) -> int:
+    """A whole number from 1, as the `type` of an option."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
 def normalise(arguments: list[str]) -> list[str]:
     """Let `--batch-norm.momentum` be spelt with hyphens, as options often are, beside `--batch_norm.momentum`."""
     normal = []

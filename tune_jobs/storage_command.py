@@ -8,13 +8,14 @@ from rich.table import Table
 
 from cluster.storage_check import Finding, StorageCheck, check_storage
 from tune_jobs.command_line import print_json
+from tune_jobs.terminal import make_console
 
 STYLES = {"ok": "green", "note": "yellow", "failed": "red"}
 
 
 def check(args: argparse.Namespace) -> int:
     """Try and measure everything that runs need of a storage. Returns 1 if something is missing."""
-    console = Console(quiet=args.json, highlight=False)
+    console = make_console(quiet=args.json)
     with console.status("writing, reading and deleting small objects"):
         result = check_storage(args.storage)
     if args.json:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from resnet_dist import synthetic
 from resnet_dist.configuration import DataConfig
-from resnet_dist.dataset import cache_directory, dataset_fingerprint, load_dataset
+from resnet_dist.dataset import dataset_fingerprint, load_dataset
+from resnet_dist.dataset_cache import cache_directory
 from resnet_dist.decoded_images import DecodedImages, interleaved_order
 from resnet_dist.errors import DataError
 from resnet_dist.image_folder import folder_images
