@@ -49,6 +49,20 @@ def fingerprint(modules: Modules) -> str:
     return hashlib.sha256(json.dumps(dict(modules), sort_keys=True).encode()).hexdigest()[:16]
 
 
+def required_fingerprint(config: TrainingConfig, modules: Modules) -> str:
+    """Fingerprint of a configuration's code as these modules have it.
+
+    Raises a `ConfigurationError` if the configuration was made for another one.
+    """
+    found = fingerprint(part(modules, named(config).values()))
+    if config.code.fingerprint not in ("", found):
+        raise ConfigurationError(
+            f"code.fingerprint: the code has the fingerprint {found}, not {config.code.fingerprint}; "
+            "give the code that the configuration was made for, or leave code.fingerprint out"
+        )
+    return found
+
+
 def collect(names: Mapping[str, str], folders: Sequence[Path]) -> dict[str, str]:
     """The text of the modules that `named` settings name, and of modules beside them that they import.
 

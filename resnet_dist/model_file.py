@@ -4,6 +4,7 @@ Tensors and plain values only, read without running any code in them: {"network"
 "classes": names, "mean": float64 [3, 32, 32], "std": number}, the last two those that standardise images.
 """
 
+import json
 import pickle
 import zipfile
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from resnet_dist import checkpoints
+from resnet_dist import checkpoints, custom
 from resnet_dist.configuration import TrainingConfig
 from resnet_dist.dataset import Dataset
 from resnet_dist.errors import ConfigurationError, UserError
@@ -51,7 +52,7 @@ def encode_model(network: nn.Module, config: TrainingConfig, dataset: Dataset) -
 def read_model(path: Path) -> Model:
     """The model in a file: a trial's `model.pt`, or an archive that `resnet-dist export` made.
 
-    Raises a `UserError` of one line if it is no such file.
+    Raises a `UserError` of one line if it is no such file, or if code of the user's own that it needs is not there.
     """
     try:
         held = checkpoints.decode(_content(path))
@@ -60,16 +61,23 @@ def read_model(path: Path) -> Model:
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError):
         raise _not_a_model(path, "it holds something other than tensors and plain values") from None
     try:
+        config = TrainingConfig.from_dict(held["config"])
+    except ConfigurationError as error:
+        raise UserError(f"{path}: was made by another version of this program: {error}") from None
+    except KeyError:
+        raise _not_a_model(path, "it lacks weights or settings") from None
+    _install_code(path, config)
+    try:
         # As it is, with the versions of layers that torch keeps beside the weights: a copy would lack them.
-        state, config = held["network"], TrainingConfig.from_dict(held["config"])
-        count = len(state["linear.bias"])
+        state, classes = held["network"], tuple(held.get("classes", ()))
+        count = len(classes) or len(state["linear.bias"])
         network = make_network(config.network, config.batch_norm, count)
         network.load_state_dict(state)
         mean = held.get("mean")
         assert mean is None or mean.shape == (3, 32, 32)
-        return Model(network, config, tuple(held.get("classes", ())), count, mean, float(held.get("std", 1.0)))
-    except ConfigurationError as error:
-        raise UserError(f"{path}: was made by another version of this program: {error}") from None
+        return Model(network, config, classes, count, mean, float(held.get("std", 1.0)))
+    except ConfigurationError:
+        raise
     except (KeyError, TypeError, AttributeError, ValueError, AssertionError):
         raise _not_a_model(path, "it lacks weights or settings") from None
     except RuntimeError:  # load_state_dict's, which fills many lines
@@ -78,12 +86,37 @@ def read_model(path: Path) -> Model:
 
 def _content(path: Path) -> bytes:
     """The bytes of `model.pt`, which torch writes as a ZIP archive too."""
+    content = _exported(path, MODEL)
+    return path.read_bytes() if content is None else content
+
+
+def _exported(path: Path, record: str) -> bytes | None:
+    """A record of a trial in the archive that was exported; None if the file is another one."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
-                if name.rpartition("/")[2] == MODEL:
+                if name.rpartition("/")[2] == record:
                     return archive.read(name)
-    return path.read_bytes()
+    return None
+
+
+def _install_code(path: Path, config: TrainingConfig) -> None:
+    """Let the user's own code that a model needs be imported: an archive has its text, else it lies beside the file.
+
+    Raises a `ConfigurationError` if the network cannot be made without it, and it is not found or is another one now.
+    """
+    names = custom.named(config)
+    if not names:
+        return
+    try:
+        modules = json.loads(_exported(path, "provenance.json") or b"{}").get("code", {}).get("modules")
+        modules = modules or custom.collect(names, [path.absolute().parent, Path.cwd()])
+        custom.required_fingerprint(config, modules)
+    except ConfigurationError:
+        if any(setting.startswith("network.") for setting in names):
+            raise
+    else:
+        custom.install(modules)
 
 
 def _not_a_model(path: Path, reason: str) -> UserError:

@@ -64,6 +64,17 @@ def test_the_guides_parts_train_and_are_on_record(folder: Path, capsys: pytest.C
     (folder / "my_parts.py").write_text("1 / 0")
     assert main(["reproduce", trial.name, "--storage", "results", "--run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["comparison"]["identical"]
+    # The archive has it for whoever evaluates the model; a file of weights needs it beside itself or where one is.
+    assert main(["export", trial.name, "--storage", "results", "--output", "trial.zip", "--json"]) == 0
+    custom.install({})
+    assert main(["evaluate", str(trial / "model.pt")]) == 1
+    assert "give the code that the configuration was made for" in capsys.readouterr().err
+    assert main(["evaluate", "trial.zip", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["top1_error"] == result["top1_error"]
+    (folder / "my_parts.py").write_text(FILES["my_parts.py"])
+    custom.install({})
+    assert main(["evaluate", str(trial / "model.pt"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["top1_error"] == result["top1_error"]
 
 
 def test_a_job_carries_its_code_to_a_process_that_has_no_such_file(

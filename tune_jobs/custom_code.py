@@ -6,7 +6,6 @@ from pathlib import Path
 
 from resnet_dist import custom
 from resnet_dist.configuration import CodeConfig, TrainingConfig
-from resnet_dist.errors import ConfigurationError
 from tune_jobs.experiment_file import Experiment, naming
 
 
@@ -51,12 +50,7 @@ def code_of(config: TrainingConfig) -> dict[str, str]:
 def _bound(config: TrainingConfig, checked: set[str]) -> TrainingConfig:
     if not custom.named(config):
         return config
-    found = custom.fingerprint(code_of(config))
-    if config.code.fingerprint not in ("", found):
-        raise ConfigurationError(
-            f"code.fingerprint: the code has the fingerprint {found}, not {config.code.fingerprint}; "
-            "give the code that the configuration was made for, or leave code.fingerprint out"
-        )
+    found = custom.required_fingerprint(config, custom.installed())
     config = replace(config, code=CodeConfig(found))
     plain = config.to_dict()
     key = repr([plain["network"], plain["batch_norm"], plain["solver"], plain["run"]["exact"], found])

@@ -43,9 +43,8 @@ def experiment_notices(results: ExperimentResults) -> list[str]:
             f"Other data: {_words([shown_source(one) for one in source['actual']])} instead of "
             f"{_words([shown_source(one) for one in source['recipe']])}."
         )
-    if any(
-        source.startswith("folder:") and any(word in source.lower() for word in ("jpeg", "jpg")) for source in sources
-    ):
+    folders = [shown_source(source).lower() for source in sources if source.startswith("folder:")]
+    if any(word in folder for folder in folders for word in ("jpeg", "jpg")):
         notices.append("The images are re-encoded as JPEG, which makes them harder than CIFAR-10 itself.")
     for setting, deviation in changed.items():
         actual, recipe = (_words([_shown(setting, one) for one in deviation[key]]) for key in ("actual", "recipe"))

@@ -49,6 +49,12 @@ def test_a_trial_that_diverged_says_so(job: Job, tmp_path: Path) -> None:
         run(job)
 
 
+def test_a_failure_of_an_earlier_attempt_is_not_taken_for_divergence(job: Job, tmp_path: Path) -> None:
+    record_failure(LocalStorage(tmp_path), job.keys, "killed", "its node died", 4)
+    with pytest.raises(WaitingError, match="its end is not on record"):
+        run(job)
+
+
 def test_a_trial_without_either_waits_on_the_host_of_its_first_worker(job: Job, tmp_path: Path) -> None:
     with pytest.raises(WaitingError, match="storage could not be written on the host of its first worker") as caught:
         run(job)

@@ -5,7 +5,6 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import ray.exceptions
@@ -15,8 +14,8 @@ from rich.console import Console
 from cluster.ray_cluster import Resources
 from cluster.storage import LocalStorage
 from resnet_dist.configuration import TrainingConfig
-from resnet_dist.errors import DataError, DivergedError, UserError, WaitingError
-from resnet_dist.launch import Job, run_on_workers
+from resnet_dist.errors import DataError, UserError
+from resnet_dist.launch import Job
 from resnet_dist.storage import TrialKeys, experiment_key
 from tests.unreliable_storage import UnreliableStorage
 from tune_jobs.command_line import main
@@ -78,29 +77,6 @@ def test_whether_there_are_gpus_for_several_workers_is_the_clusters_to_say(
     monkeypatch.setattr("cluster.ray_cluster.connected", connected)
     line = error_of([*command, "--workers", "2", "--device", "cuda"], capsys)
     assert "2 workers need 2 GPUs and the cluster has none" in line
-
-
-class FinishedTrainer:
-    """Takes the place of Ray's: its workers have run."""
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        pass
-
-    def fit(self) -> None:
-        """Nothing is left to do."""
-
-
-def test_a_failure_of_an_earlier_attempt_is_not_taken_for_divergence(
-    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ray.train.torch.TorchTrainer", FinishedTrainer)
-    job = Job(CONFIG.override({"run.workers": 2}), "train", "name", lambda: storage)
-    storage.put(job.keys.failure, json.dumps({"kind": "killed", "reason": "its node died"}).encode())
-    with pytest.raises(WaitingError, match="has run, but its end is not on record"):
-        run_on_workers(job, {}, use_gpu=False)
-    storage.put(job.keys.failure, json.dumps({"kind": "diverged", "reason": "the loss is nan"}).encode())
-    with pytest.raises(DivergedError, match="the loss is nan"):
-        run_on_workers(job, {}, use_gpu=False)
 
 
 def failed(error: Exception) -> Exception:
