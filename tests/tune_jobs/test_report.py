@@ -104,6 +104,11 @@ def test_shortened_and_other_data_are_said_first_and_leave_no_verdict(finished: 
     assert {cell["verdict"] for cell in report.to_dict()["tables"][0]["cells"]} == {None}
 
 
+def test_a_folder_is_not_of_jpeg_files_because_it_lies_in_one_of_that_name(finished: Finished) -> None:
+    storage, _ = finished(overrides={"data.source": "folder:/home/jpg/cifar10", "data.fingerprint": "ab"})
+    assert not any("JPEG" in notice for notice in summarise_experiment(read_experiment(storage, "two-rows")).notices)
+
+
 def test_a_part_of_the_images_is_said_to_be_one_and_leaves_no_verdict(finished: Finished) -> None:
     storage, _ = finished(overrides={"data.train_limit": 512})
     summary = summarise_experiment(read_experiment(storage, "two-rows"))
