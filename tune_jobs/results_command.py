@@ -61,15 +61,18 @@ def _others(found: list[str]) -> str:
 
 @contextlib.contextmanager
 def _replacing(path: Path, binary: bool) -> Iterator[IO[Any]]:
-    """A new file that takes the place of `path` when it is complete."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """A new file that takes the place of `path` when it is complete; a pipe or a device is written to."""
+    is_file = path.is_file() or not path.exists()
+    target = path.with_name(f".{path.name}.{os.getpid()}.tmp") if is_file else path
     try:
         try:
-            with temporary.open("wb") if binary else temporary.open("w", encoding="utf-8", newline="") as file:
+            with target.open("wb") if binary else target.open("w", encoding="utf-8", newline="") as file:
                 yield file
-            temporary.replace(path)
+            if is_file:
+                target.replace(path)
         finally:
-            temporary.unlink(missing_ok=True)
+            if is_file:
+                target.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"--output {path}: cannot be written: {error.strerror or error}") from error
 

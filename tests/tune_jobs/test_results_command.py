@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -179,3 +180,14 @@ def test_thousands_of_trials_are_a_row_each_and_not_read_all_at_once() -> None:
     assert next(found)[:2] == ["0000000000000000", "0"]
     assert storage.reads <= 2 * 256
     assert sum(1 for _ in found) == 3_599
+
+
+def test_a_pipe_is_written_to_and_not_replaced(uri: str, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    descriptor = os.open(pipe, os.O_RDWR)  # so that neither side waits for the other
+    try:
+        assert main(["results", uri, "--output", str(pipe)]) == 0
+        assert pipe.is_fifo() and os.read(descriptor, 65_536).startswith(b"trial,name,")
+    finally:
+        os.close(descriptor)
