@@ -360,6 +360,12 @@ class TrainingConfig:
         """Nested plain values, ready for JSON."""
         return {item.name: to_plain(getattr(self, item.name)) for item in fields(self)}
 
+    def to_flat_dict(self) -> dict[str, Any]:
+        """The same as {"section.field": value}."""
+        return {
+            f"{section}.{name}": value for section, values in self.to_dict().items() for name, value in values.items()
+        }
+
     def override(self, settings: dict[str, Any]) -> "TrainingConfig":
         """A copy with settings replaced, given as {"section.field": value}; values may be text.
 

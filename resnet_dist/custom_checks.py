@@ -14,7 +14,7 @@ from resnet_dist import checkpoints, custom
 from resnet_dist.batch_norm import SynchronisedBatchNorm
 from resnet_dist.configuration import TrainingConfig, is_custom
 from resnet_dist.errors import ConfigurationError, UserError
-from resnet_dist.exact import VirtualShards
+from resnet_dist.exact import VirtualShards, gradient_of
 from resnet_dist.initialisation import initialise
 from resnet_dist.networks import make_network
 from resnet_dist.solvers import make_solver
@@ -127,17 +127,13 @@ def _check_shards(network: nn.Module, whole: nn.Module, images: Tensor, expected
     differs = [
         name
         for (name, parameter), reference in zip(network.named_parameters(), whole.parameters(), strict=True)
-        if not torch.allclose(_gradient(parameter), _gradient(reference), rtol=1e-6, atol=1e-9)
+        if not torch.allclose(gradient_of(parameter), gradient_of(reference), rtol=1e-6, atol=1e-9)
     ]
     if abs(losses.sum().item() - expected) > 1e-9 * (1 + abs(expected)) or differs:
         raise ConfigurationError(
             "computes something else from a batch that workers share than from the whole (law 1): something in it, "
             "other than SynchronisedBatchNorm, looks at more than one image"
         )
-
-
-def _gradient(parameter: Tensor) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
 def _check_evaluation(network: nn.Module, images: Tensor) -> None:

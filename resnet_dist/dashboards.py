@@ -22,11 +22,9 @@ CHARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 def hyperparameters(config: TrainingConfig) -> dict[str, bool | float | str]:
     """Settings as the HParams page can show them: `{"section.field": value}`, those without a value left out."""
-    plain = config.to_dict()
-    flat = {f"{section}.{name}": value for section, values in plain.items() for name, value in values.items()}
     return {
         name: ",".join(map(str, value)) if isinstance(value, list) else value
-        for name, value in flat.items()
+        for name, value in config.to_flat_dict().items()
         if name not in NOT_SHOWN and value is not None
     }
 

@@ -111,7 +111,7 @@ class VirtualShards:
     def reduce_gradients(self) -> None:
         """Set the network's gradients to the tree sum over all shards, and clear the replicas'."""
         flat = torch.stack(
-            [torch.cat([_gradient(p).reshape(-1) for p in replica.parameters()]) for replica in self.replicas]
+            [torch.cat([gradient_of(p).reshape(-1) for p in replica.parameters()]) for replica in self.replicas]
         )
         total = tree_sum(self.workers.gather(flat, self.shards.count))
         offset = 0
@@ -138,7 +138,8 @@ def _replica(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network, shared)
 
 
-def _gradient(parameter: Tensor) -> Tensor:
+def gradient_of(parameter: Tensor) -> Tensor:
+    """A parameter's gradient; zeros, in its shape, where it has none."""
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 

@@ -1,6 +1,6 @@
 """Residual networks with pre-activation: He et al. 2016, "Identity Mappings in Deep Residual Networks".
 
-(arXiv:1603.05027.) Depth 6n+2, groups and widths as in `networks.py`, but batch norm and ReLU stand before each
+arXiv:1603.05027. Depth 6n+2, groups and widths as in `networks.py`, but batch norm and ReLU stand before each
 convolution, and nothing stands in the way of the identity.
 """
 

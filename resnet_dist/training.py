@@ -34,8 +34,8 @@ from resnet_dist.solvers import batch_norm_momentum, learning_rate, make_solver
 from resnet_dist.workers import Workers
 
 OnStep = Callable[[int, Tensor], None]
-"""Called after each update with the number of updates so far and this worker's part of the loss, undetached from
-the device: reading it waits for the device."""
+"""Called after each update with the number of updates so far and this worker's part of the loss, as `update` returns
+it: on the device, for which reading it waits."""
 OnEpoch = Callable[[dict[str, Any]], None]
 """Called after each epoch, on every worker, with the epoch's metrics line."""
 

@@ -100,21 +100,16 @@ def _refuse_equal_cells(table: Table) -> None:
         seen[key] = cell.label
 
 
-def _flat(config: TrainingConfig) -> dict[str, Any]:
-    plain = config.to_dict()
-    return {f"{section}.{key}": value for section, values in plain.items() for key, value in values.items()}
-
-
 def _deviations(declared: tuple[Table, ...], actual: tuple[Table, ...]) -> tuple[Deviation, ...]:
     found: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
     unimportant = {*NOT_IDENTITY, "data.fingerprint"} - {"data.source"}
     for before, after in zip(declared, actual, strict=True):
-        references = _flat(TrainingConfig().override(dict(before.reference_settings)))
+        references = TrainingConfig().override(dict(before.reference_settings)).to_flat_dict()
         for cell, changed in zip(before.cells, after.cells, strict=True):
-            recipe = _flat(cell.config)
+            recipe = cell.config.to_flat_dict()
             if cell.reference is not None or cell.paper is not None:
                 recipe |= {name: references[name] for name, _ in before.reference_settings}
-            for setting, value in _flat(changed.config).items():
+            for setting, value in changed.config.to_flat_dict().items():
                 if setting not in unimportant and recipe[setting] != value:
                     old, new = found.setdefault(setting, ({}, {}))
                     old[repr(recipe[setting])] = recipe[setting]

@@ -35,8 +35,8 @@ class TrialResults:
     """`TrainingConfig.to_dict()`, as the experiment asked for it."""
     state: State
     """`finished`: it has a result. `early-stopped`: a searching scheduler ended it (`early_stopped` in `failure.json`);
-    it has no result. `failed`: it has given up. `unfinished`: it has begun; whether it runs at this
-    moment cannot be seen from storage. `missing`: nothing there. `corrupt`: a record cannot be understood."""
+    it has no result. `failed`: it has given up. `unfinished`: it has begun; whether it runs at this moment cannot be
+    seen from storage. `missing`: nothing there. `corrupt`: a record cannot be understood."""
     result: Mapping[str, Any] = field(default_factory=dict)
     """`result.json`; empty unless finished."""
     metrics: tuple[Mapping[str, Any], ...] = ()

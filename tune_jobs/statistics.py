@@ -32,6 +32,7 @@ class Summary:
     low: float | None
     """Lower end of the 95 % confidence interval of the mean (Student's t); None with one value."""
     high: float | None
+    """Its upper end."""
 
 
 def summarise(values: Sequence[float]) -> Summary:
@@ -130,8 +131,8 @@ def seeds_needed(
 ) -> int | None:
     """Seeds a cell with which a two-sided t-test tells two cells that differ by `difference` with this power.
 
-    For normal errors of standard deviation `sd`. The level is that of the strictest of `tests`
-    tests under Holm's correction. None if it takes more than 1000.
+    For normal errors of standard deviation `sd`. The level is that of the strictest of `tests` tests under Holm's
+    correction. None if it takes more than 1000.
     """
     assert sd >= 0 and difference > 0 and tests >= 1
     if sd == 0:
