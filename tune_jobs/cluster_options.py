@@ -39,6 +39,9 @@ def _add_submit(commands: Any) -> None:
     submit.add_argument(
         "--pack", metavar="DIR", help="submit nothing: put the upload into DIR and print the equal `ray job submit`"
     )
+    submit.add_argument(
+        "--dry-run", action="store_true", help="print what would be uploaded and run; ask and send nothing"
+    )
     submit.add_argument("--json", action="store_true", help="print JSON, and nothing else; implies --no-wait")
     submit.add_argument("arguments", nargs=argparse.REMAINDER, metavar="COMMAND", help="grid run …, train …")
     submit.set_defaults(run=_later("job_command", "submit"))
@@ -85,6 +88,9 @@ def _add_data(commands: Any) -> None:
     )
     stage.add_argument("source", metavar="SOURCE", help="cifar10, cifar100 or folder:PATH, as in --data.source")
     stage.add_argument("storage", metavar="DIR|s3://…", help="where the results of the runs go")
+    stage.add_argument(
+        "--dry-run", action="store_true", help="decode the data set and say what would be stored; store nothing"
+    )
     stage.add_argument("--json", action="store_true", help="print JSON, and nothing else")
     stage.set_defaults(run=_later("data_command", "stage_command"))
 

@@ -223,6 +223,9 @@ def make_parser() -> Parser:
     flush.add_argument(
         "storage", nargs="?", metavar="STORAGE", help=STORAGE_HELP + " (default: all of which writes wait)"
     )
+    flush.add_argument(
+        "--dry-run", action="store_true", help="print the trials of which writes wait; read no storage, make none"
+    )
     flush.add_argument("--json", action="store_true", help="print JSON, and nothing else")
     flush.set_defaults(run=_storage)
     return parser

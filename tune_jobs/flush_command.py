@@ -87,6 +87,8 @@ def flush_before_launch(storage: Storage, console: Console) -> None:
 
 def flush_command(args: argparse.Namespace) -> int:
     """Make what waits for one storage, or for all. 0 if nothing waits any more, else 1."""
+    if args.dry_run:
+        return _dry_run(args)
     if args.storage:
         uris = [open_storage(args.storage).uri]
     else:
@@ -101,3 +103,17 @@ def flush_command(args: argparse.Namespace) -> int:
         if not done:
             console.print("Nothing waits on this host.")
     return 1 if any(flushed.failed for flushed in done) else 0
+
+
+def _dry_run(args: argparse.Namespace) -> int:
+    """Name the trials of which writes wait."""
+    place = open_storage(args.storage).place if args.storage else None
+    waiting = [f"{uri}/{experiment}/{trial_id}" for uri, experiment, trial_id in spooled_trials(place)]
+    if args.json:
+        print_json(waiting)
+        return 0
+    console = make_console()
+    for trial in waiting:
+        console.print(trial, markup=False, soft_wrap=True)
+    console.print(f"Writes of {len(waiting)} trials wait on this host; none was made." if waiting else "Nothing waits.")
+    return 0

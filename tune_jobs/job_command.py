@@ -41,6 +41,14 @@ def submit(args: argparse.Namespace) -> int:
         if args.json:
             print_json({"directory": str(directory), "files": package.files, "command": command})
         return 0
+    if args.dry_run:
+        with tempfile.TemporaryDirectory(prefix="resnet-dist-job-") as scratch:
+            package = pack(Path(args.working_dir), Path(scratch))
+        _describe(package, console, "Would upload")
+        console.print(f"and run {shlex.join(entrypoint)}\nNothing was uploaded or submitted.", soft_wrap=True)
+        if args.json:
+            print_json({"entrypoint": shlex.join(entrypoint), "files": package.files, "bytes": package.bytes})
+        return 0
     jobs = Jobs(args.address)
     with tempfile.TemporaryDirectory(prefix="resnet-dist-job-") as scratch:
         _describe(pack(Path(args.working_dir), Path(scratch)), console)
@@ -90,8 +98,8 @@ def _variable(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _describe(package: Package, console: Console) -> None:
-    said = f"Uploading {package.files} files, {package.bytes / 2**20:.1f} MiB"
+def _describe(package: Package, console: Console, verb: str = "Uploading") -> None:
+    said = f"{verb} {package.files} files, {package.bytes / 2**20:.1f} MiB"
     if package.commit:
         said += f"; commit {package.commit[:12]}" + (", with changes" if package.dirty else "")
     console.print(said, soft_wrap=True)

@@ -61,6 +61,16 @@ def test_pack_prints_the_equal_command_of_rays(capsys: pytest.CaptureFixture[str
     assert said["directory"] == str(tmp_path / "more") and said["command"].startswith("ray job submit --working-dir")
 
 
+def test_a_dry_run_of_a_submission_asks_no_server(capsys: pytest.CaptureFixture[str]) -> None:
+    nowhere = ["submit", "--dry-run", "--address", "http://127.0.0.1:9"]
+    assert main([*nowhere, "--", *GRID]) == 0
+    said = capsys.readouterr().out
+    assert "Would upload" in said and "python -m tune_jobs grid run demo" in said and "Nothing was uploaded" in said
+    assert main([*nowhere, "--json", "--", *GRID]) == 0
+    assert json.loads(capsys.readouterr().out)["files"] > 100
+    assert "is for this machine" in refused(capsys, *nowhere, "--", "cluster", "up")
+
+
 def test_an_unreachable_job_server_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     for command in (["status"], ["logs", "x"], ["stop", "x"]):
         line = refused(capsys, "job", *command, "--address", "http://127.0.0.1:9")
@@ -79,10 +89,15 @@ def test_staging_prints_the_fingerprint_and_stores_once(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, cache: Path
 ) -> None:
     source, storage = f"folder:{write_directory(tmp_path / 'images', image_tree())}", str(tmp_path / "results")
+    assert main(["data", "stage", source, storage, "--dry-run"]) == 0
+    assert "would be put into" in capsys.readouterr().out
+    assert not (tmp_path / "results").exists()
     said = []
     for _ in range(2):
         assert main(["data", "stage", source, storage, "--json"]) == 0
         said.append(json.loads(capsys.readouterr().out))
     assert [one["stored"] for one in said] == [True, False] and said[0]["fingerprint"] == said[1]["fingerprint"]
     assert open_storage(storage).get(f".data/{said[0]['fingerprint']}/meta.json")
+    assert main(["data", "stage", source, storage, "--dry-run"]) == 0
+    assert "were already in" in capsys.readouterr().out
     assert "there is no file or directory" in refused(capsys, "data", "stage", "folder:/nowhere", storage)
