@@ -175,7 +175,7 @@ const plot = (place) => {
   slider.addEventListener("blur", hide);
   update();
   place.after(make("div", { class: "reader" }, make("label", {}, "Values at epoch ", said), slider));
-  slider.setAttribute("aria-label", "Values at epoch");
+  slider.setAttribute("aria-label", `Values at epoch, ${place.dataset.slider}`);
 };
 
 document.querySelectorAll(".plot").forEach(plot);
