@@ -6,6 +6,7 @@ import pickle
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,13 @@ def test_the_guides_parts_train_and_are_on_record(folder: Path, capsys: pytest.C
     custom.install({})
     assert main(["evaluate", str(trial / "model.pt")]) == 1
     assert "give the code that the configuration was made for" in capsys.readouterr().err
+    with zipfile.ZipFile("trial.zip") as archive:
+        assert "runs code of the trial's author, my_parts.py" in archive.read(f"{trial.name}/README.md").decode()
     assert main(["evaluate", "trial.zip", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["top1_error"] == result["top1_error"]
+    # Another data source of one's own, which lies in the directory and is not the model's.
+    (folder / "more.py").write_text(FILES["my_parts.py"])
+    assert main(["evaluate", "trial.zip", "--data", "more:stripes", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["top1_error"] == result["top1_error"]
     (folder / "my_parts.py").write_text(FILES["my_parts.py"])
     custom.install({})

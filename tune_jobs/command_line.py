@@ -167,7 +167,11 @@ def make_parser() -> Parser:
     )
     evaluation.add_argument("weights", metavar="WEIGHTS", help="a trial's model.pt, or an archive made by export")
     evaluation.add_argument(
-        "--data.source", dest="source", metavar="SOURCE", help="as for train (default: what the model was trained with)"
+        "--data.source",
+        "--data",
+        dest="source",
+        metavar="SOURCE",
+        help="as for train (default: what the model was trained with)",
     )
     evaluation.add_argument(
         "--data.test_limit",

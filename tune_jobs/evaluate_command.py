@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from resnet_dist.configuration import DataConfig
+from resnet_dist.configuration import DataConfig, is_custom
 from resnet_dist.errors import UserError
 from tune_jobs.command_line import print_json
 from tune_jobs.terminal import make_console
@@ -38,6 +38,7 @@ def evaluate(weights: Path, source: str | None, test_limit: int | None, device: 
     """
     import torch
 
+    from resnet_dist import custom
     from resnet_dist.batches import Standardiser
     from resnet_dist.dataset import load_dataset
     from resnet_dist.evaluation import ImageSet
@@ -48,6 +49,8 @@ def evaluate(weights: Path, source: str | None, test_limit: int | None, device: 
     model = read_model(weights)
     data = model.config.data
     if source is not None and source != data.source:
+        if is_custom(source):  # its module is looked for here, where the command was given
+            custom.install({**custom.installed(), **custom.collect({"--data.source": source}, [Path.cwd()])})
         data = replace(data, source=source, fingerprint="")
         if model.mean is not None:  # the training images are not needed, however many there are
             data = DataConfig(source=source, batch_size=2, test_limit=0)

@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import io
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def export(trial: RecordedTrial) -> bytes:
 def readme(trial: RecordedTrial, result: dict[str, Any]) -> str:
     """What is in the archive, and how to use it."""
     config, provenance = trial.config, trial.provenance
+    code = provenance.get("code", {}).get("modules", {})
     commit = provenance.get("commit") or "an unknown commit"
     changed = " with the changes in source.patch" if trial.patch is not None else ""
     return f"""# Trial {trial.trial_id}
@@ -91,8 +93,8 @@ Source code: resnet_dist at {commit}{changed}.
 
 Evaluate it, with resnet_dist installed:
 
-    resnet-dist evaluate model.pt --data.source {config.data.source}
-
+    resnet-dist evaluate {f"{trial.trial_id}.zip" if code else "model.pt"} --data.source {config.data.source}
+{_of_code(code)}
 Load it in Python (`classes` of them; images are uint8 [N, 3, 32, 32]):
 
     from pathlib import Path
@@ -106,4 +108,14 @@ Without resnet_dist, `torch.load("model.pt", weights_only=True)` gives a diction
 "config" the settings, "mean" and "std" what standardises images.
 
 Train it again: `resnet-dist train --storage results --config config.json`.
+"""
+
+
+def _of_code(modules: Mapping[str, str]) -> str:
+    """What the README says of code of the user's own."""
+    if not modules:
+        return ""
+    return f"""
+That runs code of the trial's author, {", ".join(sorted(modules))}: its text is in `provenance.json`, to be read by
+whoever did not write it. Without the archive around it, `model.pt` needs these files beside it.
 """
