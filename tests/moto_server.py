@@ -1,4 +1,8 @@
-"""Run moto's S3 on a free port of an address, by default 127.0.0.1: prints the port, ends when its input does."""
+"""Run moto's S3: prints its port, ends when its input does.
+
+`moto_server.py [ADDRESS [PORT]]` serves on 127.0.0.1 and a free port if not told otherwise. With a port, each request
+is a line of the standard output: the client's address, the method, the path, the protocol.
+"""
 
 import sys
 import threading
@@ -26,10 +30,16 @@ class Quiet(WSGIRequestHandler):
         pass
 
 
+class Told(Quiet):
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        print(self.address_string(), self.requestline, flush=True)
+
+
 def main() -> None:
     application = OneAtATime(DomainDispatcherApplication(create_backend_app))
     host = sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1"
-    server = make_server(host, 0, application, threaded=True, request_handler=Quiet)
+    port = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    server = make_server(host, port, application, threaded=True, request_handler=Told if port else Quiet)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(server.server_port, flush=True)
     sys.stdin.read()

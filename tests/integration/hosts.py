@@ -8,6 +8,7 @@ Root is needed. `RESNET_DIST_TEST_HOSTS=required` turns the lack of it from a sk
 """
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -34,6 +35,16 @@ hostname "$1"
 ip link set lo up
 echo ready
 while sleep 3600; do :; done
+"""
+_ANSWERS = """
+import json, sys, traceback
+names = {}
+for line in sys.stdin:
+    try:
+        exec(json.loads(line), names)
+        print(json.dumps({"answer": names["answer"]}), flush=True)
+    except Exception:
+        print(json.dumps({"error": traceback.format_exc()}), flush=True)
 """
 _UNSHARE = ("unshare", "--net", "--uts", "--mount", "--mount-proc", "--pid", "--fork", "--kill-child")
 
@@ -65,7 +76,7 @@ class Host:
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
         self.init = int(children[0])
         """Number of the host's first process, as the tests see it."""
-        self._commands: list[subprocess.Popen[bytes]] = []
+        self._commands: list[subprocess.Popen[Any]] = []
         self.environment: dict[str, str] = {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "HOME": f"{SCRATCH}/home",
@@ -104,10 +115,22 @@ class Host:
             env=self.environment | variables,
         )
 
+    def python(self) -> "Python":
+        """A Python that runs on the host until the host leaves."""
+        process = subprocess.Popen(
+            self._inside([sys.executable, "-c", _ANSWERS]),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=REPOSITORY,
+            env=self.environment,
+        )
+        self._commands.append(process)
+        return Python(process)
+
     def leave(self) -> None:
         """End the host and everything on it at once, as when its power fails."""
-        everything: list[subprocess.Popen[Any]] = [self._process, *self._commands]
-        for process in everything:
+        for process in (self._process, *self._commands):
             process.kill()
             for stream in (process.stdin, process.stdout):
                 if stream:
@@ -117,6 +140,21 @@ class Host:
     def _inside(self, command: list[str]) -> list[str]:
         kinds = ("--net", "--uts", "--mount", "--pid")
         return ["nsenter", "--target", str(self.init), *kinds, f"--wd={REPOSITORY}", "--", *command]
+
+
+class Python:
+    """A Python on a host that runs one piece of code after the other: what it takes to start, it takes once."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def run(self, code: str) -> Any:
+        """Run code, which finds the names that earlier code has left; returns what it leaves in `answer`, as JSON."""
+        assert self._process.stdin and self._process.stdout
+        print(json.dumps(code), file=self._process.stdin, flush=True)
+        said = json.loads(self._process.stdout.readline() or '{"error": "it has ended"}')
+        assert "error" not in said, said["error"]
+        return said["answer"]
 
 
 class Network:
@@ -167,4 +205,4 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 600) -
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s"
-        time.sleep(0.5)
+        time.sleep(0.3)

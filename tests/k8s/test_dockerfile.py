@@ -219,17 +219,45 @@ def test_a_build_without_its_commit_fails_and_says_why(image: Image, arguments: 
     assert not (image.root / "opt").exists()
 
 
-@pytest.mark.integration
-@pytest.mark.timeout(1800)
-@pytest.mark.skipif(
-    not os.environ.get("RESNET_DIST_IMAGE_INSTALL"),
-    reason="writes six gigabytes (make setup installs from the same pins); RESNET_DIST_IMAGE_INSTALL=1 runs it",
-)
-def test_the_install_steps_work_in_a_clean_environment(tmp_path: Path) -> None:
+INSTALL = os.environ.get("RESNET_DIST_IMAGE_INSTALL", "")
+"""`1` installs what the image gets; `dry` only has pip find all of it, which takes half a minute of a processor."""
+
+
+@pytest.fixture
+def clean_image(tmp_path: Path) -> Image:
+    """An image whose pip is its own, once it has one, and may fetch what it needs."""
     image = Image(tmp_path / "image", {})
     programs = f"{image.root / 'opt' / 'venv' / 'bin'}{os.pathsep}{Path(sys.executable).parent}"
     known = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_", "HTTP"))}
     image.environment = known | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "HOME": str(tmp_path)}
+    return image
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not INSTALL, reason="asks package indexes; RESNET_DIST_IMAGE_INSTALL=dry runs it")
+def test_the_install_steps_find_all_that_is_pinned_and_nothing_else(clean_image: Image) -> None:
+    every = stages()
+    for done in clean_image.run(every["build"]):
+        assert done.returncode == 0, done.stderr
+    (done,) = clean_image.run(every["build-cuda"], PIP_DRY_RUN="1", PIP_DISABLE_PIP_VERSION_CHECK="1")
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("Would install ")]
+    found = {canonicalize_name(name): version for name, _, version in (w.rpartition("-") for w in line.split()[2:])}
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
+    assert {"torch", "ray", "nvidia-nccl-cu13"} <= found.keys()
+    assert found.items() <= pinned.items()
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(
+    INSTALL != "1",
+    reason="writes six gigabytes (make setup installs from the same pins); RESNET_DIST_IMAGE_INSTALL=1 runs it",
+)
+def test_the_install_steps_work_in_a_clean_environment(clean_image: Image, tmp_path: Path) -> None:
+    image = clean_image
     every = stages()
     # Where PyTorch's own index cannot be reached, RESNET_DIST_TORCH_INDEX names another, as --build-arg would.
     index = os.environ.get("RESNET_DIST_TORCH_INDEX")
