@@ -19,7 +19,7 @@ from resnet_dist.errors import UserError
 from resnet_dist.storage import TrialKeys
 
 COST_TARGET = 1.0
-WARM_UP_ROUNDS = 2
+WARM_UP_ROUNDS = 3
 """Trials of each slot that do not count: actors start, import torch, load the data."""
 
 
@@ -50,7 +50,7 @@ def tiny_trials(count: int) -> list[TrainingConfig]:
 def costs(finished: Sequence[Finished], slots: int) -> list[float]:
     """Seconds beyond its training of each trial once warm, given all trials of a grid that kept `slots` slots busy."""
     ordered = sorted(finished, key=lambda trial: trial.at)
-    warm = range((WARM_UP_ROUNDS + 1) * slots, len(ordered))
+    warm = range(WARM_UP_ROUNDS * slots, len(ordered))
     return [ordered[i].at - ordered[i - slots].at - ordered[i].training for i in warm]
 
 
@@ -65,7 +65,7 @@ def measure(measured: int) -> list[float]:
     with tempfile.TemporaryDirectory(prefix="resnet-dist-benchmark-") as storage:
         with connected() as resources:
             slots = resources.gpus or resources.cpus
-            configs = tiny_trials((WARM_UP_ROUNDS + 1) * slots + measured)
+            configs = tiny_trials(WARM_UP_ROUNDS * slots + measured)
             trials = [Trial(config, f"seed-{config.run.seed}") for config in configs]
 
             def failed(trial: Trial, reason: str) -> None:

@@ -7,12 +7,11 @@ ignores. `resnet_dist/_build.json` and `_build.patch` say on the nodes, where th
 
 import os
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from resnet_dist.errors import UserError
-from resnet_dist.source import build_files, looks_secret, source_state
+from resnet_dist.source import ask_git, build_files, looks_secret, source_state
 
 LIMIT = 32 * 2**20
 """Bytes of an upload. Ray's own limit is 100 MiB; code has no need of that, and each node fetches a copy."""
@@ -75,16 +74,12 @@ def pack(working_dir: Path, into: Path, limit: int = LIMIT) -> Package:
 
 def _files(directory: Path) -> list[str]:
     """Names of the files below a directory that are code, relative to it, sorted."""
-    command = ["git", "-c", "safe.directory=*", "-C", str(directory), "ls-files", "-z", "--cached"]
-    try:
-        listed = subprocess.run(command, capture_output=True, check=False)
-        others = subprocess.run([*command[:-1], "--others", "--exclude-standard"], capture_output=True, check=False)
-    except OSError:
+    listed = ask_git(directory, "ls-files", "-z", "--cached")
+    if not listed:  # no git, no checkout, or a folder that the repository around it ignores
         return _walk(directory)
-    if listed.returncode or not listed.stdout:  # no checkout, or a folder that the repository around it ignores
-        return _walk(directory)
-    new = [name for name in _names(others.stdout) if not _NOT_CODE.intersection(name.split("/"))]
-    found = {name for name in [*_names(listed.stdout), *new] if (directory / name).is_file()}
+    others = ask_git(directory, "ls-files", "-z", "--others", "--exclude-standard") or b""
+    new = [name for name in _names(others) if not _NOT_CODE.intersection(name.split("/"))]
+    found = {name for name in [*_names(listed), *new] if (directory / name).is_file()}
     return sorted(found)
 
 

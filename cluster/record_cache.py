@@ -90,11 +90,13 @@ class RecordCache:
     def _open(self, file: Path) -> None:
         with self._giving_up():
             file.parent.mkdir(parents=True, exist_ok=True)
-            # Another process may be writing: that is worth no long wait.
-            self._database = sqlite3.connect(file, timeout=5, check_same_thread=False)
-            self._database.execute(
-                "CREATE TABLE IF NOT EXISTS records (key TEXT PRIMARY KEY, version TEXT NOT NULL, data BLOB NOT NULL)"
-            )
+            try:
+                self._database = _opened(file)
+            except sqlite3.DatabaseError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
+                    raise
+                file.unlink()  # damaged, and it would be at each command
+                self._database = _opened(file)
 
     def _find(self, listed: StoredObject) -> bytes | None:
         row = None
@@ -128,3 +130,16 @@ class RecordCache:
             if self._database is not None:
                 self._database.close()
                 self._database = None
+
+
+def _opened(file: Path) -> sqlite3.Connection:
+    # Another process may be writing: that is worth no long wait.
+    database = sqlite3.connect(file, timeout=5, check_same_thread=False)
+    try:
+        database.execute(
+            "CREATE TABLE IF NOT EXISTS records (key TEXT PRIMARY KEY, version TEXT NOT NULL, data BLOB NOT NULL)"
+        )
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database

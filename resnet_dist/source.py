@@ -92,14 +92,14 @@ def source_state(package: Path | None = None) -> SourceState:
     """State of the source tree of a package's directory, by default this package's."""
     package = (package or Path(__file__).parent).resolve()
     # A package installed below someone else's repository, in a .venv, say, is not part of that one's commit.
-    tracked = _git(package, "ls-files", "--error-unmatch", "--", "provenance.py")
-    top = _git(package, "rev-parse", "--show-toplevel")
-    commit = _git(package, "rev-parse", "--verify", "HEAD")
+    tracked = ask_git(package, "ls-files", "--error-unmatch", "--", "provenance.py")
+    top = ask_git(package, "rev-parse", "--show-toplevel")
+    commit = ask_git(package, "rev-parse", "--verify", "HEAD")
     if tracked is None or top is None or commit is None:
         return _build_state(package / BUILD_RECORD)
     root = Path(os.fsdecode(top.rstrip(b"\n")))
-    changed = _names(_git(root, "diff", "--name-only", "--no-renames", "-z", "HEAD"))
-    new = _names(_git(root, "ls-files", "--others", "--exclude-standard", "-z"))
+    changed = _names(ask_git(root, "diff", "--name-only", "--no-renames", "-z", "HEAD"))
+    new = _names(ask_git(root, "ls-files", "--others", "--exclude-standard", "-z"))
     patch, left_out = _patch(root, changed, new)
     return SourceState(commit.decode().strip(), bool(changed or new), "git", patch, left_out)
 
@@ -162,9 +162,9 @@ def _file_patch(root: Path, name: str, is_new: bool) -> bytes | str:
     if path.is_file() and not path.is_symlink() and path.stat().st_size > PATCH_LIMIT:
         return f"larger than {PATCH_LIMIT} bytes"
     if is_new:
-        part = _git(root, *_DIFF, "--no-index", "--", os.devnull, name)
+        part = ask_git(root, *_DIFF, "--no-index", "--", os.devnull, name)
     else:
-        part = _git(root, *_DIFF, "HEAD", "--", f":(top,literal){name}")
+        part = ask_git(root, *_DIFF, "HEAD", "--", f":(top,literal){name}")
     if not part:
         return "git cannot show it"
     if looks_like_a_credential(part):
@@ -187,7 +187,7 @@ def _names(output: bytes | None) -> list[str]:
     return [os.fsdecode(name) for name in (output or b"").split(b"\0") if name]
 
 
-def _git(directory: Path, *arguments: str) -> bytes | None:
+def ask_git(directory: Path, *arguments: str) -> bytes | None:
     """What git says, byte for byte; None if it fails or is not there."""
     # A hook or a wrapper may have set GIT_DIR and the like, which would answer for another repository.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}

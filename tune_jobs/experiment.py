@@ -63,7 +63,7 @@ def load_experiment(
     registry = _registry()
     path = registry.get(name_or_path)
     if path is None:
-        if not (name_or_path.endswith(".toml") or "/" in name_or_path or Path(name_or_path).is_file()):
+        if not (name_or_path.endswith(".toml") or "/" in name_or_path or is_file(name_or_path)):
             choices("experiment", name_or_path, tuple(registry))
         path = Path(name_or_path)
     declared = read_experiment_file(path, registry)
@@ -136,6 +136,14 @@ def trials(experiment: Experiment, seeds: int) -> tuple[Trial, ...]:
         for config, name in zip(unique.values(), names, strict=True)
         for seed in range(seeds)
     )
+
+
+def is_file(name: str) -> bool:
+    """Whether there is a file of this name; none has one that is too long for the system."""
+    try:
+        return Path(name).is_file()
+    except OSError:
+        return False
 
 
 def with_seed(config: TrainingConfig, seed: int) -> TrainingConfig:

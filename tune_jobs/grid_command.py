@@ -5,7 +5,6 @@ import difflib
 import json
 import logging
 import sys
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -229,10 +228,10 @@ def _stored_name(experiment: str, storage: BrowsableStorage) -> str:
 
     Raises a `UserError` that names those that are there unless it is one of them.
     """
-    name = experiment
-    if experiment.endswith(".toml") and Path(experiment).is_file():
-        from tune_jobs.experiment import load_experiment
+    from tune_jobs.experiment import is_file, load_experiment
 
+    name = experiment
+    if experiment.endswith(".toml") and is_file(experiment):
         name = load_experiment(experiment).name
     if storage.get(experiment_key(name)) is not None:
         return name

@@ -22,6 +22,9 @@ from tune_jobs.command_line import make_parser, print_json, program
 from tune_jobs.options import normalise
 from tune_jobs.terminal import make_console
 
+STOPPING = 60.0
+"""Seconds that `job stop` waits for the job's end."""
+
 _SECRET_WORDS = ("SECRET", "TOKEN", "PASSWORD", "ACCESS_KEY", "CREDENTIAL")
 
 
@@ -155,10 +158,12 @@ def stop(args: argparse.Namespace) -> int:
     jobs = Jobs(args.address)
     if not jobs.stop(args.job):
         raise UserError(f"job {args.job} is over already: {jobs.state(args.job).status}")
-    deadline = time.monotonic() + 60
-    while not jobs.state(args.job).is_over and time.monotonic() < deadline:
+    deadline = time.monotonic() + STOPPING
+    while not (state := jobs.state(args.job)).is_over:
+        if time.monotonic() > deadline:
+            raise UserError(f"job {args.job} still runs after {STOPPING:.0f} s; look again with job status {args.job}")
         time.sleep(0.5)
-    make_console().print(f"job {args.job}: {jobs.state(args.job).status}")
+    make_console().print(f"job {args.job}: {state.status}")
     return 0
 
 

@@ -76,7 +76,7 @@ def common(rows: Sequence[tuple[str, Sequence[TrialResults]]]) -> str:
             for library in LIBRARIES
             if (version := shared.get(f"{library} versions", "none")) != "none"
         ),
-        shared.get("processors", "").replace("none", ""),
+        processor if (processor := shared.get("processors", "none")) != "none" else "",
     ]
     return f"Common to all finished trials ({len(done)}): {', '.join(filter(None, said))}."
 

@@ -63,6 +63,15 @@ def test_changes_travel_as_a_patch_that_gives_the_code_back(checkout: Path, tmp_
     assert (checkout / "new.py").read_text() == "fresh = True\n"
 
 
+def test_a_hooks_variables_do_not_make_another_repository_of_it(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git(tmp_path, "init", "-q", "other")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
+    pack(checkout, tmp_path / "upload")
+    assert uploaded(tmp_path / "upload") == {"mine.toml", "resnet_dist/provenance.py", "resnet_dist/_build.json"}
+
+
 def test_what_looks_like_a_credential_stays_here_and_is_named(checkout: Path, tmp_path: Path) -> None:
     (checkout / ".env").write_text("AWS_SECRET_ACCESS_KEY=x\n")
     into = tmp_path / "upload"

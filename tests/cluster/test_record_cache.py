@@ -109,7 +109,19 @@ def test_copies_are_kept_while_an_error_passes(storage: Versioned, tmp_path: Pat
     assert storage.read == ["grid/a"]
 
 
-@pytest.mark.parametrize("damage", ["no database", "a directory", "no directory"])
+def test_a_damaged_cache_is_made_anew(storage: Versioned, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    storage.put("grid/a", b"content")
+    with RecordCache(storage, "grid", tmp_path / "cache"):
+        pass
+    (file,) = (tmp_path / "cache" / "records").iterdir()
+    file.write_bytes(b"something else " * 100)
+    for _ in range(2):
+        with RecordCache(storage, "grid", tmp_path / "cache") as cache:
+            assert cache.get(only(storage)) == b"content"
+    assert storage.read == ["grid/a"] and not caplog.records
+
+
+@pytest.mark.parametrize("damage", ["a directory", "no directory"])
 def test_a_cache_that_cannot_be_used_is_one_warning(
     damage: str, storage: Versioned, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -118,9 +130,7 @@ def test_a_cache_that_cannot_be_used_is_one_warning(
         pass
     (file,) = (tmp_path / "cache" / "records").iterdir()
     file.unlink()
-    if damage == "no database":
-        file.write_bytes(b"something else " * 100)
-    elif damage == "a directory":
+    if damage == "a directory":
         file.mkdir()
     else:
         file.parent.rmdir()

@@ -260,6 +260,12 @@ def test_a_mistake_in_a_file_is_one_line_that_names_it(text: str, message: str, 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 300 + ".toml"])
+def test_a_name_longer_than_files_may_have_is_one_line(name: str) -> None:
+    with pytest.raises(UserError):
+        load_experiment(name)
+
+
 def test_unknown_experiment_names_the_nearest() -> None:
     with pytest.raises(UserError, match=r"'stduy' is not known; it must be one of .*demo.*; did you mean 'study'\?"):
         load_experiment("stduy")
