@@ -49,10 +49,12 @@ def encode_model(network: nn.Module, config: TrainingConfig, dataset: Dataset) -
     )
 
 
-def read_model(path: Path) -> Model:
+def read_model(path: Path, run_code: bool = False) -> Model:
     """The model in a file: a trial's `model.pt`, or an archive that `resnet-dist export` made.
 
-    Raises a `UserError` of one line if it is no such file, or if code of the user's own that it needs is not there.
+    With `run_code`, code of the trial's author that is in the archive may run; else what a model needs of it must lie
+    beside the file, or in the current directory. Raises a `UserError` of one line if it is no such file, or if the
+    code is not there.
     """
     try:
         held = checkpoints.decode(_content(path))
@@ -66,7 +68,7 @@ def read_model(path: Path) -> Model:
         raise UserError(f"{path}: was made by another version of this program: {error}") from None
     except KeyError:
         raise _not_a_model(path, "it lacks weights or settings") from None
-    _install_code(path, config)
+    _install_code(path, config, run_code)
     try:
         # As it is, with the versions of layers that torch keeps beside the weights: a copy would lack them.
         state, classes = held["network"], tuple(held.get("classes", ()))
@@ -100,23 +102,29 @@ def _exported(path: Path, record: str) -> bytes | None:
     return None
 
 
-def _install_code(path: Path, config: TrainingConfig) -> None:
-    """Let the user's own code that a model needs be imported: an archive has its text, else it lies beside the file.
+def _install_code(path: Path, config: TrainingConfig, run_code: bool) -> None:
+    """Let the user's own code that a model needs be imported, if it is the code that the model was trained with.
 
-    Raises a `ConfigurationError` if the network cannot be made without it, and it is not found or is another one now.
+    Raises a `ConfigurationError` if the network cannot be made without it.
     """
     names = custom.named(config)
     if not names:
         return
+    archived = json.loads(_exported(path, "provenance.json") or b"{}").get("code", {}).get("modules")
     try:
-        modules = json.loads(_exported(path, "provenance.json") or b"{}").get("code", {}).get("modules")
-        modules = modules or custom.collect(names, [path.absolute().parent, Path.cwd()])
+        modules = archived if run_code and archived else custom.collect(names, [path.absolute().parent, Path.cwd()])
         custom.required_fingerprint(config, modules)
-    except ConfigurationError:
-        if any(setting.startswith("network.") for setting in names):
-            raise
-    else:
-        custom.install(modules)
+    except ConfigurationError as error:
+        if not any(setting.startswith("network.") for setting in names):
+            return
+        if archived and not run_code:
+            files = ", ".join(sorted(archived))
+            raise ConfigurationError(
+                f"{path}: its network is made by code of the trial's author ({files}), whose text is in its "
+                "provenance.json; read it, and give --run-code to run it"
+            ) from None
+        raise error
+    custom.install(modules)
 
 
 def _not_a_model(path: Path, reason: str) -> UserError:

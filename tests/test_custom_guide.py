@@ -72,11 +72,13 @@ def test_the_guides_parts_train_and_are_on_record(folder: Path, capsys: pytest.C
     assert "give the code that the configuration was made for" in capsys.readouterr().err
     with zipfile.ZipFile("trial.zip") as archive:
         assert "runs code of the trial's author, my_parts.py" in archive.read(f"{trial.name}/README.md").decode()
-    assert main(["evaluate", "trial.zip", "--json"]) == 0
+    assert main(["evaluate", "trial.zip"]) == 1
+    assert "(my_parts.py), whose text is in its provenance.json; read it, and give" in capsys.readouterr().err
+    assert main(["evaluate", "trial.zip", "--run-code", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["top1_error"] == result["top1_error"]
     # Another data source of one's own, which lies in the directory and is not the model's.
     (folder / "more.py").write_text(FILES["my_parts.py"])
-    assert main(["evaluate", "trial.zip", "--data", "more:stripes", "--json"]) == 0
+    assert main(["evaluate", "trial.zip", "--run-code", "--data", "more:stripes", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["top1_error"] == result["top1_error"]
     (folder / "my_parts.py").write_text(FILES["my_parts.py"])
     custom.install({})

@@ -180,6 +180,11 @@ def make_parser() -> Parser:
         metavar="N",
         help="use only the first N test images (default: as in training, or all of another source)",
     )
+    evaluation.add_argument(
+        "--run-code",
+        action="store_true",
+        help="run the code of the trial's author that an archive holds, if the network is made by it",
+    )
     evaluation.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
     evaluation.add_argument("--json", action="store_true", help="print JSON, and nothing else")
     evaluation.set_defaults(run=_evaluate)

@@ -16,7 +16,7 @@ def evaluate_command(args: argparse.Namespace) -> int:
     """Print the errors of a model on a test set."""
     if args.weights.startswith("s3://"):
         raise UserError(f"{args.weights}: is not a file on this machine; fetch it with: resnet-dist export TRIAL")
-    answer = evaluate(Path(args.weights), args.source, args.test_limit, args.device)
+    answer = evaluate(Path(args.weights), args.source, args.test_limit, args.device, args.run_code)
     for warning in answer["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
     if args.json:
@@ -31,10 +31,13 @@ def evaluate_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def evaluate(weights: Path, source: str | None, test_limit: int | None, device: str) -> dict[str, Any]:
+def evaluate(
+    weights: Path, source: str | None, test_limit: int | None, device: str, run_code: bool = False
+) -> dict[str, Any]:
     """Errors of the model in a file on the test images of `source`, by default those that it was trained with.
 
-    Images are standardised as in training. Raises a `UserError` if model and data do not belong together.
+    Images are standardised as in training. `run_code` lets code run that an archive holds. Raises a `UserError` if
+    model and data do not belong together.
     """
     import torch
 
@@ -46,7 +49,7 @@ def evaluate(weights: Path, source: str | None, test_limit: int | None, device: 
     from resnet_dist.workers import alone
 
     workers = alone(device)
-    model = read_model(weights)
+    model = read_model(weights, run_code)
     data = model.config.data
     if source is not None and source != data.source:
         if is_custom(source):  # its module is looked for here, where the command was given

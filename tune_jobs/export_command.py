@@ -93,7 +93,7 @@ Source code: resnet_dist at {commit}{changed}.
 
 Evaluate it, with resnet_dist installed:
 
-    resnet-dist evaluate {f"{trial.trial_id}.zip" if code else "model.pt"} --data.source {config.data.source}
+    resnet-dist evaluate {f"{trial.trial_id}.zip --run-code" if code else "model.pt"} --data.source {config.data.source}
 {_of_code(code)}
 Load it in Python (`classes` of them; images are uint8 [N, 3, 32, 32]):
 
