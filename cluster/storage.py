@@ -19,7 +19,6 @@ T = TypeVar("T")
 MAX_KEY_BYTES = 1024
 """What S3 allows, in UTF-8, prefix included."""
 
-
 CREATES_TWICE = (
     "the store does not honour 'write only if absent' (If-None-Match), without which two launches could claim one "
     "trial; use a store that does (Ceph's gateway: a bucket that keeps no versions), or a directory"
@@ -35,9 +34,6 @@ class BrowsableStorage(Storage, Protocol):
 
     def folders(self, prefix: str) -> tuple[str, ...]:
         """Names one level below `prefix` (empty, or ending in `/`) that have objects below them, sorted."""
-
-    def check_writable(self) -> None:
-        """Write, read, list and delete a small object; a `StorageError` says what is missing."""
 
 
 def open_storage(uri: str) -> BrowsableStorage:

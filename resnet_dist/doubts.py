@@ -15,7 +15,7 @@ from pathlib import Path
 
 from resnet_dist.waiting_files import Kind, load_write, save_write
 
-log = logging.getLogger(__name__)
+LOGGER = logging.getLogger(__name__)
 
 _NAME = "doubt-"
 
@@ -84,7 +84,7 @@ class Doubts:
         try:
             digest = save_write(self._path(doubt.key), header, content)
         except OSError as error:
-            log.warning("%s cannot be written: %s; %s stays in doubt", self.directory, error.strerror, doubt.key)
+            LOGGER.warning("%s cannot be written: %s; %s stays in doubt", self.directory, error.strerror, doubt.key)
             self._path(doubt.key).unlink(missing_ok=True)  # what it holds is no longer the newest
             self._doubts[doubt.key] = Doubt(doubt.key, doubt.since)
         else:

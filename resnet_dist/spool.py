@@ -68,8 +68,9 @@ class Spool:
         self.directory = home / experiment / trial_id
         self.begun: Write | None = None
         """The write that is under way: it can be brought together with no other."""
+        lock = None
         try:
-            self._lock = _locked(self.directory, patience)
+            self._lock = lock = _locked(self.directory, patience)
             if not (home / _URI).exists():
                 save(home / _URI, json.dumps({"uri": storage.uri, "place": storage.place}).encode())
             self.writes: list[Write] = list(self._load())
@@ -78,6 +79,8 @@ class Spool:
             """Whether the last owner did not come to close it: the first of its writes may have been under way."""
             (self.directory / _CLOSED).unlink(missing_ok=True)
         except OSError as error:
+            if lock is not None:
+                os.close(lock)  # else no later attempt of this process could have it
             raise StorageError(
                 f"the spool directory {self.directory} cannot be written ({error.strerror}); "
                 f"set {SPOOL_VARIABLE} to one that can"
@@ -96,8 +99,13 @@ class Spool:
             return set()
 
     def expect(self, digests: set[str]) -> None:
-        """Keep what `expected` returns, for this process and the next."""
-        save(self.directory / _GUARD, "\n".join(sorted(digests)).encode())
+        """Keep what `expected` returns, for this process and the next. Raises a `StorageError` if the disk is full."""
+        try:
+            save(self.directory / _GUARD, "\n".join(sorted(digests)).encode())
+        except OSError as error:
+            raise StorageError(
+                f"the spool directory {self.directory} cannot be written ({error.strerror}); free some of its disk"
+            ) from error
 
     def last(self, key: str) -> Write | None:
         """The newest waiting write of an object."""

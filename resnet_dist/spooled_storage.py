@@ -26,7 +26,7 @@ from resnet_dist.storage import Storage, StoredObject, TrialKeys
 from resnet_dist.storage_counts import StorageCounts
 from resnet_dist.waiting_files import Kind, digest_of
 
-log = logging.getLogger(__name__)
+LOGGER = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0
 """Seconds between tries while storage cannot be written; each try has retries of its own."""
@@ -178,7 +178,7 @@ class SpooledStorage:
                 self.dropped = len(self._spool.writes)
                 if self.dropped:
                     place = self._spool.directory
-                    log.warning("%s; %d writes that waited in %s are dropped", error, self.dropped, place)
+                    LOGGER.warning("%s; %d writes that waited in %s are dropped", error, self.dropped, place)
                 self._spool.clear()
         if not self._spool.writes and not self._spool.doubts:
             self._spool.expect({digest_of(self.storage.get(self._guard_key))})
@@ -209,7 +209,7 @@ class SpooledStorage:
             try:
                 self._spool.append(kind, key, data)
             except OSError as error:
-                log.warning("%s cannot be written: %s", self._spool.directory, error.strerror)
+                LOGGER.warning("%s cannot be written: %s", self._spool.directory, error.strerror)
             else:
                 self._start()
                 self._tell()
@@ -293,7 +293,7 @@ class SpooledStorage:
             # No longer than that if the clock has been set back meanwhile.
             pause = min(doubt.since + self.storage.settling - time(), self.storage.settling)
             if pause > 0:
-                log.log(
+                LOGGER.log(
                     logging.WARNING if pause > LONG_SETTLING else logging.INFO,
                     "%s did not answer a write, which may still arrive; in %.0f s it is looked whether it replaced "
                     "a newer one",
@@ -304,7 +304,7 @@ class SpooledStorage:
             content = doubts.content(doubt.key)
             if doubt.kind and content is not None and digest_of(self.storage.get(doubt.key)) != doubt.digest:
                 self._require_ours()
-                log.warning("%s/%s: an older write has arrived late; the newest is made again", self.uri, doubt.key)
+                LOGGER.warning("%s/%s: an older write has arrived late; the newest is made again", self.uri, doubt.key)
                 self._apply(doubt.kind, doubt.key, content)
             if doubt in doubts.oldest_first():  # the last request has had its answer
                 doubts.end(doubt.key)
@@ -324,7 +324,7 @@ class SpooledStorage:
             self._spool.remove(write)
             if self.trouble:
                 self.trouble = ""
-                log.warning("%s can be written again; what waited is being sent", self.uri)
+                LOGGER.warning("%s can be written again; what waited is being sent", self.uri)
             self._tell()
 
     def _announce(self, error: StorageError) -> None:
@@ -332,7 +332,7 @@ class SpooledStorage:
             first, self.trouble = not self.trouble, str(error)
             self._tell()
         if first:
-            log.warning(
+            LOGGER.warning(
                 "%s. The run goes on; until that is mended, its records wait in %s", error, self._spool.directory
             )
 

@@ -75,7 +75,7 @@ class Storage(Protocol):
         """Remove an object. One that is not there is no error."""
 
     def check_writable(self) -> None:
-        """Write, read and delete a small object; a `StorageError` of one line says what is wrong."""
+        """Write, read, list and delete a small object; a `StorageError` of one line says what is missing."""
 
 
 class TrialKeys:

@@ -1,14 +1,13 @@
 """`resnet-dist storage flush`, and the same at the start of every launch: writes that wait on this host's disk."""
 
 import argparse
-import itertools
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from rich.console import Console
 
 from cluster.storage import open_storage
-from resnet_dist.errors import StorageError
+from resnet_dist.errors import StorageError, UserError
 from resnet_dist.spool import SpoolInUseError, spooled_trials
 from resnet_dist.spooled_storage import flush
 from resnet_dist.storage import Storage
@@ -90,10 +89,9 @@ def flush_command(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _dry_run(args)
     if args.storage:
-        uris = [open_storage(args.storage).uri]
+        done = [flush_storage(open_storage(args.storage))]
     else:
-        uris = [uri for uri, _ in itertools.groupby(uri for uri, _, _ in spooled_trials())]
-    done = [flush_storage(open_storage(uri)) for uri in uris]
+        done = [_flush_all(uri) for uri in dict.fromkeys(uri for uri, _, _ in spooled_trials())]
     if args.json:
         print_json([asdict(flushed) for flushed in done])
     else:
@@ -103,6 +101,19 @@ def flush_command(args: argparse.Namespace) -> int:
         if not done:
             console.print("Nothing waits on this host.")
     return 1 if any(flushed.failed for flushed in done) else 0
+
+
+def _flush_all(uri: str) -> Flushed:
+    """Make what waits for a storage, and say so if some of it waits for a server other than the one of today."""
+    try:
+        flushed = flush_storage(open_storage(uri))
+    except UserError as error:
+        return Flushed(uri, trials=0, made=0, dropped=0, in_use=0, failed=str(error))
+    here = set(spooled_trials(open_storage(uri).place))
+    if elsewhere := len([trial for trial in spooled_trials() if trial[0] == uri and trial not in here]):
+        said = f"writes of {elsewhere} trials are for another server; set AWS_ENDPOINT_URL to it and run this again"
+        return replace(flushed, failed=flushed.failed or said)
+    return flushed
 
 
 def _dry_run(args: argparse.Namespace) -> int:

@@ -1,5 +1,6 @@
 """What waits on disk is a sound beginning of what was to be written, in order, and no more than a trial keeps."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -159,3 +160,18 @@ def test_a_spool_that_cannot_be_is_one_line_with_its_variable(
     with pytest.raises(StorageError, match="set RESNET_DIST_SPOOL to one that can") as caught:
         opened(storage)
     assert "\n" not in str(caught.value)
+
+
+def test_a_spool_that_could_not_be_opened_can_be_later(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("resnet_dist.spool.save", full)
+        with pytest.raises(StorageError, match="No space left on device"):
+            opened(storage)
+    spool = opened(storage)
+    monkeypatch.setattr("resnet_dist.spool.save", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        spool.expect({"digest"})
+    spool.close()

@@ -1,10 +1,12 @@
-"""`resnet-dist storage flush --dry-run`: what waits, and is left alone."""
+"""`resnet-dist storage flush`: what waits is made, or named and left alone."""
 
 import json
 from pathlib import Path
 
 import pytest
 
+from cluster.storage import BrowsableStorage, open_storage
+from resnet_dist.errors import StorageError
 from resnet_dist.spooled_storage import SpooledStorage, flush
 from tests.unreliable_storage import UnreliableStorage
 from tune_jobs.command_line import main
@@ -30,3 +32,45 @@ def test_a_dry_run_names_the_trials_whose_writes_wait_and_makes_none(
     assert flush(storage, "grid", "ab" * 8) == (1, 0)
     assert main(["storage", "flush", "--dry-run"]) == 0
     assert capsys.readouterr().out == "Nothing waits.\n"
+
+
+def test_what_is_for_another_server_waits_and_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Elsewhere(UnreliableStorage):
+        place = "http://other results"
+
+    monkeypatch.setenv("RESNET_DIST_SPOOL", str(tmp_path / "spool"))
+    for trial, kind in (("a" * 16, Elsewhere), ("b" * 16, UnreliableStorage)):
+        storage = kind(tmp_path / "results")
+        spooled = SpooledStorage(storage, "grid", trial, patience=0)
+        storage.broken = True
+        spooled.put("a", b"1")
+        spooled.close()
+    assert main(["storage", "flush"]) == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "1 writes of 1 trials that waited have been made" in line
+    assert "writes of 1 trials are for another server; set AWS_ENDPOINT_URL" in line
+
+
+def test_a_storage_that_cannot_be_opened_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RESNET_DIST_SPOOL", str(tmp_path / "spool"))
+    for name in ("gone", "there"):
+        storage = UnreliableStorage(tmp_path / name)
+        spooled = SpooledStorage(storage, "grid", "a" * 16, patience=0)
+        storage.broken = True
+        spooled.put("a", b"1")
+        spooled.close()
+    monkeypatch.setattr("tune_jobs.flush_command.open_storage", _unless_gone)
+    assert main(["storage", "flush"]) == 1
+    said = sorted(capsys.readouterr().out.splitlines())
+    assert said[0].endswith("gone: 0 writes of 0 trials that waited have been made; the rest waits: gone")
+    assert "there: 1 writes of 1 trials" in said[1]
+
+
+def _unless_gone(uri: str) -> BrowsableStorage:
+    if uri.endswith("gone"):
+        raise StorageError("gone")
+    return open_storage(uri)
