@@ -27,7 +27,8 @@ unit: .venv/test ceph ## run the fast tests
 	$(PYTEST) -n 2 $(SPREAD) -m "not integration"
 
 integration: .venv/test ceph ## run the tests that start Ray, servers and worker processes
-	$(PYTEST) -n 3 $(SPREAD) -m integration # three, as most of the time Ray is waited for
+	$(PYTEST) -m integration tests/resnet_dist # workers that wait for each other at each step: by themselves
+	$(PYTEST) -n 3 $(SPREAD) -m integration --ignore tests/resnet_dist # three, since they wait for Ray
 
 lint: .venv/dev  ## check style and types
 	$(BIN)/ruff check .
