@@ -241,14 +241,15 @@ class LocalStorage:
         return result
 
     def _open_new(self, path: Path) -> BufferedWriter:
-        # Another process may remove an empty directory (`delete`) between its creation and its first file.
+        # Another process may remove an empty directory (`delete`) between its creation and its first file, and also
+        # between being found and being looked at, of which `mkdir` makes a FileExistsError.
         attempts = 20
         while True:
             attempts -= 1
             try:
                 _make_directory(path.parent)
                 return path.open("xb")
-            except FileNotFoundError:
+            except (FileNotFoundError, FileExistsError):
                 if not attempts:
                     raise
 
