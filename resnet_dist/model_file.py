@@ -114,7 +114,7 @@ def _install_code(path: Path, config: TrainingConfig, run_code: bool) -> None:
     try:
         modules = archived if run_code and archived else custom.collect(names, [path.absolute().parent, Path.cwd()])
         custom.required_fingerprint(config, modules)
-    except ConfigurationError as error:
+    except ConfigurationError:
         if not any(setting.startswith("network.") for setting in names):
             return
         if archived and not run_code:
@@ -123,7 +123,7 @@ def _install_code(path: Path, config: TrainingConfig, run_code: bool) -> None:
                 f"{path}: its network is made by code of the trial's author ({files}), whose text is in its "
                 "provenance.json; read it, and give --run-code to run it"
             ) from None
-        raise error
+        raise
     custom.install(modules)
 
 

@@ -35,16 +35,8 @@ BUILD_PATCH = "_build.patch"
 _SECRET_NAMES = (
     *(".env", ".env.*", "*.env", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.tfstate*"),
     *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", ".netrc", "_netrc", ".pgpass", ".npmrc", ".pypirc"),
-    *(
-        ".htpasswd",
-        ".git-credentials",
-        ".dockerconfigjson",
-        "kubeconfig*",
-        "*.kubeconfig",
-        "rclone.conf",
-        ".s3cfg",
-        ".boto",
-    ),
+    *(".htpasswd", ".git-credentials", ".dockerconfigjson", "kubeconfig*", "*.kubeconfig"),
+    *("rclone.conf", ".s3cfg", ".boto"),
     *("credential", "credentials", "secret", "secrets", "*service-account*.json", "*service_account*.json"),
     *(
         f"*{word}*.{kind}"

@@ -106,11 +106,12 @@ def flush_command(args: argparse.Namespace) -> int:
 def _flush_all(uri: str) -> Flushed:
     """Make what waits for a storage, and say so if some of it waits for a server other than the one of today."""
     try:
-        flushed = flush_storage(open_storage(uri))
+        storage = open_storage(uri)
     except UserError as error:
         return Flushed(uri, trials=0, made=0, dropped=0, in_use=0, failed=str(error))
-    here = set(spooled_trials(open_storage(uri).place))
-    if elsewhere := len([trial for trial in spooled_trials() if trial[0] == uri and trial not in here]):
+    flushed = flush_storage(storage)
+    elsewhere = sum(trial[0] == uri for trial in spooled_trials()) - len(list(spooled_trials(storage.place)))
+    if elsewhere:
         said = f"writes of {elsewhere} trials are for another server; set AWS_ENDPOINT_URL to it and run this again"
         return replace(flushed, failed=flushed.failed or said)
     return flushed

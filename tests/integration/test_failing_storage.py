@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from cluster.storage import open_storage
+from tests.integration.test_grid import HEAD
 from tests.s3_proxy import S3Proxy, s3_proxy
 from tune_jobs.command_line import main
 
@@ -34,20 +35,7 @@ milestones = []
 epochs = 5000
 device = "cpu"
 """
-GRID = """
-name = "small"
-title = "A small grid"
-[recipe]
-data = { source = "synthetic", train_limit = 400, test_limit = 100, batch_size = 40 }
-network = { depth = 8, width = 4 }
-schedule = { milestones = [] }
-run = { epochs = 5000, device = "cpu" }
-[[table]]
-name = "one"
-title = "One"
-[[table.cell]]
-label = "one"
-"""
+GRID = HEAD % {"epochs": 5000} + '[[table.cell]]\nlabel = "one"\n'
 TIMEOUT = 2
 """Seconds for which an operation of storage is tried."""
 INTERRUPTED = "interrupted; the same command goes on from the last checkpoint"

@@ -15,7 +15,7 @@ from tests.stored_records import faults_of_experiment
 
 pytestmark = pytest.mark.integration
 
-EXPERIMENT = """
+HEAD = """
 name = "small"
 title = "A small grid"
 
@@ -28,7 +28,8 @@ run = { epochs = %(epochs)d, device = "cpu" }
 [[table]]
 name = "architecture"
 title = "Architecture"
-
+"""
+CELLS = """
 [[table.cell]]
 label = "ReLU"
 
@@ -40,6 +41,7 @@ set = { "network.relu_after_addition" = false }
 label = "Two workers"
 set = { "network.batch_norm_position" = "after", "run.workers" = 2 }
 """
+EXPERIMENT = HEAD + CELLS
 
 
 def start(experiment: Path, storage: Path, *arguments: str) -> subprocess.Popen[str]:

@@ -18,6 +18,7 @@ import pytest
 
 from cluster.mirror import Mirror
 from cluster.storage import BrowsableStorage, open_storage
+from tests.integration.test_grid import HEAD
 from tests.s3_fixtures import ACCESS_KEY, SECRET_KEY, use_prefix_alone
 from tune_jobs.command_line import main
 
@@ -26,20 +27,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-EXPERIMENT = """
-name = "small"
-title = "A small grid"
-
-[recipe]
-data = { source = "synthetic", train_limit = 400, test_limit = 100, batch_size = 40 }
-network = { depth = 8, width = 4 }
-schedule = { milestones = [] }
-run = { epochs = 2, device = "cpu" }
-
-[[table]]
-name = "architecture"
-title = "Architecture"
-"""
 CELLS = {
     "ReLU": "",
     "No ReLU": '"network.relu_after_addition" = false',
@@ -104,7 +91,7 @@ def test_a_grid_in_s3_is_read_live_and_ends_in_the_layout_without_a_secret(
         monkeypatch.setenv(f"RESNET_DIST_{name}", str(tmp_path / name.lower()))
     experiment, uri = tmp_path / "small.toml", f"s3://{bucket}/{PREFIX}"
     cells = (f'[[table.cell]]\nlabel = "{label}"\nset = {{ {settings} }}\n' for label, settings in CELLS.items())
-    experiment.write_text(EXPERIMENT + "".join(cells))
+    experiment.write_text(HEAD % {"epochs": 2} + "".join(cells))
     storage = open_storage(uri)
     mirror = Mirror(storage, "small/tb/", tmp_path / "mirror")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_grid import EXPERIMENT, run, start
+from tests.integration.test_grid import EXPERIMENT, HEAD, run, start
 
 pytestmark = pytest.mark.integration
 
@@ -22,7 +22,7 @@ CELLS = """
 
 def test_asha_stops_trials_early_and_fifo_takes_them_up(tmp_path: Path) -> None:
     experiment, storage = tmp_path / "small.toml", tmp_path / "results"
-    head = (EXPERIMENT % {"epochs": 6}).partition("[[table.cell]]")[0].replace("batch_size = 40", "batch_size = 20")
+    head = HEAD.replace("batch_size = 40", "batch_size = 20") % {"epochs": 6}
     experiment.write_text(head + CELLS)
     search = run(experiment, storage, "--scheduler", "asha")
     states = [trial["state"] for trial in search["trials"]]

@@ -202,9 +202,17 @@ def happen(cluster: RayHosts, images: Path, package: Path) -> Story:
     wait_until(lambda: following.poll() is not None, "the grid's end")
     LOGGER.info("the grid is at its end")
     assert following.returncode == 0, output.read_text()
-    at_end = cluster.records("restless")
     return Story(
-        cluster, images, refusal, stopped, before, at_stop, at_first_leave, at_second_leave, at_end, output.read_text()
+        cluster=cluster,
+        images=images,
+        refusal=refusal,
+        stopped=stopped,
+        versions=before,
+        at_stop=at_stop,
+        at_first_leave=at_first_leave,
+        at_second_leave=at_second_leave,
+        at_end=cluster.records("restless"),
+        followed=output.read_text(),
     )
 
 
