@@ -37,7 +37,10 @@ def _worker(rank: int, size: int, directory: str, config: TrainingConfig, steps:
     import torch
     import torch.distributed as dist
 
+    from resnet_dist.workers import take_turns
+
     torch.set_num_threads(1)
+    take_turns()
     dist.init_process_group("gloo", init_method=f"file://{directory}/store", rank=rank, world_size=size)
     values = losses(config, steps, rank, size)
     if rank == 0:

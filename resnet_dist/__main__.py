@@ -3,8 +3,6 @@
 This is the one place in the package that looks outward: it puts the program together.
 """
 
-import sys
+from tune_jobs.command_line import entry_point
 
-from tune_jobs.command_line import main
-
-sys.exit(main())
+entry_point()

@@ -116,10 +116,12 @@ def _waiting(job: Job, reason: str) -> WaitingError:
 def _train_worker(loop_config: dict[str, Any]) -> None:
     import ray.train
 
-    from resnet_dist.workers import current
+    from resnet_dist.workers import current, take_turns
 
     job: Job = loop_config["job"]
     workers = current(job.config.run.device, ray.train.get_context().get_local_rank())
+    if workers.device.type == "cpu":
+        take_turns()
     # A run that diverges would diverge again, and one whose records wait is over: Ray is not to retry them.
     with contextlib.suppress(DivergedError, WaitingError):
         _train_recorded(job, workers, on_epoch=lambda line: ray.train.report(dict(line)))

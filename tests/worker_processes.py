@@ -53,8 +53,11 @@ def _worker(sender: Any, directory: Path, rank: int, size: int, call: bytes) -> 
     import torch
     import torch.distributed as dist
 
+    from resnet_dist.workers import take_turns
+
     try:
         torch.set_num_threads(1)
+        take_turns()
         dist.init_process_group(
             "gloo", init_method=f"file://{directory}/store", rank=rank, world_size=size, timeout=timedelta(minutes=3)
         )

@@ -1,6 +1,8 @@
 """The command line: `resnet-dist train`, `grid …`, `reproduce`, `tensorboard`, `storage …`."""
 
 import argparse
+import atexit
+import contextlib
 import json
 import logging
 import math
@@ -9,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from resnet_dist import logs
 from resnet_dist.errors import UserError
@@ -257,6 +259,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone: `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def entry_point() -> NoReturn:
+    """Run a command and end the process with its exit code.
+
+    It ends when all that is registered with `atexit` has run, and not after Python has taken itself apart: a thread of
+    Arrow's that still waits for a storage would then ask for Python's lock, and die with a stack trace of Ray's.
+    """
+    code: object = 1  # of an error that nobody foresaw, after its traceback
+
+    def leave() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+    atexit.register(leave)
+    try:
+        code = main()
+    except SystemExit as ended:  # a wrong command line, `--help`
+        code = ended.code
+        raise
+    sys.exit(code)
 
 
 def _say_error(message: str, args: argparse.Namespace) -> None:

@@ -158,3 +158,62 @@ def test_both_packages_are_the_command_line(package: str) -> None:
 def test_help_does_not_wait_for_torch() -> None:
     code = "import sys; from tune_jobs.command_line import make_parser; make_parser(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+LEAVING = """
+import sys, threading, time
+import pyarrow.fs
+from tune_jobs import command_line
+
+waits = threading.Event()
+
+class Hangs(pyarrow.fs.FileSystemHandler):
+    def get_type_name(self):
+        return "hangs"
+
+    def normalize_path(self, path):
+        return path
+
+    def open_output_stream(self, path, metadata):
+        waits.set()
+        time.sleep(0.3)  # until Python is gone
+
+Hangs.__abstractmethods__ = frozenset()
+
+class GoesSlowly:
+    def __del__(self):
+        time.sleep(0.6)
+
+last = GoesSlowly()
+
+def main():
+    to = {"destination_filesystem": pyarrow.fs.PyFileSystem(Hangs())}
+    threading.Thread(target=pyarrow.fs.copy_files, args=(__file__, "copy"), kwargs=to, daemon=True).start()
+    waits.wait()
+    print("said")
+    if sys.argv[1:]:
+        raise LookupError("unforeseen")
+    return 130
+
+command_line.main = main
+command_line.entry_point()
+"""
+
+
+@pytest.mark.parametrize(("arguments", "code", "last"), [([], 130, ""), (["raise"], 1, "LookupError: unforeseen")])
+def test_a_thread_that_still_waits_for_a_storage_does_not_take_the_end_down(
+    tmp_path: Path, arguments: list[str], code: int, last: str
+) -> None:
+    script = tmp_path / "leaving.py"
+    script.write_text(LEAVING)
+    done = subprocess.run(
+        [sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (code, "said\n"), done.stderr
+    assert done.stderr.splitlines()[-1:] == ([last] if last else [])
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), (["grid", "--seeds"], 2), (["grid", "plan", "x"], 2)])
+def test_exit_codes_of_the_program(arguments: list[str], code: int) -> None:
+    done = subprocess.run([sys.executable, "-m", "tune_jobs", *arguments], capture_output=True, timeout=60, check=False)
+    assert done.returncode == code
