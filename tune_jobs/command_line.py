@@ -3,6 +3,7 @@
 import argparse
 import atexit
 import contextlib
+import errno
 import json
 import logging
 import math
@@ -258,6 +259,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader of our output has gone: `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f"{error.filename}: " if error.filename else "standard output or a temporary file: "
+        args.json = False  # the output may be what is full
+        _say_error(f"{where}{error.strerror}; make room, then run the same command again", args)
         return 1
 
 
