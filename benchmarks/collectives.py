@@ -6,12 +6,13 @@ One sum over the workers of as many numbers as a layer's message in batch norm h
 20-layer network on 128 built-in images in float32; gloo processes of one thread each, the two ways by turns.
 """
 
-import argparse
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from tune_jobs.options import Parser, positive
 
 SUMS, UPDATES = 200, 8
 
@@ -57,11 +58,9 @@ def _worker(rank: int, size: int, turns: bool, directory: str) -> None:
 
 def main(arguments: list[str]) -> int:
     """Measure by turns and print medians."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.collectives", description=(__doc__ or "").split("\n")[0]
-    )
-    parser.add_argument("--workers", type=int, nargs="+", default=[2, 4, 8], help="how many (default: 2 4 8)")
-    parser.add_argument("--rounds", type=int, default=5, help="of each way (default: 5)")
+    parser = Parser(prog="python -m benchmarks.collectives", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--workers", type=positive, nargs="+", default=[2, 4, 8], help="how many (default: 2 4 8)")
+    parser.add_argument("--rounds", type=positive, default=5, help="of each way (default: 5)")
     args = parser.parse_args(arguments)
     print("workers          sum: before  taking turns       update: before  taking turns")
     for size in args.workers:

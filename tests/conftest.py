@@ -42,5 +42,5 @@ def real_data() -> Path:
     beside = Path(__file__).parents[2] / "shared" / "data" / "cifar10-jpeg.tar.xz"
     path = Path(chosen) if chosen else beside
     if not chosen and not path.exists():
-        pytest.skip("no real images; set RESNET_DIST_REAL_DATA to an archive of CIFAR-10 as images")
+        pytest.skip(reason="no real images; set RESNET_DIST_REAL_DATA to an archive of CIFAR-10 as images")
     return path

@@ -65,7 +65,7 @@ def kuberay_schemas() -> Path:
     chosen = os.environ.get("KUBERAY_SCHEMAS")
     folder = Path(chosen) if chosen else ROOT.parent / "shared" / "k8s-schemas"
     if not chosen and not folder.is_dir():
-        pytest.skip("no schemas of KubeRay; set KUBERAY_SCHEMAS to the folder with rayjob-ray.io-v1.json")
+        pytest.skip(reason="no schemas of KubeRay; set KUBERAY_SCHEMAS to the folder with rayjob-ray.io-v1.json")
     return folder
 
 
