@@ -4,6 +4,7 @@
 is a line of the standard output: the client's address, the method, the path, the protocol.
 """
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -32,7 +33,8 @@ class Quiet(WSGIRequestHandler):
 
 class Told(Quiet):
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        print(self.address_string(), self.requestline, flush=True)
+        line = f"{self.address_string()} {self.requestline}\n"
+        os.write(sys.stdout.fileno(), line.encode())  # whole: `print` writes each part by itself, other threads between
 
 
 def main() -> None:
