@@ -1,15 +1,18 @@
-"""A lease on an experiment in storage: of several launches of one grid, one acts.
+"""A lease in storage on an experiment, or on one trial: of several launches of one grid, or of one run, one acts.
 
-`<experiment>/.lease/<generation>.json` names the holder. Whoever holds the lease has created the object of the highest
-generation, which storage lets one writer do, and is the only one who writes to it afterwards: renewals every fortieth
-of the lease's duration, and a last one that says that it is released. So no two writers ever race for one object, and
-since generations only grow, none comes back.
+`<experiment>/.lease/<generation>.json` names the holder, `<experiment>/.lease/<trial>/<generation>.json` that of a
+trial. Whoever holds the lease has created the object of the highest generation, which storage lets one writer do, and
+is the only one who writes to it afterwards: renewals every fortieth of the lease's duration, and a last one that says
+that it is released. So no two writers ever race for one object, and since generations only grow, none comes back.
 
 No clock of another machine is trusted. A launch that finds a lease watches it: if the object changes, the holder lives
 and the launch is refused; if it stays as it is for the whole duration on the launch's own clock, the launch takes
 over by creating the next generation. A holder gives up when three quarters of the duration, on its own clock, have
 gone by since the start of its last renewal, and when it sees a higher generation. (A renewal that was under way while
 the lease was taken over is seen by the one who took it, who then waits for another duration before acting.)
+
+A patient holder, as one run is, works on while it cannot renew: what it writes waits on its disk, and it stops once it
+reaches storage and sees that another has taken over.
 """
 
 import contextlib
@@ -75,15 +78,21 @@ class LeaseLostError(UserError):
 
 @contextlib.contextmanager
 def lease(
-    storage: Storage, experiment: str, on_wait: Callable[[str], None] | None = None, duration: float | None = None
+    storage: Storage,
+    experiment: str,
+    on_wait: Callable[[str], None] | None = None,
+    duration: float | None = None,
+    trial: str = "",
 ) -> Iterator["Lease"]:
     """Hold the lease of an experiment for the duration of the block, from which SIGTERM gets out like Ctrl-C.
+
+    With `trial`, an id, it is that trial's alone, and held with patience.
 
     `on_wait` is told, once, if a lease of an earlier launch has to be watched first. Raises a `UserError` that names
     the holder if there is one that lives. If the lease is lost, the block is interrupted like by Ctrl-C, and a
     `LeaseLostError` leaves it.
     """
-    held = Lease(storage, experiment, duration or duration_from_environment())
+    held = Lease(storage, experiment, duration or duration_from_environment(), trial=trial)
     with interrupted_by_sigterm():
         try:
             held.take(on_wait or (lambda _: None))
@@ -107,10 +116,12 @@ class Lease:
         duration: float,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        trial: str = "",
     ) -> None:
         self.storage = storage
-        self.experiment = experiment
-        self.prefix = f"{experiment}/.lease/"
+        self.subject = f"{experiment}, trial {trial}" if trial else experiment
+        self.prefix = f"{experiment}/.lease/{trial}/" if trial else f"{experiment}/.lease/"
+        self.patient = bool(trial)
         now = datetime.now(UTC)
         self.holder = Holder(
             secrets.token_hex(8), describe_process(), now.isoformat(timespec="seconds"), 0.0, duration, _this_process()
@@ -178,7 +189,7 @@ class Lease:
     def check(self) -> None:
         """Raise a `LeaseLostError` if the lease is lost."""
         if self.lost:
-            raise LeaseLostError(f"{self.experiment}: this launch has stopped: {self.lost}")
+            raise LeaseLostError(f"{self.subject}: this launch has stopped: {self.lost}")
 
     def _keep(self) -> None:
         while not self._stop.wait(self.holder.duration / RENEWALS) and not self.lost:
@@ -193,7 +204,7 @@ class Lease:
                 return
 
     def _is_late(self, now: float) -> bool:
-        if not self.lost and now - self._renewed > GIVE_UP * self.holder.duration:
+        if not self.lost and not self.patient and now - self._renewed > GIVE_UP * self.holder.duration:
             self.lost = (
                 f"its lease could not be renewed for {now - self._renewed:.0f} s, after which another launch may take "
                 "over; the same command goes on where this one stopped"
@@ -210,7 +221,7 @@ class Lease:
                 return True
         duration = max(found.duration, self.holder.duration) if found else self.holder.duration
         on_wait(
-            f"{self.experiment} may be in another launch's hands ({self._words(found)}); "
+            f"{self.subject} may be in another launch's hands ({self._words(found)}); "
             f"watching for up to {duration:.0f} s whether it lives"
         )
         end = self._clock() + duration
@@ -225,7 +236,7 @@ class Lease:
     def _refusal(self, generation: int) -> UserError:
         holder = self._words(self._read(generation))
         return UserError(
-            f"{self.experiment}: another launch is at work in {self.storage.uri}: {holder}; wait for its end, or stop "
+            f"{self.subject}: another launch is at work in {self.storage.uri}: {holder}; wait for its end, or stop "
             "it and start this one again"
         )
 

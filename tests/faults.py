@@ -376,6 +376,22 @@ FAULTS: tuple[Fault, ...] = (
         LEASE,
     ),
     _fault(
+        "run-without-a-lease",
+        "two launches of `train` work on one trial at the same time",
+        "tune_jobs/train_command.py",
+        "lease(storage, args.name, on_wait, trial=config.trial_id())",
+        "contextlib.nullcontext()",
+        "tests/tune_jobs/test_train_command.py",
+    ),
+    _fault(
+        "overwritten-run",
+        "a run that began at the same time as another is in storage and in no report",
+        "tune_jobs/stored_record.py",
+        '_unlisted_runs(storage, name, record["trials"])',
+        "()",
+        "tests/tune_jobs/test_stored_record.py",
+    ),
+    _fault(
         "reference-without-spread",
         "the document's single run is taken for its mean: its own spread is left out of the test",
         "tune_jobs/statistics.py",

@@ -10,7 +10,8 @@ from resnet_dist.errors import UserError
 from resnet_dist.storage import Storage
 from tune_jobs.custom_code import bind_experiment
 from tune_jobs.experiment import Experiment, Trial, load_experiment, trials, with_seed
-from tune_jobs.results import read_trials, refuse_other_record
+from tune_jobs.results import read_trials
+from tune_jobs.stored_record import refuse_other_record
 
 if TYPE_CHECKING:
     from tune_jobs.calibration import Calibration

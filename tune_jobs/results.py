@@ -1,6 +1,5 @@
 """Read an experiment's state from storage: what was asked, and how far each of its trials is."""
 
-import contextlib
 import itertools
 import json
 import math
@@ -11,8 +10,8 @@ from typing import Any, Literal
 
 from cluster.record_cache import RecordCache
 from resnet_dist.dataset_cache import cache_directory
-from resnet_dist.errors import StorageError, UserError
-from resnet_dist.storage import LAYOUT, Storage, StoredObject, TrialKeys, experiment_key
+from resnet_dist.storage import LAYOUT, Storage, StoredObject, TrialKeys
+from tune_jobs.stored_record import read_record
 
 State = Literal["finished", "early-stopped", "failed", "unfinished", "missing", "corrupt"]
 STATES: tuple[State, ...] = ("finished", "early-stopped", "failed", "unfinished", "missing", "corrupt")
@@ -124,34 +123,6 @@ def read_experiment(storage: Storage, name: str, details: bool = True) -> Experi
     return ExperimentResults(storage.uri, record, trials, unlisted)
 
 
-def read_record(storage: Storage, name: str) -> dict[str, Any]:
-    """`<name>/experiment.json`. Raises as `read_experiment` does."""
-    data = storage.get(experiment_key(name))
-    if data is None:
-        raise UserError(
-            f"{name}: no such experiment in {storage.uri}; start it with: "
-            f"resnet-dist grid run {name} --storage {storage.uri}"
-        )
-    return _experiment_record(data, f"{storage.uri}: {experiment_key(name)}")
-
-
-def refuse_other_record(storage: Storage, name: str) -> None:
-    """Raise a `UserError` if what is stored as experiment `name` is no grid of this version's storage layout.
-
-    A record that cannot be read is no obstacle to a launch, which writes it anew.
-    """
-    record: dict[str, Any] = {}
-    with contextlib.suppress(ValueError, TypeError):
-        record = dict(json.loads(storage.get(experiment_key(name)) or b""))
-    if (layout := record.get("layout", LAYOUT)) != LAYOUT:
-        raise StorageError(f"{storage.uri}: {experiment_key(name)}: {_other_layout(layout)}")
-    if record.get("single_runs"):
-        raise UserError(
-            f"{name}: {storage.uri} holds runs of `train --name {name}`; give the experiment another name, or another "
-            "storage"
-        )
-
-
 def read_trials(
     storage: Storage, name: str, asked: Mapping[str, Mapping[str, Any]], details: bool = True
 ) -> tuple[dict[str, TrialResults], tuple[str, ...]]:
@@ -198,28 +169,6 @@ def _read_listed(
         while some := list(itertools.islice(remaining, _AT_A_TIME)):
             yield from pool.map(read, some)
         cache.keep_only({item.key for objects in listed.values() for item in objects.values()})
-
-
-def _experiment_record(data: bytes, place: str) -> dict[str, Any]:
-    try:
-        record = json.loads(data)
-        layout = record["layout"]
-        if layout == LAYOUT:
-            for table in record["tables"]:
-                for cell in table["cells"]:
-                    assert all(trial_id in record["trials"] for trial_id in cell["trials"])
-            for trial in record["trials"].values():
-                assert trial["name"] and trial["config"]["run"]["epochs"] >= 1
-            assert record["experiment"] and record["seeds"] >= 1
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
-        raise StorageError(f"{place}: is not a readable experiment record; launch the experiment again") from None
-    if layout != LAYOUT:
-        raise StorageError(f"{place}: {_other_layout(layout)}")
-    return dict(record)
-
-
-def _other_layout(layout: object) -> str:
-    return f"has storage layout {layout!r}; this version reads layout {LAYOUT}"
 
 
 def _read_trial(

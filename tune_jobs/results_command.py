@@ -15,7 +15,8 @@ from cluster.storage import BrowsableStorage, open_storage
 from resnet_dist.errors import UserError
 from resnet_dist.storage import experiment_key
 from tune_jobs.result_table import Column, Kind, ResultTable, Value
-from tune_jobs.results import iterate_trials, read_record
+from tune_jobs.results import iterate_trials
+from tune_jobs.stored_record import read_record
 
 ROW_GROUP = 10_000
 """Rows of a Parquet file that are written at a time."""

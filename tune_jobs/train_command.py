@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cluster.storage import open_storage
@@ -22,7 +23,7 @@ from tune_jobs.command_line import print_json, program
 from tune_jobs.custom_code import bind_config, code_of
 from tune_jobs.flush_command import flush_before_launch
 from tune_jobs.options import read_config
-from tune_jobs.single_runs import record_single_run
+from tune_jobs.stored_record import record_single_run
 from tune_jobs.terminal import make_console
 
 
@@ -32,6 +33,7 @@ def train_command(args: argparse.Namespace) -> int:
     config = bind_config(config.override(args.settings))
     if not args.name or "/" in args.name or args.name.startswith("."):
         raise UserError(f"--name: {args.name!r} is not allowed; give a name without '/' that does not begin with '.'")
+    from cluster.lease import lease
     from resnet_dist.dataset import load_dataset
     from resnet_dist.recorder import Recorder
     from resnet_dist.staged_data import bring
@@ -49,15 +51,21 @@ def train_command(args: argparse.Namespace) -> int:
     config = config.with_fingerprint(dataset.fingerprint)  # limits are checked, too
     name = f"{config.network.depth}-layers/{config.trial_id()}"
     job = Job(config, args.name, name, functools.partial(open_storage, storage.uri), code_of(config))
-    if (finished := Recorder(storage, args.name, name, config).result()) is not None:
+    recorder = Recorder(storage, args.name, name, config)
+    if (finished := recorder.result()) is not None:
         record_single_run(storage, args.name, config, name)
         console.print(f"Trial {config.trial_id()} is finished already; nothing to do.")
         result = finished
     else:
         console.print(f"Trial {config.trial_id()}: {_describe(config)}")
-        with placed(config) as use_gpu:  # what does not fit is refused before anything is written
+
+        def on_wait(text: str) -> None:
+            console.print(escape(text), soft_wrap=True)
+
+        # What does not fit is refused before anything is written. One launch at a time acts on a trial.
+        with placed(config) as use_gpu, lease(storage, args.name, on_wait, trial=config.trial_id()):
             record_single_run(storage, args.name, config, name)
-            result = run_job(job, storage, console, use_gpu)
+            result = recorder.result() or run_job(job, storage, console, use_gpu)
     if args.json:
         print_json(result)
         return 0

@@ -1,5 +1,6 @@
 """One launch of an experiment acts at a time: the lease in storage. Clocks are the tests' own, so nothing waits."""
 
+import contextlib
 import json
 import os
 import signal
@@ -44,8 +45,8 @@ class Launches:
         self.clock = Clock()
         self.told: list[str] = []
 
-    def new(self) -> Lease:
-        launch = Lease(self.storage, "grid", DURATION, self.clock, self.clock.sleep)
+    def new(self, trial: str = "") -> Lease:
+        launch = Lease(self.storage, "grid", DURATION, self.clock, self.clock.sleep, trial)
         elsewhere = {"machine": "another", "pid": 1, "started": 1}
         launch.holder = replace(launch.holder, process=elsewhere, who=f"process of {launch.holder.token}")
         return launch
@@ -115,6 +116,32 @@ def test_a_living_holder_whose_clock_is_wrong_keeps_the_lease(launches: Launches
     launches.clock.at_each_sleep = renew
     with pytest.raises(UserError, match="another launch is at work"):
         launches.take()
+
+
+def test_a_run_outlives_an_outage_and_stops_for_who_has_taken_its_trial_over(launches: Launches) -> None:
+    run = launches.new("0123456789abcdef")
+    run.take(launches.told.append)
+    launches.clock.now += 10 * DURATION  # no renewal came through
+    run.renew()
+    run.check()
+    successor = launches.new("0123456789abcdef")
+    successor.take(launches.told.append)
+    with contextlib.suppress(StorageError):
+        run.renew()
+    with pytest.raises(LeaseLostError, match=f"grid, trial 0123456789abcdef: .*{successor.holder.token}"):
+        run.check()
+
+
+def test_leases_of_trials_and_of_their_experiment_are_each_for_themselves(launches: Launches) -> None:
+    held = [launches.new(trial) for trial in ("0123456789abcdef", "1123456789abcdef", "")]
+    for launch in held:
+        launch.take(launches.told.append)
+    assert launches.objects() == [
+        "grid/.lease/00000001.json",
+        "grid/.lease/0123456789abcdef/00000001.json",
+        "grid/.lease/1123456789abcdef/00000001.json",
+    ]
+    assert not launches.told
 
 
 def test_a_holder_that_cannot_renew_gives_up_before_anyone_may_take_over(launches: Launches) -> None:

@@ -22,7 +22,7 @@ from tests.stored_records import faults, faults_of_experiment, records
 from tests.tune_jobs.recorded import TWO_ROWS, experiment_from
 from tune_jobs.experiment import experiment_record
 from tune_jobs.record_schemas import RECORDS, record_schema, schema_text, settings_schema
-from tune_jobs.single_runs import record_single_run
+from tune_jobs.stored_record import record_single_run
 
 
 class Kept(LocalStorage):

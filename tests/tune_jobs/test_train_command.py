@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import ray.exceptions
 import ray.train
 from rich.console import Console
 
+from cluster.lease import lease
 from cluster.ray_cluster import Resources
 from cluster.storage import LocalStorage
 from resnet_dist.configuration import TrainingConfig
+from resnet_dist.dataset import dataset_fingerprint
 from resnet_dist.errors import DataError, UserError
 from resnet_dist.launch import Job
 from resnet_dist.storage import TrialKeys, experiment_key
@@ -65,6 +68,19 @@ def test_a_grid_does_not_take_the_place_of_single_runs(
     line = error_of(["grid", "run", "demo", "--storage", storage.uri], capsys)
     assert "holds runs of `train --name demo`; give the experiment another name" in line
     assert not list(storage.list("demo/trials/"))
+
+
+def test_a_trial_that_another_launch_is_at_is_refused_and_left_alone(
+    command: list[str], storage: LocalStorage, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESNET_DIST_LEASE_SECONDS", "20")
+    config = CONFIG.with_fingerprint(dataset_fingerprint(CONFIG.data))
+    with lease(storage, "train", trial=config.trial_id(), duration=20):
+        line = error_of(command, capsys)
+    assert (
+        f"train, trial {config.trial_id()}: another launch is at work in {storage.uri}: process {os.getpid()}" in line
+    )
+    assert [item.key.split("/")[1] for item in storage.list("train/")] == [".lease"]
 
 
 def test_whether_there_are_gpus_for_several_workers_is_the_clusters_to_say(
