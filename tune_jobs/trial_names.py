@@ -92,6 +92,10 @@ def _tell_apart(members: list[int], identities: list[dict[str, Any]], names: lis
         field = key.partition(".")[2].replace("_", "-")
         for index, identity in zip(members, identities, strict=True):
             names[index] = "/".join(filter(None, (names[index], _safe(f"{field}-{identity.get(key)}"))))
+    if len({names[index] for index in members}) < distinct:  # they differ in what no name can hold: `a+b` and `a b`
+        order = list(dict.fromkeys(map(repr, identities)))
+        for index, identity in zip(members, identities, strict=True):
+            names[index] += f"-{1 + order.index(repr(identity))}"
 
 
 def _safe(text: str) -> str:

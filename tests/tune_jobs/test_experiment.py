@@ -155,6 +155,14 @@ def test_the_names_of_depths_sort_as_the_depths_do() -> None:
     assert trial_names(configs) == ["depth-110", "depth-020", "depth-008"]
 
 
+def test_folders_whose_names_no_key_can_hold_apart_have_different_names() -> None:
+    sources = ["folder:/data/a b", "folder:/data/a+b", "folder:/data/a b"]
+    configs = [TrainingConfig().override({"data.source": source}) for source in sources]
+    first, second, again = trial_names(configs)
+    assert first == again != second
+    assert {first, second} == {"fingerprint-folder-data-a-b-1", "fingerprint-folder-data-a-b-2"}
+
+
 def test_trials_that_differ_in_a_rare_setting_have_different_names(tmp_path: Path) -> None:
     text = 'name = "x"\n[[table]]\nname = "t"\n[table.grid]\n"data.shift" = [0, 4]\n"network.depth" = [8, 14]\n'
     names = [trial.name for trial in trials(experiment_from(text, tmp_path), 1)]
