@@ -140,7 +140,7 @@ class SpooledStorage:
         self.close(PATIENCE_AFTER_INTERRUPT if kind and not issubclass(kind, Exception) else None)
 
     def close(self, patience: float | None = None) -> None:
-        """Wait until every write is in storage, or storage has failed once more, or `patience` seconds are over."""
+        """Wait until every write is in storage, or a try that began meanwhile has failed, or `patience` s are over."""
         with self._changed:
             self._closing = True
             self._tell()
@@ -254,6 +254,7 @@ class SpooledStorage:
         try:
             pause = FIRST_PAUSE
             while (write := self._next()) is not None or self._spool.doubts:
+                last = self._closing  # a try that begins before the run's end, and fails after it, is not the last
                 try:
                     if write is None or write.key == self._result_key:
                         self._settle()
@@ -268,7 +269,7 @@ class SpooledStorage:
                     self._announce(error)
                     with self._changed:
                         self._spool.begun = None
-                        if self._closing:
+                        if last:
                             return
                         self._changed.wait_for(lambda: self._closing, pause)
                     pause = min(2 * pause, LONGEST_PAUSE)

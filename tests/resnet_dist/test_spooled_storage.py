@@ -133,6 +133,30 @@ def test_what_waits_at_the_end_is_named_and_made_by_the_next_launch(storage: Unr
     assert flush(storage, "experiment", TRIAL) == (0, 0)
 
 
+def test_a_try_that_began_before_the_end_and_fails_after_it_is_not_the_last(
+    storage: UnreliableStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mended(key: str) -> bytes | None:  # what the next try asks first
+        storage.broken = False
+        return LocalStorage.get(storage, key)
+
+    storage.gate.clear()
+    spooled = opened(storage)
+    spooled.put("a", b"1")
+    while not storage.under_way:
+        pass_time()
+    closing = threading.Thread(target=spooled.close)
+    closing.start()
+    while not spooled._closing:
+        pass_time()
+    storage.broken = True
+    monkeypatch.setattr(storage, "get", mended)
+    storage.gate.set()
+    closing.join()
+    spooled.require_complete("it ran")
+    assert storage.done == ["put a"]
+
+
 def test_while_storage_cannot_be_read_a_run_does_not_begin(storage: UnreliableStorage) -> None:
     storage.broken = True
     with pytest.raises(StorageError, match="cannot read"):
