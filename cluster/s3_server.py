@@ -230,7 +230,7 @@ osd_class_default_list = *
 osd_max_object_name_len = 2048
 [client]
 rgw_data = {state}/rgw
-rgw_frontends = beast endpoint=127.0.0.1:{self.port}
+rgw_frontends = beast endpoint=127.0.0.1:{self.port} tcp_nodelay=1
 rgw_dns_name = {DNS_NAME}
 rgw_thread_pool_size = 64
 rgw_enable_usage_log = false

@@ -13,6 +13,7 @@ from resnet_dist.spooled_storage import flush
 from resnet_dist.storage import Storage
 from tune_jobs.command_line import print_json
 from tune_jobs.terminal import make_console
+from tune_jobs.words import counted
 
 SIDE_BY_SIDE = 10
 """Trials whose writes are made at once; those of one trial are made in order."""
@@ -36,11 +37,13 @@ class Flushed:
 
     def line(self) -> str:
         """The same in words."""
-        said = [f"{self.made} writes of {self.trials} trials that waited have been made"]
+        said = [f"{counted(self.made, 'write')} of {counted(self.trials, 'trial')} that waited have been made"]
         if self.dropped:
-            said.append(f"{self.dropped} were dropped, since another launch has gone on with their trials")
+            said.append(
+                f"dropped, since another launch has gone on with their trials: {counted(self.dropped, 'write')}"
+            )
         if self.in_use:
-            said.append(f"{self.in_use} trials are being run at this moment")
+            said.append(f"being run at this moment: {counted(self.in_use, 'trial')}")
         if self.failed:
             said.append(f"the rest waits: {self.failed}")
         return f"{self.storage}: {'; '.join(said)}"
@@ -112,7 +115,8 @@ def _flush_all(uri: str) -> Flushed:
     flushed = flush_storage(storage)
     elsewhere = sum(trial[0] == uri for trial in spooled_trials()) - len(list(spooled_trials(storage.place)))
     if elsewhere:
-        said = f"writes of {elsewhere} trials are for another server; set AWS_ENDPOINT_URL to it and run this again"
+        others = counted(elsewhere, "trial")
+        said = f"writes of {others} are for another server; set AWS_ENDPOINT_URL to it and run this again"
         return replace(flushed, failed=flushed.failed or said)
     return flushed
 
@@ -127,5 +131,7 @@ def _dry_run(args: argparse.Namespace) -> int:
     console = make_console()
     for trial in waiting:
         console.print(trial, markup=False, soft_wrap=True)
-    console.print(f"Writes of {len(waiting)} trials wait on this host; none was made." if waiting else "Nothing waits.")
+    console.print(
+        f"Writes of {counted(len(waiting), 'trial')} wait on this host; none was made." if waiting else "Nothing waits."
+    )
     return 0

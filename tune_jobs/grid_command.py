@@ -23,6 +23,7 @@ from tune_jobs.plan import make_plan
 from tune_jobs.plan_command import MANY, dry_run
 from tune_jobs.results import STATES, ExperimentResults, read_experiment
 from tune_jobs.terminal import make_console
+from tune_jobs.words import counted
 
 LOGGER = logging.getLogger(__name__)
 
@@ -62,8 +63,8 @@ def _run(args: argparse.Namespace, storage: BrowsableStorage, console: Console) 
     trials = planned.to_run(args.retry_failed, args.scheduler)
     finished = sum(item.state == "finished" for item in planned.trials)
     console.print(
-        f"[bold]{escape(planned.experiment.title)}[/]: {len(planned.trials)} trials, {finished} finished already, "
-        f"{len(trials)} to run"
+        f"[bold]{escape(planned.experiment.title)}[/]: {counted(len(planned.trials), 'trial')}, {finished} finished "
+        f"already, {len(trials)} to run"
     )
     if not trials:
         _put_record(storage, record)
@@ -178,7 +179,9 @@ def status(args: argparse.Namespace) -> int:
             table.add_row(trial.trial_id, escape(trial.name), trial.state, epochs, error, escape(trial.reason))
         console.print(table)
     counts = {state: results.count(state) for state in STATES}
-    console.print(f"{len(results.trials)} trials: " + ", ".join(f"{n} {state}" for state, n in counts.items() if n))
+    console.print(
+        f"{counted(len(results.trials), 'trial')}: " + ", ".join(f"{n} {state}" for state, n in counts.items() if n)
+    )
     return 0
 
 

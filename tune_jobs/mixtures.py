@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from tune_jobs.results import TrialResults
+from tune_jobs.words import counted
 
 LIBRARIES = ("python", "torch", "torchvision", "numpy", "ray", "cuda", "cudnn")
 _MOST_NAMED = 3
@@ -55,7 +56,9 @@ def warnings(rows: Sequence[tuple[str, Sequence[TrialResults]]]) -> list[str]:
             f"(see source.patch): {_named(list(changed))}."
         )
     if left_out := [where for where, trial in done.items() if trial.provenance.get("patch_left_out")]:
-        said.append(f"The patch of {len(left_out)} trials is not complete (see provenance.json): {_named(left_out)}.")
+        said.append(
+            f"The patch of {counted(len(left_out), 'trial')} is not complete (see provenance.json): {_named(left_out)}."
+        )
     return said
 
 

@@ -14,6 +14,7 @@ from tune_jobs.command_line import print_json
 from tune_jobs.experiment import Trial
 from tune_jobs.plan import Plan, PlannedCell, PlannedTrial, make_plan
 from tune_jobs.terminal import make_console
+from tune_jobs.words import counted
 
 if TYPE_CHECKING:
     from tune_jobs.write_cost import WriteCost
@@ -65,7 +66,7 @@ def _print_started(planned: Plan, started: Sequence[Trial], console: Console) ->
     if not started:
         console.print("A launch would start nothing; it would write the report.")
         return
-    console.print(f"A launch would start {len(started)} trials, the longest first:")
+    console.print(f"A launch would start {counted(len(started), 'trial')}, the longest first:")
     known = {item.trial.trial_id: item for item in planned.trials}
     shown = started[:MANY] if console.is_terminal else started
     for trial in shown:
@@ -141,9 +142,9 @@ def print_plan(planned: Plan, costs: Mapping[str, "WriteCost"], console: Console
     tables = len(planned.experiment.tables)
     shared = f" ({planned.shared} of them in several tables)" if planned.shared else ""
     console.print(
-        f"{len(planned.cells)} cells in {tables} table{'s' if tables > 1 else ''}, {planned.configurations} different "
-        f"configurations{shared}, × {planned.seeds} seed{'s' if planned.seeds > 1 else ''}: {len(planned.trials)} "
-        f"trials, {len(planned.trials) - len(waiting)} finished, "
+        f"{counted(len(planned.cells), 'cell')} in {counted(tables, 'table')}, "
+        f"{counted(planned.configurations, 'different configuration')}{shared}, × {counted(planned.seeds, 'seed')}: "
+        f"{counted(len(planned.trials), 'trial')}, {len(planned.trials) - len(waiting)} finished, "
         f"{sum(item.steps - item.steps_done for item in waiting):,} steps to run",
         soft_wrap=True,
     )

@@ -7,6 +7,7 @@ from tune_jobs.cost import Cost, duration, trial_seconds, workers
 from tune_jobs.results import STATES, ExperimentResults, TrialResults
 from tune_jobs.statistics import Summary
 from tune_jobs.summary import CellSummary, ReportOptions, ReportSummary, TableSummary
+from tune_jobs.words import counted
 
 NONE = "—"
 
@@ -146,11 +147,7 @@ def progress(results: ExperimentResults) -> str:
     counts = [f"{count} {state}" for state in STATES if (count := results.count(state))]
     seeds = int(results.record["seeds"])
     total = len(results.trials)
-    return f"{_plural(total, 'trial')}, {_plural(seeds, 'seed')} a row: {', '.join(counts)}"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+    return f"{counted(total, 'trial')}, {counted(seeds, 'seed')} a row: {', '.join(counts)}"
 
 
 COST_TITLES = ("Trials", "Hours", "Worker-hours", "Images, millions", "Images/s", "Energy, kWh")

@@ -25,7 +25,7 @@ def test_a_dry_run_names_the_trials_whose_writes_wait_and_makes_none(
     storage.broken = False
     for where in ([], [storage.uri]):
         assert main(["storage", "flush", *where, "--dry-run"]) == 0
-        assert capsys.readouterr().out.splitlines() == [waiting, "Writes of 1 trials wait on this host; none was made."]
+        assert capsys.readouterr().out.splitlines() == [waiting, "Writes of 1 trial wait on this host; none was made."]
     assert storage.done == []
     assert main(["storage", "flush", str(tmp_path / "others"), "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == []
@@ -49,8 +49,8 @@ def test_what_is_for_another_server_waits_and_is_said(
         spooled.close()
     assert main(["storage", "flush"]) == 1
     (line,) = capsys.readouterr().out.splitlines()
-    assert "1 writes of 1 trials that waited have been made" in line
-    assert "writes of 1 trials are for another server; set AWS_ENDPOINT_URL" in line
+    assert "1 write of 1 trial that waited have been made" in line
+    assert "writes of 1 trial are for another server; set AWS_ENDPOINT_URL" in line
 
 
 def test_a_storage_that_cannot_be_opened_does_not_stop_the_others(
@@ -67,7 +67,7 @@ def test_a_storage_that_cannot_be_opened_does_not_stop_the_others(
     assert main(["storage", "flush"]) == 1
     said = sorted(capsys.readouterr().out.splitlines())
     assert said[0].endswith("gone: 0 writes of 0 trials that waited have been made; the rest waits: gone")
-    assert "there: 1 writes of 1 trials" in said[1]
+    assert "there: 1 write of 1 trial" in said[1]
 
 
 def _unless_gone(uri: str) -> BrowsableStorage:

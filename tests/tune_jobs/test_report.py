@@ -147,7 +147,7 @@ def test_another_precision_is_said_and_stays_comparable(finished: Finished) -> N
         ),
         (
             {"patch_left_out": ["secrets.env: credentials"]},
-            "The patch of 1 trials is not complete (see provenance.json): shallow, seed 1.",
+            "The patch of 1 trial is not complete (see provenance.json): shallow, seed 1.",
         ),
     ],
 )
