@@ -43,6 +43,8 @@ RENEWALS = 40
 """Renewals in a lease's duration."""
 GIVE_UP = 0.75
 """Part of the duration without a renewal after which the holder stops."""
+RELEASE_PATIENCE = 5.0
+"""Seconds for which the end of a launch waits until storage has taken note of it."""
 LARGEST_SKEW = 600.0
 """Seconds by which clocks of two machines may differ. A lease whose last renewal is older than its duration and this,
 by its own word, need not be watched."""
@@ -176,20 +178,26 @@ class Lease:
     def release(self) -> None:
         """Let the next launch have the lease at once, if this one has it.
 
-        A failure to say so is no error: the lease expires.
+        A failure to say so is no error: the lease expires. Nor is it waited for long where storage hangs: what arrives
+        late does no harm.
         """
         self._stop.set()
         for thread in self._threads:
-            thread.join(1.0)  # a renewal that hangs can come later without harm
+            thread.join(1.0)
         if self.generation and not self.lost:
-            with contextlib.suppress(StorageError):
-                last = replace(self.holder, renewed=time.time(), released=True)
-                self.storage.put(self._key(self.generation), last.to_json())
+            last = threading.Thread(target=self._say_released, daemon=True, name="lease")
+            last.start()
+            last.join(RELEASE_PATIENCE)
 
     def check(self) -> None:
         """Raise a `LeaseLostError` if the lease is lost."""
         if self.lost:
             raise LeaseLostError(f"{self.subject}: this launch has stopped: {self.lost}")
+
+    def _say_released(self) -> None:
+        with contextlib.suppress(StorageError):
+            last = replace(self.holder, renewed=time.time(), released=True)
+            self.storage.put(self._key(self.generation), last.to_json())
 
     def _keep(self) -> None:
         while not self._stop.wait(self.holder.duration / RENEWALS) and not self.lost:

@@ -18,6 +18,7 @@ from cluster.lease import GIVE_UP, LARGEST_SKEW, RENEWALS, Lease, LeaseLostError
 from cluster.storage import LocalStorage, open_storage
 from resnet_dist.errors import StorageError, UserError
 from resnet_dist.storage import Storage
+from tests.unreliable_storage import UnreliableStorage
 
 DURATION = 300.0
 
@@ -85,6 +86,19 @@ def test_a_released_lease_is_had_at_once_and_leaves_one_object(launches: Launche
         launches.take().release()
     assert launches.clock.now == 1000 and not launches.told
     assert launches.objects() == ["grid/.lease/00000003.json"]
+
+
+def test_the_end_of_a_launch_does_not_wait_for_a_storage_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.lease.RELEASE_PATIENCE", 0.05)
+    storage = UnreliableStorage(tmp_path)
+    launch = Launches(storage).take()
+    storage.gate.clear()
+    started = time.monotonic()
+    launch.release()
+    assert time.monotonic() - started < 5
+    storage.gate.set()
 
 
 def test_a_dead_holders_lease_is_taken_over_after_its_duration_and_not_before(launches: Launches) -> None:
