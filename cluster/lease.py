@@ -149,7 +149,7 @@ class Lease:
                 self.generation = latest + 1
                 break
         self._renewed = started
-        if latest and self.storage.get(self._key(latest)) != data:
+        if latest and (now := self.storage.get(self._key(latest))) != data and not _is_released(now):
             # Its holder was alive after all, and may act until it sees that it has lost the lease or gives up.
             self._wait_out(self.holder.duration)
         for generation in self._generations():
@@ -227,6 +227,8 @@ class Lease:
                 return True
             if time.time() - found.renewed > found.duration + LARGEST_SKEW:
                 return True
+            if _lives(found.process):
+                return False
         duration = max(found.duration, self.holder.duration) if found else self.holder.duration
         on_wait(
             f"{self.subject} may be in another launch's hands ({self._words(found)}); "
@@ -237,8 +239,7 @@ class Lease:
             self._sleep(min(left, duration / RENEWALS))
             latest, now = self._latest()
             if latest != generation or now != data:
-                changed = _parse(now)
-                return changed is not None and changed.released
+                return _is_released(now)
         return True
 
     def _refusal(self, generation: int) -> UserError:
@@ -304,10 +305,21 @@ def _this_process() -> dict[str, Any]:
 
 def _has_died(process: dict[str, Any]) -> bool:
     """Whether a process certainly runs no more: it was one of this machine, since whose start it has ended."""
+    return _is_of_this_machine(process) and start_time(process["pid"]) != process.get("started")
+
+
+def _lives(process: dict[str, Any]) -> bool:
+    """Whether a process certainly runs: it is another one of this machine, which has not ended."""
+    return (
+        _is_of_this_machine(process)
+        and process["pid"] != os.getpid()
+        and start_time(process["pid"]) == process.get("started")
+    )
+
+
+def _is_of_this_machine(process: dict[str, Any]) -> bool:
     machine = _machine()
-    if not machine or process.get("machine") != machine or not isinstance(process.get("pid"), int):
-        return False
-    return start_time(process["pid"]) != process.get("started")
+    return bool(machine) and process.get("machine") == machine and isinstance(process.get("pid"), int)
 
 
 def _machine() -> str:
@@ -319,6 +331,11 @@ def _machine() -> str:
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return ""
+
+
+def _is_released(data: bytes | None) -> bool:
+    holder = _parse(data)
+    return holder is not None and holder.released
 
 
 def _parse(data: bytes | None) -> Holder | None:

@@ -1,8 +1,8 @@
 """What a job uploads: the working directory's code, and the record of which commit and patch it is.
 
 The files of a git checkout are those that git knows or would add. Elsewhere all are taken but for what every checkout
-ignores. `resnet_dist/_build.json` and `_build.patch` say on the nodes, where there is no `.git`, what
-`resnet_dist/source.py` would have asked git.
+ignores. Results are never taken. `resnet_dist/_build.json` and `_build.patch` say on the nodes, where there is no
+`.git`, what `resnet_dist/source.py` would have asked git.
 """
 
 import os
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnet_dist.errors import UserError
+from resnet_dist.outputs import Outputs
 from resnet_dist.source import ask_git, build_files, looks_secret, source_state
 
 LIMIT = 32 * 2**20
@@ -74,11 +75,11 @@ def pack(working_dir: Path, into: Path, limit: int = LIMIT) -> Package:
 
 def _files(directory: Path) -> list[str]:
     """Names of the files below a directory that are code, relative to it, sorted."""
-    listed = ask_git(directory, "ls-files", "-z", "--cached")
+    listed, outputs = ask_git(directory, "ls-files", "-z", "--cached"), Outputs(directory)
     if not listed:  # no git, no checkout, or a folder that the repository around it ignores
-        return _walk(directory)
+        return [name for name in _walk(directory) if name not in outputs]
     others = ask_git(directory, "ls-files", "-z", "--others", "--exclude-standard") or b""
-    new = [name for name in _names(others) if not _NOT_CODE.intersection(name.split("/"))]
+    new = [name for name in _names(others) if not _NOT_CODE.intersection(name.split("/")) and name not in outputs]
     found = {name for name in [*_names(listed), *new] if (directory / name).is_file()}
     return sorted(found)
 

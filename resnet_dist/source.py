@@ -5,7 +5,8 @@ left `_build.json` beside this file: {"commit": "…", "dirty": false}. So has t
 `_build.patch`.
 
 A patch goes to the same bucket as the results, so it holds nothing that looks like a credential: files whose name or
-content does are left out and named. Ignored files, git's configuration and remotes are never read.
+content does are left out and named. Ignored files, git's configuration and remotes are never read. New files that this
+program has written, results and reports, are no change of the code.
 """
 
 import fnmatch
@@ -17,6 +18,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
+
+from resnet_dist.outputs import Outputs
 
 PATCH_LIMIT = 1_000_000
 """Bytes of uncommitted changes that are kept with a trial. A file that does not fit is left out whole, so that the
@@ -71,7 +74,7 @@ class SourceState:
     commit: str | None = None
     """Full hash; None where it is not known."""
     dirty: bool = False
-    """Whether files differ from the commit's, new ones that git does not ignore included."""
+    """Whether files differ from the commit's. New ones count unless git ignores them or this program wrote them."""
     origin: Literal["git", "build"] | None = None
     """Who says so: git, or the build's record."""
     patch: bytes = b""
@@ -91,7 +94,9 @@ def source_state(package: Path | None = None) -> SourceState:
         return _build_state(package / BUILD_RECORD)
     root = Path(os.fsdecode(top.rstrip(b"\n")))
     changed = _names(ask_git(root, "diff", "--name-only", "--no-renames", "-z", "HEAD"))
-    new = _names(ask_git(root, "ls-files", "--others", "--exclude-standard", "-z"))
+    outputs = Outputs(root)
+    others = _names(ask_git(root, "ls-files", "--others", "--exclude-standard", "-z"))
+    new = [name for name in others if name not in outputs]
     patch, left_out = _patch(root, changed, new)
     return SourceState(commit.decode().strip(), bool(changed or new), "git", patch, left_out)
 

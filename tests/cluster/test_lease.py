@@ -88,6 +88,14 @@ def test_a_released_lease_is_had_at_once_and_leaves_one_object(launches: Launche
     assert launches.objects() == ["grid/.lease/00000003.json"]
 
 
+def test_a_lease_that_is_released_while_it_is_watched_is_had_at_once(launches: Launches) -> None:
+    holder = launches.take()
+    launches.clock.at_each_sleep = holder.release
+    successor = launches.take()
+    assert successor.generation == 2
+    assert launches.clock.now - 1000 <= DURATION / RENEWALS
+
+
 def test_the_end_of_a_launch_does_not_wait_for_a_storage_that_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,6 +250,24 @@ def test_a_killed_process_of_this_machine_is_known_to_be_dead_at_once(tmp_path: 
     told: list[str] = []
     with lease(open_storage(str(tmp_path)), "grid", told.append) as held:
         assert held.generation == 2 and not told
+
+
+def test_a_living_process_of_this_machine_is_refused_to_at_once(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from cluster.lease import lease; from cluster.storage import open_storage\n"
+        "with lease(open_storage(sys.argv[1]), 'grid'): print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    told: list[str] = []
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin and process.stdout and process.stdout.readline() == "held\n"
+        refused = pytest.raises(UserError, match=f"another launch is at work in .*: process {process.pid} on")
+        with refused, lease(open_storage(str(tmp_path)), "grid", told.append):
+            pass
+        process.stdin.close()
+    assert not told
+    with lease(open_storage(str(tmp_path)), "grid", told.append):
+        assert not told
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])

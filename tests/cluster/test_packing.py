@@ -1,6 +1,7 @@
 """What a job uploads: code alone, with the commit and the patch that it is."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -44,6 +45,18 @@ def test_an_upload_is_the_code_and_its_commit(checkout: Path, tmp_path: Path) ->
     assert package.files == 2 and not package.dirty and package.commit == source_state(checkout / "resnet_dist").commit
     state = source_state(into / "resnet_dist")
     assert (state.commit, state.dirty, state.origin, state.patch) == (package.commit, False, "build", b"")
+
+
+@pytest.mark.parametrize("is_git", [True, False])
+def test_results_are_not_uploaded_wherever_they_lie(checkout: Path, tmp_path: Path, is_git: bool) -> None:
+    if not is_git:
+        shutil.rmtree(checkout / ".git")
+        (checkout / "cache.pyc").unlink()
+    for name in ("first try/demo/experiment.json", "first try/demo/trials/0/model.pt", "0123456789abcdef.zip"):
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).write_bytes(b"0" * 100)
+    pack(checkout, tmp_path / "upload")
+    assert not any(name.startswith("first") or name.endswith(".zip") for name in uploaded(tmp_path / "upload"))
 
 
 def test_changes_travel_as_a_patch_that_gives_the_code_back(checkout: Path, tmp_path: Path) -> None:

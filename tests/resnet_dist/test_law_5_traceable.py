@@ -63,6 +63,32 @@ def test_ignored_files_do_not_make_a_checkout_dirty(checkout: Path) -> None:
     assert not state_of(checkout).dirty
 
 
+def written(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text('{"token": "0123456789abcdef"}')
+
+
+def test_what_this_program_writes_is_no_change_of_the_code(checkout: Path) -> None:
+    written(checkout, "mine/train/.lease/0123456789abcdef/00000001.json")  # the first that a run writes
+    written(
+        checkout, *(f"other dir/demo/{name}" for name in ("experiment.json", "trials/0/result.json", "tb/0/events"))
+    )
+    written(checkout, "mine/.data/sources/0.json", "mine/.data/0/train.npy", "0123456789abcdef.zip")
+    written(checkout, "paper/report.html", "paper/tables.csv", "paper/figures/one.svg")
+    written(checkout, "mine/.check-0123456789abcdef")
+    assert state_of(checkout) == SourceState(git(checkout, "rev-parse", "HEAD"), dirty=False, origin="git")
+
+
+@pytest.mark.parametrize("name", ["mine/experiment.json", "mine/code.py", "tables.csv", "model.zip", "trials/a.py"])
+def test_a_new_file_beside_results_is_a_change(checkout: Path, name: str) -> None:
+    written(checkout, "mine/train/.lease/00000001.json")
+    (checkout / name).parent.mkdir(exist_ok=True)
+    (checkout / name).write_text("one\n")
+    state = state_of(checkout)
+    assert state.dirty and name.encode() in state.patch and not state.left_out
+
+
 def test_commit_and_patch_give_the_very_files_back(checkout: Path, tmp_path: Path) -> None:
     git(checkout, "config", "diff.noprefix", "true")  # what users set must not spoil the patch
     git(checkout, "config", "color.diff", "always")
