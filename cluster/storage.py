@@ -218,6 +218,8 @@ class LocalStorage:
 
     def check_writable(self) -> None:
         """Write, read, list and delete a small object; a `StorageError` says what is missing."""
+        if self.root.is_file():
+            raise StorageError(f"storage {self.uri}: is a file; give a directory, or s3://bucket/prefix")
         probe(self)
 
     def _write(self, key: str, data: bytes, publish: Callable[[Path, Path], T]) -> T:

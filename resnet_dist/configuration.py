@@ -277,7 +277,7 @@ class RunConfig(Section):
     seed: int = 0
     """Determines the initial weights, the order of samples and the augmentation."""
     epochs: int = 200
-    """Passes over the training set."""
+    """Passes over the training set. Milestones of the schedule stay where they are."""
     precision: Literal["float64", "float32", "bfloat16"] = "float32"
     """Arithmetic of the network; `bfloat16` is autocast with float32 weights and statistics."""
     workers: int = 1

@@ -5,6 +5,7 @@ import argparse
 from cluster import local_cluster
 from tune_jobs.command_line import print_json, program
 from tune_jobs.terminal import make_console
+from tune_jobs.words import counted
 
 
 def up(args: argparse.Namespace) -> int:
@@ -17,7 +18,7 @@ def up(args: argparse.Namespace) -> int:
         print_json({"dashboard": cluster.dashboard, "address": cluster.address, "environment": variables})
         return 0
     for line in (
-        f"Ray runs on {args.nodes} nodes of {args.cpus} CPUs each: {cluster.dashboard}",
+        f"Ray runs on {counted(args.nodes, 'node')} with {counted(args.cpus, 'CPU')} each: {cluster.dashboard}",
         f"  {program()} submit -- grid run demo --storage /absolute/path",
         f"  {program()} job status",
         f"  {program()} cluster down",

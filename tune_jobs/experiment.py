@@ -64,7 +64,7 @@ def load_experiment(
     path = registry.get(name_or_path)
     if path is None:
         if not (name_or_path.endswith(".toml") or "/" in name_or_path or is_file(name_or_path)):
-            choices("experiment", name_or_path, tuple(registry))
+            choices("experiment", name_or_path, ("FILE.toml", *registry))
         path = Path(name_or_path)
     declared = read_experiment_file(path, registry)
     if epochs is not None and epochs < 1:

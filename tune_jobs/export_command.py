@@ -23,6 +23,8 @@ def export_command(args: argparse.Namespace) -> int:
     target = Path(args.output or f"{trial.trial_id}.zip")
     if target.is_dir():
         target /= f"{trial.trial_id}.zip"
+    if target.exists() and not zipfile.is_zipfile(target):
+        raise UserError(f"--output {target}: is there already, and is no archive; give another name")
     try:
         target.write_bytes(data)
     except OSError as error:

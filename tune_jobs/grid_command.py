@@ -240,7 +240,10 @@ def _stored_name(experiment: str, storage: BrowsableStorage) -> str:
         return name
     stored = tuple(folder for folder in storage.folders("") if storage.get(experiment_key(folder)) is not None)
     if not stored:
-        raise UserError(f"{name}: no such experiment in {storage.uri}, which holds none; start one with: grid run")
+        raise UserError(
+            f"{name}: no such experiment in {storage.uri}, which holds none; start one with: resnet-dist "
+            f"grid run EXPERIMENT --storage {storage.uri}"
+        )
     near = difflib.get_close_matches(name, stored, n=1)
     suggestion = f"; did you mean {near[0]!r}?" if near else ""
     raise UserError(f"{name}: no such experiment in {storage.uri}, which holds {', '.join(stored)}{suggestion}")

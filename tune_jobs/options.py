@@ -28,7 +28,10 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             command = _chosen(self, parsed)
             option = unknown[0].split("=")[0]
-            near = difflib.get_close_matches(option, _option_names(command), n=1, cutoff=0.75)
+            names = sorted(_option_names(command))
+            field = "." + option.lstrip("-").replace("-", "_")
+            near = [name for name in names if name.endswith(field)]  # `--depth`, said for `--network.depth`
+            near = near or difflib.get_close_matches(option, names, n=1, cutoff=0.75)
             command.error(f"{option} is not an option" + (f"; did you mean {near[0]}?" if near else ""))
         return parsed
 

@@ -22,6 +22,7 @@ from tune_jobs.comparison import Comparison, compare
 from tune_jobs.custom_code import bind_config
 from tune_jobs.recorded_trial import RecordedTrial, find_trial
 from tune_jobs.train_command import placed, run_job
+from tune_jobs.words import counted
 
 CAUSES = (
     *("commit", "dirty", "patch_sha256", "python", "torch", "torchvision", "numpy", "cuda", "cudnn", "ray"),
@@ -202,10 +203,14 @@ def _describe_origin(provenance: dict[str, Any], config: TrainingConfig) -> str:
     workers = provenance.get("workers", config.run.workers)
     return (
         f"Ran on {provenance.get('device', 'an unknown device')} of {provenance.get('host', 'an unknown host')}, "
-        f"{workers} worker{'s' if workers != 1 else ''}, {provenance.get('threads', 'unknown')} threads, "
+        f"{counted(workers, 'worker')}, {_threads(provenance)}, "
         f"torch {provenance.get('torch', 'unknown')}, from {provenance.get('started', '?')} "
         f"to {provenance.get('finished', '?')}"
     )
+
+
+def _threads(provenance: dict[str, Any]) -> str:
+    return counted(provenance["threads"], "thread") if "threads" in provenance else "unknown threads"
 
 
 def _print_comparison(console: Console, comparison: Comparison, causes: dict[str, Any]) -> None:

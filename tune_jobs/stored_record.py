@@ -18,8 +18,8 @@ def read_record(storage: Storage, name: str) -> dict[str, Any]:
     data = storage.get(experiment_key(name))
     if data is None:
         raise UserError(
-            f"{name}: no such experiment in {storage.uri}; start it with: "
-            f"resnet-dist grid run {name} --storage {storage.uri}"
+            f"{name}: no such experiment in {storage.uri}; start one with: "
+            f"resnet-dist grid run EXPERIMENT --storage {storage.uri}"
         )
     record = _experiment_record(data, f"{storage.uri}: {experiment_key(name)}")
     if record.get("single_runs"):

@@ -25,6 +25,7 @@ from tune_jobs.flush_command import flush_before_launch
 from tune_jobs.options import read_config
 from tune_jobs.stored_record import record_single_run
 from tune_jobs.terminal import make_console
+from tune_jobs.words import counted
 
 
 def train_command(args: argparse.Namespace) -> int:
@@ -57,7 +58,8 @@ def train_command(args: argparse.Namespace) -> int:
         console.print(f"Trial {config.trial_id()} is finished already; nothing to do.")
         result = finished
     else:
-        console.print(f"Trial {config.trial_id()}: {_describe(config)}")
+        console.print(f"Trial {config.trial_id()}: {_describe(config)}", soft_wrap=True)
+        _note_on_schedule(config, console)
 
         def on_wait(text: str) -> None:
             console.print(escape(text), soft_wrap=True)
@@ -71,8 +73,8 @@ def train_command(args: argparse.Namespace) -> int:
         return 0
     console.print(
         f"\nTest error after epoch {result['epochs']}: [bold]{100 * result['top1_error']:.2f} %[/] (top-5: "
-        f"{100 * result['top5_error']:.2f} %), {result['images_per_second']:.0f} images/s on {result['workers']} worker"
-        + ("s" if result["workers"] > 1 else "")
+        f"{100 * result['top5_error']:.2f} %), {result['images_per_second']:.0f} images/s on "
+        f"{counted(result['workers'], 'worker')}"
     )
     if config.data.caveat:
         console.print(config.data.caveat)
@@ -96,6 +98,7 @@ def _dry_run(args: argparse.Namespace, config: TrainingConfig, storage: Storage,
     elif steps:
         state, then = "unfinished", f"would go on from its checkpoint after step {steps[0]:,}"
     console.print(f"Trial {config.trial_id()}: {_describe(config)}", soft_wrap=True)
+    _note_on_schedule(config, console)
     console.print(f"It {then}. Results would lie in {storage.uri}/{keys.prefix} Nothing was written.", soft_wrap=True)
     if args.json:
         print_json({"trial": config.trial_id(), "state": state, "config": config.to_dict()})
@@ -103,11 +106,25 @@ def _dry_run(args: argparse.Namespace, config: TrainingConfig, storage: Storage,
 
 
 def _describe(config: TrainingConfig) -> str:
-    run = config.run
+    run, data = config.run, config.data
+    limit = f" (the first {counted(data.train_limit, 'image')})" if data.train_limit else ""
     return (
-        f"{config.network.depth} layers on {config.data.source}, {run.epochs} epochs, {run.precision}, "
-        f"seed {run.seed}, {run.workers} worker{'s' if run.workers > 1 else ''}"
+        f"{config.network.depth} layers on {data.source}{limit}, {counted(run.epochs, 'epoch')}, {run.precision}, "
+        f"seed {run.seed}, {counted(run.workers, 'worker')}"
     )
+
+
+def _note_on_schedule(config: TrainingConfig, console: Console) -> None:
+    """Say so if a run is too short for its learning rate ever to drop: `--epochs` alone does not scale milestones."""
+    epochs, schedule = config.run.epochs, config.schedule
+    scaled = TrainingConfig().shortened(epochs).schedule.milestones
+    if schedule.kind == "step" and schedule.milestones and epochs <= schedule.milestones[0] and scaled:
+        console.print(
+            f"Note: within {epochs} epochs the learning rate does not drop (schedule.milestones "
+            f"{','.join(map(str, schedule.milestones))}); the study's, scaled: --schedule.milestones "
+            f"{','.join(map(str, scaled))}",
+            soft_wrap=True,
+        )
 
 
 @contextlib.contextmanager

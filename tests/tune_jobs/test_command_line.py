@@ -48,6 +48,7 @@ def test_a_wrong_setting_is_one_line(
     ("arguments", "says"),
     [
         (["train", "--storage", "x", "--solver.knd", "sgd"], "did you mean --solver.kind?"),
+        (["train", "--storage", "x", "--depth", "20"], "--depth is not an option; did you mean --network.depth?"),
         (["trian"], "did you mean 'train'?"),
         (["grid", "plan", "demo", "--storage", "x", "--retry-faild"], "--retry-faild is not an option (see"),
         (
@@ -83,7 +84,7 @@ def test_an_experiment_that_is_not_stored_names_those_that_are(
     action: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["grid", action, "two-rows", "--storage", str(tmp_path)]) == 1
-    assert "which holds none; start one with: grid run" in one_line(capsys)
+    assert "which holds none; start one with: resnet-dist grid run" in one_line(capsys)
     storage, _ = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
     assert main(["grid", action, "two-row", "--storage", storage.uri]) == 1
     assert "two-row: no such experiment in" in (line := one_line(capsys))

@@ -172,6 +172,17 @@ def test_files_that_are_not_there_are_one_line(
     assert "--output /nowhere/trial.zip: cannot be written: No such file" in line
 
 
+def test_an_archive_replaces_no_other_file(stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "README.md"
+    target.write_text("mine")
+    command = ["export", CONFIG.trial_id(), "--storage", str(stored), "--output", str(target)]
+    assert main(command) == 1
+    assert "is there already, and is no archive; give another name" in capsys.readouterr().err
+    assert target.read_text() == "mine"
+    target.unlink()
+    assert main(command) == 0 == main(command)
+
+
 def test_a_trial_that_is_not_finished_cannot_be_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Recorder(LocalStorage(tmp_path), "runs", "name", CONFIG).start(alone("cpu"), "fingerprint")
     line = mistake(["export", CONFIG.trial_id(), "--storage", str(tmp_path)], capsys)

@@ -100,7 +100,9 @@ def test_trials_of_an_earlier_launch_are_counted_apart(tmp_path: Path) -> None:
 
 def test_an_experiment_that_was_never_launched_is_named(tmp_path: Path) -> None:
     storage, _ = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
-    with pytest.raises(UserError, match=r"other: no such experiment in .*; start it with: resnet-dist grid run other"):
+    with pytest.raises(
+        UserError, match=r"other: no such experiment in .*; start one with: resnet-dist grid run EXPERIMENT"
+    ):
         read_experiment(storage, "other")
 
 

@@ -124,3 +124,27 @@ def test_epochs_are_shown_again_once_storage_can_be_read(tmp_path: Path) -> None
         assert not shown.getvalue()
         storage.broken = False
     assert "epoch   1/2  step     40" in shown.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["--epochs", "20"], ["Note: within 20 epochs the learning rate does not drop", "--schedule.milestones 8,16"]),
+        (["--epochs", "20", "--schedule.milestones", "8,16"], []),
+        (["--epochs", "20", "--schedule.kind", "cosine"], []),
+        (["--epochs", "1"], []),
+        ([], []),
+    ],
+)
+def test_a_run_too_short_for_its_milestones_is_noted(
+    settings: list[str], said: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--storage", str(tmp_path), "--dry-run", *settings]) == 0
+    printed = capsys.readouterr().out
+    assert all(part in printed for part in said) and ("Note:" in printed) == bool(said)
+
+
+def test_a_storage_that_is_a_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    line = error_of(["train", "--storage", str(tmp_path / "file")], capsys)
+    assert line == f"error: storage {tmp_path}/file: is a file; give a directory, or s3://bucket/prefix"
