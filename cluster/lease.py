@@ -7,9 +7,10 @@ that it is released. So no two writers ever race for one object, and since gener
 
 No clock of another machine is trusted. A launch that finds a lease watches it: if the object changes, the holder lives
 and the launch is refused; if it stays as it is for the whole duration on the launch's own clock, the launch takes
-over by creating the next generation. A holder gives up when three quarters of the duration, on its own clock, have
-gone by since the start of its last renewal, and when it sees a higher generation. (A renewal that was under way while
-the lease was taken over is seen by the one who took it, who then waits for another duration before acting.)
+over by creating the next generation. (Of a process of its own machine it knows whether it lives.) A holder gives up
+when three quarters of the duration, on its own clock, have gone by since the start of its last renewal, and when it
+sees a higher generation. (A renewal that was under way while the lease was taken over is seen by the one who took it,
+who then waits for another duration before acting.)
 
 A patient holder, as one run is, works on while it cannot renew: what it writes waits on its disk, and it stops once it
 reaches storage and sees that another has taken over.
