@@ -186,7 +186,9 @@ def _states(trials: Sequence[PlannedTrial]) -> str:
 
 
 def _hours(hours: float | None) -> str:
-    return "" if hours is None else f"{hours:.3g}"
+    if hours is None:
+        return ""
+    return f"{hours:.3g}" if hours >= 0.01 or not hours else "< 0.01"
 
 
 def _memory(size: int | None) -> str:

@@ -141,7 +141,7 @@ def moto_keys(bucket: str, s3_environment: str) -> Iterator[tuple[str, str]]:
         url, headers = f"{s3_environment}/moto-api/reset-auth", {"Content-Type": "text/plain"}
         urllib.request.urlopen(urllib.request.Request(url, requests.encode(), headers, method="POST")).close()
 
-    iam = boto3.client("iam", region_name="us-east-1")
+    iam = boto3.session.Session().client("iam", region_name="us-east-1")
     iam.create_user(UserName=bucket)
     policy = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": NOT_LISTING, "Resource": "*"}]}
     iam.put_user_policy(UserName=bucket, PolicyName="p", PolicyDocument=json.dumps(policy))

@@ -182,7 +182,7 @@ def moto(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator["S3Client"
     """A client of moto's server, which imitates more of AWS than other stores have; the environment is its user's."""
     with moto_server() as endpoint:
         set_environment(endpoint, monkeypatch, tmp_path)
-        yield boto3.client("s3", region_name="us-east-1")
+        yield boto3.session.Session().client("s3", region_name="us-east-1")
 
 
 @pytest.mark.integration

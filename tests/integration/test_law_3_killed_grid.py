@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.processes import Process, of_session, start_time
 from cluster.storage import open_storage
 from tests.integration.test_grid import EXPERIMENT, run, start
 from tests.killed_runs import points
@@ -17,15 +18,22 @@ EPOCHS = 8
 
 
 def kill_at_random(experiment: Path, storage: Path, lines: int) -> None:
-    """Launch the grid, and kill its driver at some moment after so many epochs in all are on record."""
+    """Launch the grid, and kill its driver at some moment after so many epochs in all are on record.
+
+    Returns once its workers have noticed: until then they may finish a trial.
+    """
     killed = start(experiment, storage)
     deadline = time.monotonic() + 200
     while sum(len(path.read_text().splitlines()) for path in storage.glob("small/trials/*/metrics.jsonl")) < lines:
         assert killed.poll() is None and time.monotonic() < deadline, "the grid ended before it could be killed"
         time.sleep(0.02)
     time.sleep(random.uniform(0, 0.3))
+    processes = of_session(Process(killed.pid, start_time(killed.pid) or 0))
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
+    while any(process.is_alive for process in processes):
+        assert time.monotonic() < deadline, "workers outlive their driver"
+        time.sleep(0.02)
 
 
 def finished_files(storage: Path) -> dict[Path, tuple[bytes, int]]:
