@@ -3,7 +3,7 @@ PYTHON  ?= python3
 STORAGE ?= results
 BIN     := .venv/bin
 PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable
-PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+PYTEST  := $(BIN)/python -m pytest
 # Several processes, each with whole files, since the tests of one share what is slow to make.
 SPREAD  := --dist loadfile --no-loadscope-reorder
 

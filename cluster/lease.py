@@ -224,11 +224,12 @@ class Lease:
         """Whether the lease of this generation is nobody's any more; watches it if that takes time to tell."""
         found = _parse(data)
         if found is not None:
-            if found.released or _has_died(found.process):
+            alive = _is_alive(found.process)
+            if found.released or alive is False:
                 return True
             if time.time() - found.renewed > found.duration + LARGEST_SKEW:
                 return True
-            if _lives(found.process):
+            if alive and found.process["pid"] != os.getpid():
                 return False
         duration = max(found.duration, self.holder.duration) if found else self.holder.duration
         on_wait(
@@ -304,23 +305,12 @@ def _this_process() -> dict[str, Any]:
     return {"machine": _machine(), "pid": os.getpid(), "started": start_time(os.getpid())}
 
 
-def _has_died(process: dict[str, Any]) -> bool:
-    """Whether a process certainly runs no more: it was one of this machine, since whose start it has ended."""
-    return _is_of_this_machine(process) and start_time(process["pid"]) != process.get("started")
-
-
-def _lives(process: dict[str, Any]) -> bool:
-    """Whether a process certainly runs: it is another one of this machine, which has not ended."""
-    return (
-        _is_of_this_machine(process)
-        and process["pid"] != os.getpid()
-        and start_time(process["pid"]) == process.get("started")
-    )
-
-
-def _is_of_this_machine(process: dict[str, Any]) -> bool:
+def _is_alive(process: dict[str, Any]) -> bool | None:
+    """Whether a process runs, if it is or was one of this machine since its start; None where that cannot be told."""
     machine = _machine()
-    return bool(machine) and process.get("machine") == machine and isinstance(process.get("pid"), int)
+    if not machine or process.get("machine") != machine or not isinstance(process.get("pid"), int):
+        return None
+    return start_time(process["pid"]) == process.get("started")
 
 
 def _machine() -> str:

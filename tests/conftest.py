@@ -10,7 +10,7 @@ import pytest
 pytest_plugins = ["tests.s3_fixtures"]
 
 # As the workers of a grid have, before torch is there to ask: threads cut sums up, and these round accordingly.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # In what a script starts in the background SIGINT is ignored, and so it would be in every process that a test starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

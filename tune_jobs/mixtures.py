@@ -104,7 +104,7 @@ def _described(groups: Mapping[str, Sequence[str]]) -> Iterator[str]:
     ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
     for index, (value, members) in enumerate(ordered):
         named = f": {_named(members)}" if index else ""
-        yield f"{value} ({len(members)} trial{'s' if len(members) > 1 else ''}{named})"
+        yield f"{value} ({counted(len(members), 'trial')}{named})"
 
 
 def _named(members: Sequence[str]) -> str:

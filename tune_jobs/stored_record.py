@@ -87,8 +87,8 @@ def _run(config: bytes) -> dict[str, Any] | None:
     """Name and configuration of a run, from its `config.json`; None if that cannot be used."""
     try:
         told = json.loads(config)
-        assert told["layout"] == LAYOUT and told["name"] and told["config"]["run"]["epochs"] >= 1
-        assert told["config"]["run"]["seed"] >= 0
+        run = told["config"]["run"]
+        assert told["layout"] == LAYOUT and told["name"] and run["epochs"] >= 1 and run["seed"] >= 0
         return {"name": told["name"], "config": told["config"]}
     except (ValueError, KeyError, TypeError, AssertionError):
         return None

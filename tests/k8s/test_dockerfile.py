@@ -252,10 +252,7 @@ def test_the_install_steps_find_all_that_is_pinned_and_nothing_else(clean_image:
 
 @pytest.mark.integration
 @pytest.mark.timeout(1800)
-@pytest.mark.skipif(
-    INSTALL != "1",
-    reason="writes six gigabytes (make setup installs from the same pins); RESNET_DIST_IMAGE_INSTALL=1 runs it",
-)
+@pytest.mark.skipif(INSTALL != "1", reason="writes six gigabytes; RESNET_DIST_IMAGE_INSTALL=1 runs it")
 def test_the_install_steps_work_in_a_clean_environment(clean_image: Image, tmp_path: Path) -> None:
     image = clean_image
     every = stages()
