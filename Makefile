@@ -1,11 +1,20 @@
 # Everything runs in .venv, which the first target that needs it makes.
 PYTHON  ?= python3
 STORAGE ?= results
+# The tests' S3 server, ceph or moto: who asks for one gets it or a failure. Else Ceph's gateway if it is there, or moto's.
+S3      :=
 BIN     := .venv/bin
 PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable
 PYTEST  := $(BIN)/python -m pytest
 # Several processes, each with whole files, since the tests of one share what is slow to make.
 SPREAD  := --dist loadfile --no-loadscope-reorder
+
+ifneq ($(filter-out ceph moto,$(S3)),)
+  $(error S3=$(S3) is not allowed; it may be ceph or moto)
+endif
+ifneq ($(S3),)
+  export RESNET_DIST_TEST_S3 := $(S3)
+endif
 
 .PHONY: help setup demo s3 ceph test unit integration lint format mutations bench clean
 
@@ -17,16 +26,16 @@ setup: .venv/base ## install into .venv
 demo: .venv/base ## run a small grid on this machine and print its table (STORAGE=dir or s3://…)
 	$(BIN)/resnet-dist grid run demo --storage $(STORAGE)
 
-s3: .venv/base ## start an S3 server on this machine for trying out (Ceph's gateway; Ctrl-C ends it)
+s3: .venv/base ## start an S3 server for trying out (Ceph's gateway, installed from Debian if missing; Ctrl-C ends it)
 	@$(BIN)/python -m cluster.s3_server --install
 	@$(BIN)/python -m cluster.s3_server
 
-test: .venv/test unit integration ## run all tests
+test: unit integration ## run all tests (S3=ceph: on Ceph's gateway, installed from Debian if missing)
 
-unit: .venv/test ceph ## run the fast tests
+unit: .venv/test $(filter ceph,$(S3)) ## run the fast tests
 	$(PYTEST) -n 2 $(SPREAD) -m "not integration"
 
-integration: .venv/test ceph ## run the tests that start Ray, servers and worker processes
+integration: .venv/test $(filter ceph,$(S3)) ## run the tests that start Ray, servers and worker processes
 	$(PYTEST) -m integration tests/resnet_dist # workers that wait for each other at each step: by themselves
 	$(PYTEST) -n 3 $(SPREAD) -m integration --ignore tests/resnet_dist # three, since they wait for Ray
 
@@ -48,8 +57,8 @@ bench: .venv/test ## measure speed against targets (QUICK=1: under two minutes)
 clean:           ## remove .venv and the demo's results
 	rm -rf .venv results
 
-ceph: .venv/python # the real S3 server, where it can be installed; without it the tests use moto's
-	@$(BIN)/python -m cluster.s3_server --install || echo "the tests use moto's server instead" >&2
+ceph: .venv/python
+	@$(BIN)/python -m cluster.s3_server --install
 
 .venv/python: # the virtual environment itself
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -58,6 +58,11 @@ def install() -> None:
         raise UserError(f"Ceph's gateway is not installed, which takes root: {command}")
     if not shutil.which("apt-get"):
         raise UserError(f"Ceph's gateway is not installed, and there is no apt-get to install {', '.join(PACKAGES)}")
+    print(  # noqa: T201
+        f"Ceph's gateway is not on this machine: installing {', '.join(PACKAGES)} from Debian, and some fifty packages "
+        "that they need",
+        file=sys.stderr,
+    )
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     done = None
     for step in (command, "apt-get update", command):  # the lists may be missing or out of date

@@ -1,0 +1,38 @@
+"""What the commands of the Makefile would do, asked of make itself."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["make", "--no-print-directory", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("target", ["test", "unit", "integration"])
+def test_the_tests_install_the_s3_server_only_if_asked_to_and_then_first(target: str) -> None:
+    install = "cluster.s3_server --install"
+    assert install not in make("--dry-run", target).stdout
+    before, asked, after = make("--dry-run", target, "S3=ceph").stdout.partition(install)
+    assert asked and "pytest" in after and "pytest" not in before
+
+
+@pytest.mark.parametrize(("asked", "told"), [((), ""), (("S3=ceph",), "ceph"), (("S3=moto",), "moto")])
+def test_the_tests_are_told_which_server_was_asked_for(
+    asked: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RESNET_DIST_TEST_S3", raising=False)
+    assert make("--eval", "told: ; @echo $$RESNET_DIST_TEST_S3", "told", *asked).stdout == f"{told}\n"
+
+
+def test_a_server_that_is_none_is_refused_in_one_line() -> None:
+    done = make("test", "S3=minio")
+    assert done.returncode and done.stdout == ""
+    assert done.stderr.endswith("S3=minio is not allowed; it may be ceph or moto.  Stop.\n")
