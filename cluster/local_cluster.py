@@ -3,6 +3,9 @@
 Each node is one `ray start --block` in a session of its own, so that what it starts can be told from every other Ray on
 the machine. `cluster.json` in the cache directory records the sessions by process number and start time, and `down`
 ends those and nothing else. The cluster asks for a token, which lies in a file that only this user can read.
+
+Each node has a temporary directory of its own, as a host has. Left to itself Ray gives all of them the head's, and a node
+that needs a job's upload for the first time then replaces it under the job that runs in it.
 """
 
 import json
@@ -37,7 +40,7 @@ class LocalCluster:
     address: str
     """host:port by which Ray knows the cluster."""
     directory: str
-    """Ray's sessions and logs, and the token."""
+    """The token, and each node's log and temporary directory, by its number; the head is 0."""
     nodes: tuple[Process, ...] = ()
     """The process that began each node's session, the head's first."""
 
@@ -85,10 +88,10 @@ def up(nodes: int, cpus: int) -> LocalCluster:
         deadline = time.monotonic() + START_SECONDS
         dashboard, client = _free_port(DASHBOARD_PORT), _free_port(10001)
         cluster = replace(cluster, dashboard=f"http://127.0.0.1:{dashboard}")
-        head = ["--head", "--port=0", f"--temp-dir={directory}", "--dashboard-host=127.0.0.1"]
+        head = ["--head", "--port=0", "--dashboard-host=127.0.0.1"]
         head += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
         cluster = _start_node(cluster, [*head, f"--num-cpus={cpus}"], deadline)
-        cluster = replace(cluster, address=Path(directory, "ray_current_cluster").read_text().strip())
+        cluster = replace(cluster, address=Path(directory, "0", "ray_current_cluster").read_text().strip())
         for _ in range(nodes - 1):
             cluster = _start_node(cluster, [f"--address={cluster.address}", f"--num-cpus={cpus}"], deadline)
         _record(cluster)
@@ -130,8 +133,9 @@ def _new(directory: Path) -> LocalCluster:
 def _start_node(cluster: LocalCluster, options: list[str], deadline: float) -> LocalCluster:
     """Start a node and wait until it belongs to the cluster."""
     while True:
-        log = Path(cluster.directory, f"node-{len(cluster.nodes)}.log")
-        cluster = _spawn(cluster, options, log)
+        own = Path(cluster.directory, str(len(cluster.nodes)))
+        log = own.with_suffix(".log")
+        cluster = _spawn(cluster, [*options, f"--temp-dir={own}"], log)
         while cluster.nodes[-1].is_alive:
             if b"Ray runtime started" in log.read_bytes():
                 return cluster
