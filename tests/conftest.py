@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.s3_fixtures"]
 
@@ -16,6 +17,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# A busy machine takes any time over an example.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes minutes comes first, so that the processes that share the tests end at about the same time."""
@@ -23,9 +28,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def spool_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Writes that wait for storage do so in a directory of the tests' own, in child processes as well."""
+def directories_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Cache and spool are directories of the tests' own, in child processes as well."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RESNET_DIST_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("RESNET_DIST_SPOOL", str(tmp_path_factory.mktemp("spool")))
         yield
 

@@ -103,9 +103,7 @@ def test_the_end_of_a_launch_does_not_wait_for_a_storage_that_hangs(
     storage = UnreliableStorage(tmp_path)
     launch = Launches(storage).take()
     storage.gate.clear()
-    started = time.monotonic()
-    launch.release()
-    assert time.monotonic() - started < 5
+    launch.release()  # would never return
     storage.gate.set()
 
 
@@ -275,7 +273,8 @@ def test_a_stopped_launch_releases_its_lease(tmp_path: Path, stop: signal.Signal
     storage = open_storage(str(tmp_path))
     with pytest.raises(KeyboardInterrupt), lease(storage, "grid"):
         os.kill(os.getpid(), stop)
-        time.sleep(30)
+        while True:
+            time.sleep(1)
     assert json.loads(storage.get("grid/.lease/00000001.json") or b"")["released"]
 
 
@@ -309,14 +308,13 @@ def test_a_launch_that_is_refused_writes_nothing(launches: Launches) -> None:
 
 def test_a_launch_that_loses_its_lease_is_interrupted_and_says_to_whom(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path))
-    began = time.monotonic()
     with (
         pytest.raises(LeaseLostError, match="taken over: a launch that left no readable name"),
         lease(storage, "grid", duration=20.0),
     ):
         storage.create("grid/.lease/00000002.json", b"?")
-        time.sleep(60)
-    assert time.monotonic() - began < 60
+        while True:
+            time.sleep(1)
 
 
 def test_a_lease_that_cannot_be_read_is_watched_like_any_other(launches: Launches) -> None:

@@ -171,12 +171,13 @@ def test_an_unknown_access_key_is_said_to_be_unknown(bucket: str, monkeypatch: p
 def test_an_unreachable_endpoint_fails_within_the_stated_time(
     s3_environment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as reserved:
-        port = reserved.getsockname()[1]
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:hidden@127.0.0.1:{port}")
     monkeypatch.setenv(TIMEOUT_VARIABLE, "0.5")
-    started = time.monotonic()
-    message = failure("s3://bucket")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and not listening: connections are refused
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:hidden@127.0.0.1:{port}")
+        started = time.monotonic()
+        message = failure("s3://bucket")
     assert time.monotonic() - started < DEFAULT_TIMEOUT / 2  # the stated time is 0.5 s, and machines are busy
     assert f"at http://127.0.0.1:{port}: the server cannot be reached" in message
 

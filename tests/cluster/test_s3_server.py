@@ -65,7 +65,7 @@ def test_what_it_prints_is_all_that_a_client_needs_and_ctrl_c_ends_it_alone(
         assert variables["AWS_ENDPOINT_URL"] != ceph.endpoint
         assert daemons(tmp_path) == ["ceph-mon", "ceph-osd", "radosgw"]
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait() == 0
         assert process.stderr and process.stderr.read() == "stopped; its objects are gone\n"
     assert daemons(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
@@ -78,9 +78,8 @@ def test_daemons_do_not_outlive_a_harness_that_is_killed(tmp_path: Path) -> None
     with started(tmp_path) as (process, _):
         assert len(daemons(tmp_path)) == 3
         process.kill()
-        process.wait(20)
-        end = time.monotonic() + 20
-        while daemons(tmp_path) and time.monotonic() < end:
+        process.wait()
+        while daemons(tmp_path):
             time.sleep(0.05)
     assert daemons(tmp_path) == []
 

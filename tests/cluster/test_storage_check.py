@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import botocore.auth
 import pytest
 
-from cluster.s3 import TIMEOUT_VARIABLE
+from cluster.s3 import DEFAULT_TIMEOUT, TIMEOUT_VARIABLE
 from cluster.s3_server import S3Server
 from cluster.storage import LocalStorage, open_storage
 from cluster.storage_check import Finding, StorageCheck, check_storage
@@ -196,7 +196,7 @@ def test_a_server_that_hangs_is_given_up_within_the_stated_time(
         monkeypatch.setenv(TIMEOUT_VARIABLE, "1")
         started = time.monotonic()
         check = check_storage("s3://bucket/x")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < DEFAULT_TIMEOUT / 2  # machines are busy
     assert check.failed == ("write",)
     assert "does not answer in time" in check.findings[0].text
 

@@ -44,7 +44,7 @@ def put(storage: BrowsableStorage, run: str, number: int, steps: range, offset: 
 
 
 def ask(port: int, path: str, **query: str) -> object:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=100)
     try:
         connection.request("GET", f"{path}?{urlencode(query)}")
         answer = connection.getresponse()
@@ -58,7 +58,7 @@ def values(port: int, run: str) -> list[float] | None:
     return [point[2] for point in points] if isinstance(points, list) else None
 
 
-def eventually(check: Callable[[], object], seconds: float = 30) -> object:
+def eventually(check: Callable[[], object], seconds: float = 200) -> object:
     end = time.monotonic() + seconds
     while not (result := check()) and time.monotonic() < end:
         time.sleep(0.1)
@@ -91,7 +91,7 @@ def served(
             yield int(line.split(" at http://127.0.0.1:")[1].split("/")[0]), process
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(100)
 
 
 @pytest.fixture(params=["directory", "s3"])
@@ -175,7 +175,7 @@ def test_ctrl_c_ends_everything_quietly(tmp_path: Path, number: signal.Signals) 
     put(open_storage(str(tmp_path)), "tb/a", 0, range(3))
     with served(str(tmp_path)) as (port, process):
         process.send_signal(number)
-        assert process.wait(20) == 0
+        assert process.wait(100) == 0
         assert process.stdout
         assert process.stdout.read() == ""
         with pytest.raises(ConnectionRefusedError):

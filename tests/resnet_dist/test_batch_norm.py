@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -31,7 +31,6 @@ def statistics(parts: Sequence[NDArray[np.float64]]) -> tuple[Tensor, Tensor, Te
     return torch.tensor(counts, dtype=torch.float64), torch.tensor(np.array(means)), torch.tensor(np.array(squares))
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 5), min_size=1, max_size=8).filter(any),
     st.floats(-1e6, 1e6),

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
@@ -37,7 +37,6 @@ def ends_of_epochs(images: int, batch_size: int, epochs: int) -> list[int]:
     return ends
 
 
-@settings(deadline=None)
 @given(st.integers(2, 500), st.data())
 def test_epochs_with_replacement_end_where_the_studys_did(images: int, data: st.DataObject) -> None:
     batch_size = data.draw(st.integers(1, images))
@@ -58,7 +57,6 @@ def test_the_studys_epochs_have_390_or_391_steps() -> None:
     assert starts[200] == 78_125  # 200 * 50,000 / 128: "about 7.8e4" iterations, as the study says
 
 
-@settings(deadline=None)
 @given(st.integers(2, 500), st.data())
 def test_a_permutation_ends_with_what_is_left(images: int, data: st.DataObject) -> None:
     batch_size = data.draw(st.integers(1, images))

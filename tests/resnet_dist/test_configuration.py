@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from resnet_dist.configuration import (
@@ -156,7 +156,6 @@ def test_a_seed_of_any_size_is_refused_in_one_line(seed: Any) -> None:
     assert refusal({"run.seed": seed}).startswith("run.seed: ")
 
 
-@settings(deadline=None)
 @given(
     st.fixed_dictionaries(
         {

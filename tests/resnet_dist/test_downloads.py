@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from torchvision import datasets
 
+from resnet_dist import downloads
 from resnet_dist.configuration import DataConfig
 from resnet_dist.dataset import dataset_fingerprint, load_dataset
 from resnet_dist.downloads import downloaded_images
@@ -108,10 +109,8 @@ def test_an_archive_put_in_place_needs_no_network(
 
 
 def test_without_a_network_one_line_says_where_to_place_the_archive(cache: Path, unreachable: str) -> None:
-    started = time.monotonic()
     with pytest.raises(DataError) as caught:
         dataset_fingerprint(DataConfig(source="cifar10"))
-    assert time.monotonic() - started < 10
     message = str(caught.value)
     assert "\n" not in message and unreachable in message and "folder:PATH" in message
     assert str(cache / "downloads" / "cifar-10-python.tar.gz") in message
@@ -120,13 +119,14 @@ def test_without_a_network_one_line_says_where_to_place_the_archive(cache: Path,
 
 def test_a_server_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr("resnet_dist.downloads.TIMEOUT", 0.2)
+    stated = downloads.TIMEOUT
+    monkeypatch.setattr(downloads, "TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections and says nothing
         monkeypatch.setattr(datasets.CIFAR10, "url", f"http://127.0.0.1:{silent.getsockname()[1]}/x.tar.gz")
         started = time.monotonic()
         with pytest.raises(DataError, match="timed out"):
             downloaded_images("cifar10", tmp_path)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < stated
     assert socket.getdefaulttimeout() is None
 
 

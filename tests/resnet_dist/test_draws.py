@@ -2,7 +2,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -61,7 +61,6 @@ def test_seeds_streams_and_indices_do_not_overlap() -> None:
     assert len(words) == 3 * 3 * 5 * 200
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, WORD - 1), min_size=1), st.integers(1, 2**32 - 1))
 def test_integers_scale_the_upper_half_of_the_draw(bits: list[int], bound: int) -> None:
     result = integers(np.array(bits, np.uint64), bound)

@@ -85,7 +85,7 @@ def killed_and_resumed(config: TrainingConfig, kills: list[Moment], workers: int
 def test_a_run_killed_at_any_moments_is_the_run_left_alone(variant: str) -> None:
     config = config_of(variant)
 
-    @settings(max_examples=2, deadline=None, database=None)
+    @settings(max_examples=2, database=None)
     @given(st.lists(moments(), min_size=1, max_size=3))
     def check(kills: list[Moment]) -> None:
         assert killed_and_resumed(config, kills).same_bits(undisturbed(config))
@@ -98,7 +98,7 @@ def test_a_run_killed_at_any_moments_is_the_run_left_alone(variant: str) -> None
 def test_two_workers_killed_at_any_moments_are_the_two_left_alone(variant: str) -> None:
     config = config_of(variant)
 
-    @settings(max_examples=2, deadline=None, database=None)
+    @settings(max_examples=2, database=None)
     @given(st.lists(moments(workers=2), min_size=1, max_size=2))
     def check(kills: list[Moment]) -> None:
         assert killed_and_resumed(config, kills, workers=2).same_bits(undisturbed(config, workers=2))

@@ -2,7 +2,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from resnet_dist.configuration import (
@@ -133,13 +133,11 @@ def test_numbers_beyond_floating_point_are_refused(digits: Any) -> None:
     assert "section.field" in refusal("section.field", digits, float)
 
 
-@settings(deadline=None)
 @given(st.integers(-(2**80), 2**80))
 def test_whole_numbers_are_kept_to_the_last_digit(number: int) -> None:
     assert convert("a.field", number, int) == convert("a.field", str(number), int) == number
 
 
-@settings(deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_numbers_are_kept_to_the_last_bit(number: float) -> None:
     assert convert("a.field", number, float) == convert("a.field", repr(number), float) == number

@@ -207,16 +207,14 @@ def test_a_thread_that_still_waits_for_a_storage_does_not_take_the_end_down(
 ) -> None:
     script = tmp_path / "leaving.py"
     script.write_text(LEAVING)
-    done = subprocess.run(
-        [sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (code, "said\n"), done.stderr
     assert done.stderr.splitlines()[-1:] == ([last] if last else [])
 
 
 @pytest.mark.parametrize(("arguments", "code"), [(["--help"], 0), (["grid", "--seeds"], 2), (["grid", "plan", "x"], 2)])
 def test_exit_codes_of_the_program(arguments: list[str], code: int) -> None:
-    done = subprocess.run([sys.executable, "-m", "tune_jobs", *arguments], capture_output=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-m", "tune_jobs", *arguments], capture_output=True, check=False)
     assert done.returncode == code
 
 
@@ -226,7 +224,7 @@ def test_a_full_disk_under_the_output_is_one_line(tmp_path: Path, json_wanted: l
     storage, _ = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
     command = [sys.executable, "-m", "tune_jobs", "grid", "status", "two-rows", "--storage", storage.uri, *json_wanted]
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.endswith("No space left on device; make room, then run the same command again")
