@@ -4,8 +4,8 @@ Each node is one `ray start --block` in a session of its own, so that what it st
 the machine. `cluster.json` in the cache directory records the sessions by process number and start time, and `down`
 ends those and nothing else. The cluster asks for a token, which lies in a file that only this user can read.
 
-Each node has a temporary directory of its own, as a host has. Left to itself Ray gives all of them the head's, and a node
-that needs a job's upload for the first time then replaces it under the job that runs in it.
+Each node has a temporary directory of its own, as a host has. Left to itself Ray gives all of them the head's, and a
+node that needs a job's upload for the first time then replaces it under the job that runs in it.
 """
 
 import json

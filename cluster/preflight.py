@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from cluster.storage import open_storage, probe
@@ -63,6 +64,7 @@ def check_nodes(storage: Storage, sources: Sequence[DataConfig]) -> None:
             for node in nodes
         }
         answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=PATIENCE)
+        require_working_directory()
         reports, faults = [], [f"node {asked[one]} does not answer; remove it, or restart its Ray" for one in silent]
         for one in answered:
             try:
@@ -77,6 +79,21 @@ def check_nodes(storage: Storage, sources: Sequence[DataConfig]) -> None:
     faults += faults_of(reports, versions_here(), storage.uri)
     if faults:
         raise UserError("; ".join(faults))
+
+
+def require_working_directory() -> None:
+    """Raise a `UserError` if the directory in which this process runs is gone.
+
+    A node that runs a job's code for the first time clears the place for the upload, below Ray's temporary directory.
+    If nodes share that, the job's own directory has been replaced once all have answered.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise UserError(
+            "other nodes have replaced this job's directory, since they share Ray's temporary directory; start Ray on "
+            "each node with a --temp-dir of its own"
+        ) from None
 
 
 def faults_of(reports: Sequence[NodeReport], here: dict[str, str], storage_uri: str) -> list[str]:

@@ -70,6 +70,11 @@ def connected(address: str | None = None) -> Iterator[Resources]:
     import ray
 
     address = address or os.environ.get("RAY_ADDRESS")
+    if address and address.startswith(("http://", "https://")):
+        raise UserError(
+            f"RAY_ADDRESS: {address} is the address of a job server; give this command to it with "
+            "`resnet-dist submit -- …`, or unset RAY_ADDRESS to run it on this machine alone"
+        )
     if address and (started := running_cluster()) and address in (started.address, "auto"):
         started.use_token()
     on_sigterm = signal.getsignal(signal.SIGTERM)

@@ -5,10 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from cluster.preflight import NodeReport, data_is_reachable, faults_of, report_of_this_node, versions_here
+from cluster.preflight import (
+    NodeReport,
+    data_is_reachable,
+    faults_of,
+    report_of_this_node,
+    require_working_directory,
+    versions_here,
+)
 from cluster.storage import LocalStorage
 from resnet_dist.configuration import DataConfig
 from resnet_dist.dataset import load_source
+from resnet_dist.errors import UserError
 from resnet_dist.staged_data import stage
 from tests.image_trees import image_tree, write_directory
 
@@ -60,3 +68,17 @@ def test_what_is_wrong_is_said_once_with_its_nodes_and_its_remedy() -> None:
         "node 10.0.0.3 (c): data cifar10 is neither there nor can it be downloaded; put it into storage once with "
         "`resnet-dist data stage cifar10 s3://x`",
     ]
+
+
+def test_a_job_whose_directory_other_nodes_have_replaced_is_told_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = tmp_path / "upload"
+    upload.mkdir()
+    monkeypatch.chdir(upload)
+    require_working_directory()
+    upload.rmdir()
+    upload.mkdir()
+    with pytest.raises(UserError, match="share Ray's temporary directory; start Ray on each node with a --temp-dir"):
+        require_working_directory()
+    monkeypatch.chdir(tmp_path)  # the patch goes back to where it began, which is there

@@ -1,8 +1,9 @@
-"""`docs/clusters.md`: its commands, in their order, on a cluster that `cluster up` starts and `cluster down` ends."""
+"""The README's lines for clusters and those of `docs/clusters.md`, in their order, on one cluster of `cluster up`."""
 
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,18 +15,25 @@ import pytest
 from cluster.processes import Process, of_session
 from resnet_dist.source import source_state
 from tests.image_trees import image_tree, write_directory
+from tests.integration.hosts import wait_until
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "clusters.md"
 BLOCK = re.compile(r"^\*(Run by the tests|Not run here):\*\n\n```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = BLOCK.findall(GUIDE.read_text())
-UP, STAGE, SUBMIT, PACK, STOP = [text for mark, text in BLOCKS if mark == "Run by the tests"]
+UP, STAGE, TRAIN, PACK, READ, STOP = [text for mark, text in BLOCKS if mark == "Run by the tests"]
+
+README = re.findall(
+    r"^    (resnet-dist (?:cluster|data stage|submit|job) .*?) *(?:#.*)?$", (ROOT / "README.md").read_text(), re.M
+)
+SMALL = "--epochs 6 --data.train_limit 64 --data.test_limit 16"
+"""Ends each grid's command: the same trials, on fewer images."""
 
 
 class Shell:
-    """Runs commands as a user of the guide does, and keeps all that they say."""
+    """Runs commands as a user does, in a checkout of the user's own, and keeps all that they say."""
 
     def __init__(self, scratch: Path) -> None:
         variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -41,26 +49,50 @@ class Shell:
         (scratch / "bin").mkdir()
         for name in ("resnet-dist", "ray"):
             (scratch / "bin" / name).symlink_to(Path(sys.executable).parent / name)
+        self.checkout = clone(scratch / "checkout")
         self.said = ""
+        self.started: list[subprocess.Popen[str]] = []
 
-    def run(self, command: str, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
+    def start(self, command: str, **variables: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
             ["bash", "-euo", "pipefail", "-c", command],
-            cwd=ROOT,
+            cwd=self.checkout,
             env=self.environment | variables,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=600,
-            check=False,
         )
-        self.said += done.stdout + done.stderr
-        assert done.returncode == code, done.stdout + done.stderr
-        return done
+        self.started.append(process)
+        return process
 
-    def refused(self, command: str, code: int = 1, **variables: str) -> str:
+    def end(self, process: subprocess.Popen[str], code: int) -> tuple[str, str]:
+        """What a command has printed, and what of its errors."""
+        output, errors = process.communicate(timeout=900)
+        self.said += output + errors
+        assert process.returncode == code, output + errors
+        return output, errors
+
+    def run(self, command: str, code: int = 0, **variables: str) -> str:
+        return self.end(self.start(command, **variables), code)[0]
+
+    def refused(self, command: str, **variables: str) -> str:
         """The one line that a wrong command says."""
-        (line,) = self.run(command, code, **variables).stderr.splitlines()
+        (line,) = self.end(self.start(command, **variables), 1)[1].splitlines()
         return line
+
+
+def clone(directory: Path) -> Path:
+    """A checkout of this commit, changed as this one is."""
+    git = ["git", "-C", str(ROOT)]
+    subprocess.run(["git", "clone", "--quiet", "--shared", str(ROOT), str(directory)], check=True, capture_output=True)
+    changed = subprocess.check_output([*git, "diff", "--name-only", "HEAD"], text=True)
+    new = subprocess.check_output([*git, "ls-files", "--others", "--exclude-standard"], text=True)
+    for name in (changed + new).splitlines():
+        (directory / name).unlink(missing_ok=True)
+        if (ROOT / name).exists():
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, directory / name)
+    return directory
 
 
 @pytest.fixture
@@ -70,55 +102,100 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
         yield user
     finally:
         user.run("resnet-dist cluster down")
+        for process in user.started:
+            process.kill()
 
 
 def test_every_block_says_whether_it_is_run() -> None:
     assert len(re.findall("^```sh$", GUIDE.read_text(), re.MULTILINE)) == len(BLOCKS)
 
 
-def test_the_guide_from_cluster_up_to_cluster_down(shell: Shell, tmp_path: Path) -> None:
+def test_the_readme_and_the_guide_from_cluster_up_to_cluster_down(shell: Shell, tmp_path: Path) -> None:
+    up, stage, grid, status, follow, stop, down = README
     no_cluster = shell.refused("resnet-dist job status --address http://127.0.0.1:9")
     assert no_cluster.startswith("error: no job server answers at http://127.0.0.1:9; ")
     assert "is relative to a job's upload" in shell.refused("resnet-dist submit -- grid run demo --storage results")
 
-    shell.run(UP)
+    assert up == UP.strip(), "one cluster serves both"
+    first, *told, export = re.findall("^  (.*)$", shell.run(UP), re.MULTILINE)
+    assert told == [status, down]
     record = json.loads((tmp_path / "cache" / "cluster.json").read_text())
     token = Path(record["directory"], "token")
     assert token.stat().st_mode & 0o077 == 0
     sessions = [Process(*node) for node in record["nodes"]]
     running = [process for leader in sessions for process in of_session(leader)]
-    assert len(sessions) == 2 and len(running) > 8
+    assert len(sessions) == 3 and len(running) > 12
     assert "a cluster runs already" in shell.refused("resnet-dist cluster up")
 
-    shell.run(STAGE)
+    # The line that `cluster up` prints for a newcomer.
+    said = shell.run(first.replace("/absolute/path", '"$STORAGE"') + f" {SMALL}")
+    assert "5 trials, 0 finished already, 5 to run" in said and "5 trials, 1 seed a row: 5 finished" in said
+    uploads = [
+        len(list(Path(record["directory"], node).glob("session_2*/*/working_dir_files/_ray_pkg_*/"))) for node in "012"
+    ]
+    assert uploads == [1, 1, 1], "each node has fetched the upload for itself"
+
+    with (shell.checkout / "resnet_dist" / "launch.py").open("a") as code:
+        code.write("# An edit.\n")
+    readme_stage = words(stage, {"cifar10": '"folder:$IMAGES"', "s3://bucket/results": '"$STORAGE"'})
+    assert "are now in" in shell.run(STAGE) and "were already in" in shell.run(readme_stage)
     shell.run(f"mv {shell.environment['IMAGES']} {tmp_path / 'gone'}")  # nodes have not got the folder …
     shell.run(f"rm -r {tmp_path / 'cache'}/folder-*")  # … nor what was decoded of it
-    output = shell.run(SUBMIT).stdout
-    assert "SUCCEEDED" in output and "Test error after epoch 2" in output
+    said = shell.run(TRAIN)
+    assert "SUCCEEDED" in said and "Test error after epoch 2" in said
     (trial,) = (tmp_path / "results" / "train" / "trials").iterdir()
     provenance: dict[str, Any] = json.loads((trial / "provenance.json").read_text())
-    here = source_state()
-    assert (provenance["commit"], provenance["commit_from"]) == (here.commit, "build")
-    assert provenance["dirty"] == here.dirty
-    assert (trial / "source.patch").exists() == bool(here.patch)
+    assert (provenance["commit"], provenance["commit_from"]) == (source_state().commit, "build")
+    assert provenance["dirty"] and "+# An edit." in (trial / "source.patch").read_text()
 
-    variables = {"RAY_ADDRESS": record["dashboard"], "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-    assert "5 trials" in shell.run(PACK, **variables).stdout
+    assert "5 trials" in shell.run(f"{export}\n{PACK}")
+
+    grid = words(grid, {"study": "demo", "5": "2", "s3://bucket/results": '"$STORAGE"'}) + f" {SMALL}"
+    submission = shell.start(grid)
+    wait_until(lambda: bool(half_done(tmp_path)), "a trial of the second submission has an epoch on record")
+    (job,) = re.findall(r"^(\S+) +RUNNING", shell.run(status), re.MULTILINE)
+    following = shell.start(words(follow, {"ID": job}))
+    assert f"job {job}: STOPPED" in shell.run(words(stop, {"ID": job}))
+    assert half_done(tmp_path) or len(finished(tmp_path)) < 10
+    for process in (submission, following):
+        output, errors = shell.end(process, 1)
+        assert "10 trials, 5 finished already, 5 to run" in output and f"error: job {job} is STOPPED: " in errors
+    before = len(finished(tmp_path))
+    said = shell.run(grid)
+    assert f"10 trials, {before} finished already, {10 - before} to run" in said
+    assert "10 trials, 2 seeds a row: 10 finished" in said
+    for trial in finished(tmp_path):
+        lines = [json.loads(line) for line in (trial / "metrics.jsonl").read_text().splitlines()]
+        assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert "10 finished" in shell.run(READ)
 
     unknown = shell.refused("resnet-dist job logs nosuch")
     assert unknown.startswith("error: there is no job nosuch at ")
     stranger = shell.refused("resnet-dist job status", RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64)
     assert "wants a token" in stranger
-    assert (
-        "give another --id"
-        in shell.refused(f"resnet-dist submit --id first -- grid plan demo --storage {tmp_path}", code=1).splitlines()[
-            -1
-        ]
-    )
+    assert "give another --id" in shell.refused(f"resnet-dist submit --id first -- grid plan demo --storage {tmp_path}")
 
-    assert "job long: STOPPED" in shell.run(STOP).stdout
+    assert "job long: STOPPED" in shell.run(STOP)
     assert not any(process.is_alive for process in running)
     assert not any(of_session(leader) for leader in sessions)
     assert not Path(record["directory"]).exists()
-    assert "No cluster" in shell.run("resnet-dist cluster down").stdout
+    assert "No cluster" in shell.run(down)
     assert not re.search(r"\b[0-9a-f]{64}\b", shell.said), "a token was printed"
+
+
+def words(command: str, others: dict[str, str]) -> str:
+    """A command of the README with other words in the places of some, each of which is there once."""
+    found = command.split()
+    assert all(found.count(word) == 1 for word in others), command
+    return " ".join(others.get(word, word) for word in found)
+
+
+def finished(scratch: Path) -> list[Path]:
+    """The trials of the grid that have a result."""
+    return [path.parent for path in scratch.glob("results/demo/trials/*/result.json")]
+
+
+def half_done(scratch: Path) -> list[Path]:
+    """The trials of the grid that have an epoch on record, and no result."""
+    begun = (path.parent for path in scratch.glob("results/demo/trials/*/metrics.jsonl"))
+    return [trial for trial in begun if not (trial / "result.json").exists()]
