@@ -27,8 +27,8 @@ demo: .venv/base ## run a small grid on this machine and print its table (STORAG
 	$(BIN)/resnet-dist grid run demo --storage $(STORAGE)
 
 s3: .venv/base ## start an S3 server for trying out (Ceph's gateway, installed from Debian if missing; Ctrl-C ends it)
-	@$(BIN)/python -m cluster.s3_server --install
-	@$(BIN)/python -m cluster.s3_server
+	@$(BIN)/python -m tests.s3_server --install
+	@$(BIN)/python -m tests.s3_server
 
 test: unit integration ## run all tests (S3=ceph: on Ceph's gateway, installed from Debian if missing)
 
@@ -58,7 +58,7 @@ clean:           ## remove .venv and the demo's results
 	rm -rf .venv results
 
 ceph: .venv/python
-	@$(BIN)/python -m cluster.s3_server --install
+	@$(BIN)/python -m tests.s3_server --install
 
 .venv/python: # the virtual environment itself
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -24,13 +24,13 @@ from pathlib import Path
 
 from benchmarks.finished_trials import EXPERIMENT, write_finished_trials
 from benchmarks.targets import Target
-from cluster import s3_server
 from cluster.s3 import S3Storage
 from cluster.storage import LocalStorage, open_storage
 from resnet_dist.configuration import TrainingConfig
 from resnet_dist.errors import UserError
 from resnet_dist.storage import StoredObject, TrialKeys
 from resnet_dist.storage_counts import StorageCounts
+from tests import s3_server
 
 SYNC_THREADS = 10
 """`max_concurrent_requests` of the AWS command line."""

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import boto3
 import pytest
 
-from cluster import s3_server
+from tests import s3_server
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client

@@ -18,7 +18,7 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("target", ["test", "unit", "integration"])
 def test_the_tests_install_the_s3_server_only_if_asked_to_and_then_first(target: str) -> None:
-    install = "cluster.s3_server --install"
+    install = "tests.s3_server --install"
     assert install not in make("--dry-run", target).stdout
     before, asked, after = make("--dry-run", target, "S3=ceph").stdout.partition(install)
     assert asked and "pytest" in after and "pytest" not in before

@@ -8,9 +8,9 @@ import pyarrow.fs
 import pytest
 
 from cluster.ray_cluster import ray_storage
-from cluster.s3_server import S3Server
 from cluster.storage import open_storage
 from tests.s3_fixtures import ACCESS_KEY, SECRET_KEY, use_prefix_alone
+from tests.s3_server import S3Server
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client

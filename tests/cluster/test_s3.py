@@ -19,10 +19,10 @@ import boto3
 import pytest
 
 from cluster.s3 import DEFAULT_TIMEOUT, MULTIPART_BYTES, TIMEOUT_VARIABLE, S3Storage
-from cluster.s3_server import S3Server
 from cluster.storage import open_storage
 from resnet_dist.errors import StorageError
 from tests.s3_fixtures import ACCESS_KEY, SECRET_KEY, put_as_named, user_of_ceph
+from tests.s3_server import S3Server
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client

@@ -12,11 +12,11 @@ import botocore.auth
 import pytest
 
 from cluster.s3 import DEFAULT_TIMEOUT, TIMEOUT_VARIABLE
-from cluster.s3_server import S3Server
 from cluster.storage import LocalStorage, open_storage
 from cluster.storage_check import Finding, StorageCheck, check_storage
 from resnet_dist.errors import StorageError
 from tests.s3_fixtures import ACCESS_KEY, SECRET_KEY, use_prefix_alone, user_of_ceph
+from tests.s3_server import S3Server
 from tune_jobs.command_line import main
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """A throw-away S3 server on this machine: Ceph's gateway from Debian's packages, for tests, benchmarks and trying out.
 
-`python -m cluster.s3_server` (`make s3`) runs one in the foreground until Ctrl-C. It is one node without redundancy:
+`python -m tests.s3_server` (`make s3`) runs one in the foreground until Ctrl-C. It is one node without redundancy:
 a monitor, a store that keeps objects in memory, and the gateway, on free ports of the loopback address. Everything
 lies in a temporary directory and is gone at the end. If this process is killed, the kernel ends the three as well.
 """
@@ -58,7 +58,7 @@ def install() -> None:
         raise UserError(f"Ceph's gateway is not installed, which takes root: {command}")
     if not shutil.which("apt-get"):
         raise UserError(f"Ceph's gateway is not installed, and there is no apt-get to install {', '.join(PACKAGES)}")
-    print(  # noqa: T201
+    print(
         f"Ceph's gateway is not on this machine: installing {', '.join(PACKAGES)} from Debian, and some fifty packages "
         "that they need",
         file=sys.stderr,
@@ -66,7 +66,7 @@ def install() -> None:
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     done = None
     for step in (command, "apt-get update", command):  # the lists may be missing or out of date
-        print(f"running {step}", file=sys.stderr)  # noqa: T201
+        print(f"running {step}", file=sys.stderr)
         done = subprocess.run([*step.split(), "-y"], env=environment, stdout=sys.stderr, check=False)
         if not missing_programs():
             return
@@ -297,7 +297,7 @@ def _last_line(log: Path) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a server in the foreground, or install the packages. Returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m cluster.s3_server",
+        prog="python -m tests.s3_server",
         description="Run a throw-away S3 server (Ceph's gateway) on this machine until Ctrl-C; its objects live in "
         "memory and are gone at the end.",
     )
@@ -311,10 +311,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             _serve(args.bucket, args.gibibytes)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; its objects are gone", file=sys.stderr)  # noqa: T201
+        print("stopped; its objects are gone", file=sys.stderr)
     return 0
 
 
@@ -336,8 +336,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _print_how_to_use(environment: Mapping[str, str], bucket: str) -> None:
     for name, value in environment.items():
-        print(f"export {name}={value}")  # noqa: T201
-    print(  # noqa: T201
+        print(f"export {name}={value}")
+    print(
         f"# In another terminal: the lines above, then e.g. make demo STORAGE=s3://{bucket}/demo\n"
         "# Ctrl-C ends the server, and what it holds is gone.",
         flush=True,

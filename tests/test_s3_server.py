@@ -12,16 +12,16 @@ from pathlib import Path
 import boto3
 import pytest
 
-from cluster import s3_server
-from cluster.s3_server import S3Server
 from resnet_dist.errors import UserError
+from tests import s3_server
+from tests.s3_server import S3Server
 
 
 @contextlib.contextmanager
 def started(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
     """The command as a process of its own with its state below `tmp_path`, and the variables that it prints."""
     with subprocess.Popen(
-        [sys.executable, "-m", "cluster.s3_server", "--bucket", "tried-out"],
+        [sys.executable, "-m", "tests.s3_server", "--bucket", "tried-out"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
