@@ -1,11 +1,10 @@
 """Do the tests bite? Puts one deliberate fault at a time into a copy of the code and runs the tests that should notice.
 
-python -m tests.mutations                 all faults, a line each; exit code 1 if one goes unnoticed
-python -m tests.mutations NAME …          some of them
-python -m tests.mutations --write [NAME …]  put what was seen into the table of docs/testing.md
-python -m tests.mutations --list          names and descriptions
+python -m tests.mutations           all faults, a line each; exit code 1 if one goes unnoticed
+python -m tests.mutations NAME …    some of them
+python -m tests.mutations --list    the table of faults: where each is put, and the tests that are to notice it
 
-It takes a quarter of an hour on one core, so it is no part of `make test`; `make mutations` runs it.
+It takes half an hour on one core, so it is no part of `make test`; `make mutations` runs it.
 """
 
 import argparse
@@ -21,9 +20,7 @@ from pathlib import Path
 from tests.faults import FAULTS, Fault
 
 ROOT = Path(__file__).parent.parent
-DOCUMENT = ROOT / "docs" / "testing.md"
-BEGIN, END = "<!-- faults: written by python -m tests.mutations --write -->", "<!-- end of faults -->"
-COPIED = ("resnet_dist", "tune_jobs", "cluster", "benchmarks", "tests", "docs", "pyproject.toml")
+COPIED = ("resnet_dist", "tune_jobs", "cluster", "benchmarks", "tests", "pyproject.toml")
 TIMEOUT = 600
 """Seconds after which a fault counts as noticed: one that makes training hang has been noticed by the reader."""
 
@@ -45,13 +42,11 @@ def main() -> int:
         prog="python -m tests.mutations", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", choices=[[], *(fault.name for fault in FAULTS)])
-    parser.add_argument("--write", action="store_true")
     parser.add_argument("--list", action="store_true")
     args = parser.parse_args()
     chosen = [fault for fault in FAULTS if not args.names or fault.name in args.names]
     if args.list:
-        for fault in chosen:
-            print(f"{fault.name:32} {fault.description}")
+        print("\n\n".join(map(entry, chosen)))
         return 0
     with tempfile.TemporaryDirectory(prefix="mutations-") as directory:
         tree = Path(directory)
@@ -64,8 +59,6 @@ def main() -> int:
         for fault in chosen:
             outcomes.append(try_fault(tree, fault))
             print(line(outcomes[-1]), flush=True)
-    if args.write:
-        write_table(outcomes)
     unnoticed = [outcome.fault.name for outcome in outcomes if not outcome.failed]
     print(f"{len(outcomes) - len(unnoticed)} of {len(outcomes)} faults noticed")
     return 1 if unnoticed else 0
@@ -119,6 +112,11 @@ def run_tests(tree: Path, tests: tuple[str, ...]) -> TestRun:
     return TestRun(done.returncode, failed, last)
 
 
+def entry(fault: Fault) -> str:
+    """A fault of the table: its name, what it is, its file, and the tests that are to notice it."""
+    return "\n    ".join([fault.name, fault.description, f"in {fault.file}", *(f"noticed by {t}" for t in fault.tests)])
+
+
 def line(outcome: Outcome) -> str:
     """One outcome in words."""
     noticed = f"noticed by {short(outcome.failed[0])}" if outcome.failed else f"UNNOTICED ({outcome.summary})"
@@ -128,21 +126,6 @@ def line(outcome: Outcome) -> str:
 def short(node: str) -> str:
     """`file::test` without folders and parameters."""
     return node.partition("[")[0].rpartition("/")[2]
-
-
-def write_table(outcomes: list[Outcome]) -> None:
-    """Put the outcomes into the document; rows of faults that were not tried stay."""
-    text = DOCUMENT.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    table, _, after = rest.partition(END)
-    rows = {match[1]: row for row in table.splitlines() if (match := re.search(r"\(`([a-z0-9-]+)`\) \|", row))}
-    for outcome in outcomes:
-        fault = outcome.fault
-        test = f"`{short(outcome.failed[0])}`" if outcome.failed else "**none**"
-        rows[fault.name] = f"| {fault.description} (`{fault.name}`) | `{fault.file}` | {test} |"
-    listed = [rows[fault.name] for fault in FAULTS if fault.name in rows]
-    table = "\n".join(["| fault | where | test that fails |", "|---|---|---|", *listed])
-    DOCUMENT.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
