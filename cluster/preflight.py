@@ -1,7 +1,8 @@
-"""Before a grid starts on a cluster of several nodes: can every node do its part?
+"""Before anything starts on a cluster, of one node or of many: can every node do its part?
 
-One small task on each node uses the storage, looks for the data, and says its versions. Each thing that is wrong
-becomes a line with its remedy; nothing has been written or trained then.
+One small task on each node uses the storage and says its versions; where trials will train it looks for the data, too,
+and where they will do so on GPUs it computes on each of them. Each thing that is wrong becomes a line with its remedy;
+nothing has been written or trained then.
 """
 
 import json
@@ -11,14 +12,15 @@ import re
 import secrets
 import socket
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from cluster.ray_cluster import Resources, living_nodes, places_of_node
 from cluster.storage import open_storage, probe
-from resnet_dist.configuration import DataConfig
+from resnet_dist.configuration import DataConfig, TrainingConfig
 from resnet_dist.errors import UserError
 from resnet_dist.storage import Storage
 
@@ -41,25 +43,58 @@ class NodeReport:
     storage_trouble: str = ""
     missing_data: tuple[str, ...] = ()
     """Sources that it neither has nor can get."""
+    gpu_troubles: tuple[str, ...] = ()
+    """Why it cannot train on the GPUs that Ray offers there."""
 
 
-def check_nodes(storage: Storage, sources: Sequence[DataConfig]) -> None:
-    """Raise a `UserError` of one line a fault unless all nodes of the connected cluster can run trials.
+@dataclass(frozen=True)
+class Part:
+    """What a node is there for."""
 
-    `sources` are the data of the trials, with their fingerprints. A cluster of this machine alone, started by this
-    process, has nothing that could differ.
+    sources: tuple[DataConfig, ...]
+    """Data on which trials may train there."""
+    gpus: int
+    """GPUs on which they may do so."""
+
+
+def check_cluster(storage: Storage, runs: Sequence[TrainingConfig], resources: Resources) -> None:
+    """Raise a `UserError` unless the connected cluster has places for the largest of these runs and can train them.
+
+    The runs' data have their fingerprints. A cluster of this machine alone, started by this process, has nothing that
+    could differ, but GPUs that may be unfit.
     """
+    uses_gpu = {resources.uses_gpu(config.run.device) for config in runs}
+    for config in sorted(runs, key=lambda config: config.run.workers):
+        resources.require_workers(config.run.workers, resources.uses_gpu(config.run.device))
+    if resources.is_ours and uses_gpu <= {False}:
+        return
+    sources = {config.data.source: config.data for config in runs}
+    nodes = living_nodes()
+    check_nodes(
+        storage, {node["NodeID"]: part_of(node["Resources"], sources.values(), uses_gpu) for node in nodes}, nodes
+    )
+
+
+def part_of(resources: Mapping[str, float], sources: Iterable[DataConfig], uses_gpu: Collection[bool]) -> Part:
+    """The part of a node of these resources in runs of which some, or all, use GPUs, or none."""
+    trains = any(places_of_node(resources, use_gpu) for use_gpu in uses_gpu)
+    gpus = int(resources.get("GPU", 0)) if True in uses_gpu and places_of_node(resources, True) else 0
+    return Part(tuple(sources) if trains else (), gpus)
+
+
+def check_nodes(storage: Storage, parts: Mapping[str, Part], nodes: Sequence[Mapping[str, Any]]) -> None:
+    """Raise a `UserError` of one line a fault unless all nodes of the connected cluster can do their parts."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    nodes = [node for node in ray.nodes() if node["Alive"]]
     key = f".check-{secrets.token_hex(8)}"
     storage.put(key, b"a launch looks whether every node sees this")
     try:
-        ask = ray.remote(num_cpus=0, max_retries=0)(report_of_this_node)
+        # The process ends with the task, and with it what it holds of the GPUs.
+        ask = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(report_of_this_node)
         asked = {
             ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                storage.uri, key, list(sources)
+                storage.uri, key, parts[node["NodeID"]]
             ): f"{node['NodeManagerAddress']} ({node['NodeManagerHostname']})"
             for node in nodes
         }
@@ -112,10 +147,14 @@ def faults_of(reports: Sequence[NodeReport], here: dict[str, str], storage_uri: 
                 f"data {source} is neither there nor can it be downloaded; put it into storage once with "
                 f"`resnet-dist data stage {source} {storage_uri}`"
             ].append(report.node)
+        for trouble in report.gpu_troubles:
+            faults[trouble].append(report.node)
     return [f"node {', '.join(nodes)}: {fault}" for fault, nodes in faults.items()]
 
 
-def report_of_this_node(storage_uri: str, key: str, sources: list[DataConfig]) -> tuple[Any, ...]:
+def report_of_this_node(
+    storage_uri: str, key: str, part: Part, gpu_troubles: Callable[[int], list[str]] | None = None
+) -> tuple[Any, ...]:
     """Runs on each node: the fields of its `NodeReport`, but for its name."""
     storage = open_storage(storage_uri)
     trouble = ""
@@ -124,10 +163,18 @@ def report_of_this_node(storage_uri: str, key: str, sources: list[DataConfig]) -
         probe(storage)  # as patient as runs are: the store is asked by all nodes at once
         if storage.get(key) is None:
             trouble = f"storage {storage_uri} is another directory there; give one that all nodes share, or s3://…"
-        missing = tuple(data.source for data in sources if not data_is_reachable(data, storage))
+        missing = tuple(data.source for data in part.sources if not data_is_reachable(data, storage))
     except UserError as error:
         trouble = re.sub(r"/?\.check-[0-9a-f]+", "", str(error))  # so that the same trouble reads the same everywhere
-    return versions_here(), trouble, missing
+    gpus = tuple((gpu_troubles or gpu_troubles_here)(part.gpus)) if part.gpus else ()
+    return versions_here(), trouble, missing, gpus
+
+
+def gpu_troubles_here(offered: int) -> list[str]:
+    """Why this machine cannot train on as many GPUs as Ray offers here; nothing where they are rehearsed."""
+    from resnet_dist.gpus import faults_of_gpus, is_rehearsal, read_cuda
+
+    return [] if is_rehearsal() else faults_of_gpus(read_cuda(), offered)
 
 
 def versions_here() -> dict[str, str]:

@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -33,24 +33,57 @@ class Resources:
     """What a cluster has in total, or can have where an autoscaler adds nodes."""
 
     cpus: int
+    """Workers that find a CPU."""
     gpus: int
     nodes: int
     driver_slots: int = 0
     """Places for processes that start worker groups, where the cluster offers them (resource `trial_driver`)."""
     is_ours: bool = True
     """Whether the cluster was started on this machine by this process."""
+    gpu_workers: int | None = None
+    """Workers that find a GPU and a CPU on one node; None if that is as many as GPUs."""
+
+    def uses_gpu(self, device: str) -> bool:
+        """Whether workers of a run with this `run.device` are to have GPUs: `auto` takes them where there are any."""
+        return device == "cuda" or (device == "auto" and self.gpus > 0)
+
+    def workers(self, use_gpu: bool) -> int:
+        """Places for workers, each with one CPU and, on GPUs, one GPU."""
+        return self.cpus if not use_gpu else self.gpus if self.gpu_workers is None else self.gpu_workers
 
     def require_workers(self, workers: int, use_gpu: bool) -> None:
         """Raise a `UserError` unless `workers` workers fit, each with one CPU and, on GPUs, one GPU."""
-        have, kind = (self.gpus, "GPU") if use_gpu else (self.cpus, "CPU")
-        if workers > have:
-            plural = "" if have == 1 else "s"
+        places, have, kind = self.workers(use_gpu), self.gpus if use_gpu else self.cpus, "GPU" if use_gpu else "CPU"
+        if workers <= places:
+            return
+        wanted = f"run.workers: {workers} worker{' needs' if workers == 1 else 's need'} {workers} {kind}{_s(workers)}"
+        fewer = f"give --workers {places} or fewer, or " if places else ""
+        remedy = f"{fewer}add nodes{', or give --device cpu' if use_gpu else ''}"
+        if not have:
+            raise UserError(f"{wanted} and the cluster has none; {remedy}")
+        if workers <= have:
             raise UserError(
-                f"run.workers: {workers} workers need {workers} {kind}s and the cluster has {have} {kind}{plural}; "
-                f"give --workers {have} or fewer, or add nodes"
-                if have
-                else f"run.workers: {workers} workers need {workers} {kind}s and the cluster has none; add nodes"
+                f"{wanted}, each with a CPU of its node, and the cluster has {places} such; start Ray there with a "
+                f"higher --num-cpus, or {remedy}"
             )
+        raise UserError(f"{wanted} and the cluster has {have} {kind}{_s(have)}; {remedy}")
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
+
+
+def living_nodes() -> list[dict[str, Any]]:
+    """The nodes of the connected cluster, as Ray describes them."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def places_of_node(resources: Mapping[str, float], use_gpu: bool) -> int:
+    """Workers that a node of these resources holds, each with one CPU and, on GPUs, one GPU."""
+    cpus = int(resources.get("CPU", 0))
+    return min(cpus, int(resources.get("GPU", 0))) if use_gpu else cpus
 
 
 @contextmanager
@@ -96,20 +129,23 @@ def connected(address: str | None = None) -> Iterator[Resources]:
             f"cannot start Ray on this machine: {first}; try again when the machine is less busy"
         ) from error
     try:
-        total = ray.cluster_resources()
-        for name, most in _autoscaled().items():
-            total[name] = max(total.get(name, 0), most)
-        alive = len([node for node in ray.nodes() if node["Alive"]])
-        yield Resources(
-            cpus=int(total.get("CPU", 0)),
-            gpus=int(total.get("GPU", 0)),
-            nodes=alive,
-            driver_slots=int(total.get(DRIVER_RESOURCE, 0)),
-            is_ours=not address,
-        )
+        yield resources_of([node["Resources"] for node in living_nodes()], _autoscaled(), is_ours=not address)
     finally:
         with uninterrupted():
             ray.shutdown()
+
+
+def resources_of(nodes: Sequence[Mapping[str, float]], autoscaled: Mapping[str, float], is_ours: bool) -> Resources:
+    """What nodes of these resources have together, or what an autoscaler brings them to at most."""
+
+    def total(name: str) -> int:
+        return int(max(sum(node.get(name, 0) for node in nodes), autoscaled.get(name, 0)))
+
+    def workers(use_gpu: bool) -> int:
+        # Of nodes that are to come only the sum is known.
+        return max(sum(places_of_node(node, use_gpu) for node in nodes), places_of_node(autoscaled, use_gpu))
+
+    return Resources(workers(False), total("GPU"), len(nodes), total(DRIVER_RESOURCE), is_ours, workers(True))
 
 
 def _autoscaled() -> dict[str, float]:

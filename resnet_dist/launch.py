@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_dist import logs
 from resnet_dist.configuration import DataConfig, TrainingConfig
-from resnet_dist.errors import DivergedError, StorageError, WaitingError
+from resnet_dist.errors import DivergedError, StorageError, UserError, WaitingError
 from resnet_dist.storage import Storage, TrialKeys
 
 if TYPE_CHECKING:
@@ -56,6 +56,14 @@ def run_in_process(job: Job, **observers: Any) -> dict[str, Any]:
     return _train_recorded(job, alone(job.config.run.device), **observers)
 
 
+def run_in_actor(job: Job, **observers: Any) -> dict[str, Any]:
+    """The same in a process of Ray's, on the device that Ray has given it."""
+    from resnet_dist.gpus import assigned_device
+    from resnet_dist.workers import Workers
+
+    return _train_recorded(job, Workers(0, 1, assigned_device()), **observers)
+
+
 def run_on_workers(
     job: Job,
     ray_storage: dict[str, Any],
@@ -68,8 +76,10 @@ def run_on_workers(
     `ray_storage` says where Ray keeps its own state of the run, as arguments of Ray's `RunConfig` say it: a directory
     that all nodes share, or S3.
     """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchTrainer
+
+    from resnet_dist.process_group import ProcessGroupConfig
 
     # A group whose nodes are still being started by an autoscaler takes longer than Ray's minute.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1800")
@@ -77,7 +87,7 @@ def run_on_workers(
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config={"job": job},
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        torch_config=ProcessGroupConfig(),
         scaling_config=ScalingConfig(
             num_workers=job.config.run.workers, use_gpu=use_gpu, resources_per_worker=resources
         ),
@@ -93,6 +103,10 @@ def run_on_workers(
         trainer.fit()
     except SystemExit as stopped:  # how Ray Train answers Ctrl-C
         raise KeyboardInterrupt from stopped
+    except TrainingFailedError as error:
+        if (cause := _users(error)) is not None:
+            raise cause from error
+        raise
     storage = job.open_storage()
     try:
         record, failure = storage.get(job.keys.result), storage.get(job.keys.failure)
@@ -106,6 +120,15 @@ def run_on_workers(
     raise _waiting(job, f"storage could not be written on the host of its first worker: {storage.uri}")
 
 
+def _users(error: Any) -> UserError | None:
+    """What the user can put right among what workers, or what starts them, failed with; None if there is nothing."""
+    for failure in [*getattr(error, "worker_failures", {}).values(), getattr(error, "controller_failure", None)]:
+        cause = getattr(failure, "_base_exc", failure)  # Ray's wrapper has no public name for what is in it
+        if isinstance(cause, UserError):
+            return cause
+    return None
+
+
 def _waiting(job: Job, reason: str) -> WaitingError:
     return WaitingError(
         f"trial {job.config.trial_id()} has run, but its end is not on record: {reason}. What is missing waits in the "
@@ -115,11 +138,13 @@ def _waiting(job: Job, reason: str) -> WaitingError:
 
 def _train_worker(loop_config: dict[str, Any]) -> None:
     import ray.train
+    import torch.distributed as dist
 
-    from resnet_dist.workers import current, take_turns
+    from resnet_dist.gpus import assigned_device
+    from resnet_dist.workers import Workers, take_turns
 
     job: Job = loop_config["job"]
-    workers = current(job.config.run.device, ray.train.get_context().get_local_rank())
+    workers = Workers(dist.get_rank(), dist.get_world_size(), assigned_device())
     if workers.device.type == "cpu":
         take_turns()
     # A run that diverges would diverge again, and one whose records wait is over: Ray is not to retry them.

@@ -5,22 +5,22 @@ leave nodes idle that came later. The one that waits is what an autoscaler sees:
 """
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
-from cluster.ray_cluster import DRIVER_RESOURCE
+from cluster.ray_cluster import DRIVER_RESOURCE, living_nodes, places_of_node
 
 REFRESH_SECONDS = 2.0
 """How often the cluster is asked what it has."""
 
 
-def groups_that_fit(resources: dict[str, float], workers: int, use_gpu: bool) -> int:
-    """Worker groups of this size that a cluster of these resources holds, of each worker a CPU or a GPU."""
-    fit = int(resources.get("GPU" if use_gpu else "CPU", 0)) // workers
-    if resources.get(DRIVER_RESOURCE):  # else the cluster does not say where drivers are to run
-        fit = min(fit, int(resources[DRIVER_RESOURCE]))
-    return fit
+def groups_that_fit(nodes: Sequence[Mapping[str, float]], workers: int, use_gpu: bool) -> int:
+    """Worker groups of this size that nodes of these resources hold, each worker with a CPU and, on GPUs, a GPU."""
+    fit = sum(places_of_node(node, use_gpu) for node in nodes) // workers
+    drivers = sum(node.get(DRIVER_RESOURCE, 0) for node in nodes)
+    return min(fit, int(drivers)) if drivers else fit  # else the cluster does not say where drivers are to run
 
 
 class FollowsCluster(BasicVariantGenerator):
@@ -36,11 +36,10 @@ class FollowsCluster(BasicVariantGenerator):
     @property
     def max_concurrent(self) -> int:
         """Trials that may run or wait at this moment, at least one: nodes come and go."""
-        import ray
-
         if time.monotonic() - self._asked >= REFRESH_SECONDS:
             self._asked = time.monotonic()
-            self._limit = 1 + groups_that_fit(ray.cluster_resources(), self.workers, self.use_gpu)
+            nodes = [node["Resources"] for node in living_nodes()]
+            self._limit = 1 + groups_that_fit(nodes, self.workers, self.use_gpu)
         return self._limit
 
     @max_concurrent.setter

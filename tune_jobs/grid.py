@@ -6,6 +6,7 @@ starts Ray Train (its worker group costs seconds).
 
 import functools
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -42,24 +43,15 @@ def run_trials(
     scheduler: str = "fifo",
 ) -> None:
     """Run trials on the connected cluster, in their order. A failed trial is recorded and does not stop the others."""
-    use_gpu = _use_gpu(trials, resources)
     # Trials of one worker share reused actors; each other size is a run of its own, so that drivers waiting for
-    # worker groups never hold what those groups need.
-    for workers in sorted({trial.config.run.workers for trial in trials}, reverse=True):
-        group = [trial for trial in trials if trial.config.run.workers == workers]
+    # worker groups never hold what those groups need. So are those on GPUs and those on processors.
+    groups: defaultdict[tuple[int, bool], list[Trial]] = defaultdict(list)
+    for trial in trials:
+        run = trial.config.run
+        groups[run.workers, resources.uses_gpu(run.device)].append(trial)
+    for workers, use_gpu in sorted(groups, reverse=True):
+        group = groups[workers, use_gpu]
         _run_group(group, workers, use_gpu, experiment, storage_uri, resources, observer, scheduler)
-
-
-def require_workers(trials: Sequence[Trial], resources: Resources) -> None:
-    """Raise a `UserError` if a trial wants more workers than the cluster has places for."""
-    use_gpu = _use_gpu(trials, resources)
-    for workers in sorted({trial.config.run.workers for trial in trials}):
-        resources.require_workers(workers, use_gpu)
-
-
-def _use_gpu(trials: Sequence[Trial], resources: Resources) -> bool:
-    wanted = {trial.config.run.device for trial in trials}
-    return "cuda" in wanted or (resources.gpus > 0 and "cpu" not in wanted)
 
 
 def _run_group(
@@ -83,17 +75,12 @@ def _run_group(
     class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
         [name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")]
     )
+    os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"  # a line each: who watches is told, and the traceback lies in .ray/
     state = ray_storage(storage_uri, experiment)
-    bundles: list[dict[str, int | float]]
-    if workers == 1:
-        bundles = [{"CPU": 1, "GPU": 1} if use_gpu else {"CPU": 1}]
-    else:
-        # The driver of a worker group waits and takes no CPU: the group brings its own placement group.
-        bundles = [{"memory": DRIVER_MEMORY, **({DRIVER_RESOURCE: 1} if resources.driver_slots else {})}]
     jobs = {trial.trial_id: _job(trial, experiment, storage_uri, scheduler) for trial in trials}
     trainable = tune.with_parameters(_train_trial, jobs=jobs, ray_storage=state, use_gpu=use_gpu)
     tuner = tune.Tuner(
-        tune.with_resources(trainable, tune.PlacementGroupFactory(bundles)),
+        tune.with_resources(trainable, tune.PlacementGroupFactory([actor_resources(workers, use_gpu, resources)])),
         param_space={"trial_id": tune.grid_search(list(jobs))},
         tune_config=tune.TuneConfig(
             reuse_actors=workers == 1,
@@ -112,6 +99,14 @@ def _run_group(
         ),
     )
     tuner.fit()
+
+
+def actor_resources(workers: int, use_gpu: bool, resources: Resources) -> dict[str, int | float]:
+    """What Tune's actor of a trial takes: what it trains on, or little, if it starts workers for that."""
+    if workers == 1:
+        return {"CPU": 1, "GPU": 1} if use_gpu else {"CPU": 1}
+    # The driver of a worker group waits and takes no CPU: the group brings its own placement group.
+    return {"memory": DRIVER_MEMORY, **({DRIVER_RESOURCE: 1} if resources.driver_slots else {})}
 
 
 def _asha(trials: Sequence[Trial]) -> Any:
@@ -147,13 +142,13 @@ def _train_trial(config: dict[str, Any], jobs: dict[str, Job], ray_storage: dict
     """The function that Ray Tune calls for each trial."""
     from ray import tune
 
-    from resnet_dist.errors import DivergedError, WaitingError
-    from resnet_dist.launch import run_in_process, run_on_workers
+    from resnet_dist.errors import DivergedError, StorageError, UserError, WaitingError
+    from resnet_dist.launch import run_in_actor, run_on_workers
 
     job = jobs[config["trial_id"]]
     try:
         if job.config.run.workers == 1:
-            run_in_process(job, on_epoch=lambda line: tune.report(dict(line)))
+            run_in_actor(job, on_epoch=lambda line: tune.report(dict(line)))
         else:
             from ray.tune.integration.ray_train import TuneReportCallback
 
@@ -165,3 +160,7 @@ def _train_trial(config: dict[str, Any], jobs: dict[str, Job], ray_storage: dict
         tune.report({"diverged": str(error)})  # recorded already; to Tune it is no failure to be retried
     except WaitingError as error:
         tune.report({"waiting": str(error)})  # trained already
+    except StorageError:
+        raise  # it may be back when Tune tries again
+    except UserError as error:
+        tune.report({"failed": str(error)})  # as it would again

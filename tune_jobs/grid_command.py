@@ -45,9 +45,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, storage: BrowsableStorage, console: Console) -> int:
-    from cluster.preflight import check_nodes
+    from cluster.preflight import check_cluster
     from cluster.ray_cluster import connected
-    from tune_jobs.grid import require_workers, run_trials
+    from tune_jobs.grid import run_trials
     from tune_jobs.plan import KNOWN_SIZES
 
     flush_before_launch(storage, console)
@@ -72,9 +72,7 @@ def _run(args: argparse.Namespace, storage: BrowsableStorage, console: Console) 
         from tune_jobs.progress import Observer
 
         with connected() as resources, _Display(console, name, trials) as display:
-            require_workers(trials, resources)  # before anything is written
-            if not resources.is_ours:
-                check_nodes(storage, list({trial.config.data.source: trial.config.data for trial in trials}.values()))
+            check_cluster(storage, [trial.config for trial in trials], resources)  # before anything is written
             _put_record(storage, record)
             observer = Observer(display.start, display.result, display.failure, display.stop, display.trouble)
             run_trials(trials, name, storage.uri, resources, observer, args.scheduler)

@@ -58,6 +58,9 @@ class Progress(tune.Callback):
             self.observer.on_trouble(ours, result["storage_trouble"])
         if "diverged" in result:
             self.observer.on_failure(ours, result["diverged"])
+        elif "failed" in result:
+            self._record(ours, "error", result["failed"], trial.num_failures + 1)
+            self.observer.on_failure(ours, result["failed"])
         elif "epoch" in result:
             self.observer.on_result(ours, result)
 

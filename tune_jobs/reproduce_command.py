@@ -174,7 +174,7 @@ def _train_again(trial: RecordedTrial, uri: str, console: Console) -> RecordedTr
     try:
         if threads and workers == 1:
             torch.set_num_threads(threads)  # sums are cut up by threads, and round accordingly
-        with placed(config) as use_gpu:
+        with placed(config, storage) as use_gpu:
             run_job(job, storage, console, use_gpu)
     finally:
         torch.set_num_threads(before)

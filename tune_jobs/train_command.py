@@ -65,7 +65,7 @@ def train_command(args: argparse.Namespace) -> int:
             console.print(escape(text), soft_wrap=True)
 
         # What does not fit is refused before anything is written. One launch at a time acts on a trial.
-        with placed(config) as use_gpu, lease(storage, args.name, on_wait, trial=config.trial_id()):
+        with placed(config, storage) as use_gpu, lease(storage, args.name, on_wait, trial=config.trial_id()):
             record_single_run(storage, args.name, config, name)
             result = recorder.result() or run_job(job, storage, console, use_gpu)
     if args.json:
@@ -128,21 +128,22 @@ def _note_on_schedule(config: TrainingConfig, console: Console) -> None:
 
 
 @contextlib.contextmanager
-def placed(config: TrainingConfig) -> Iterator[bool]:
+def placed(config: TrainingConfig, storage: Storage) -> Iterator[bool]:
     """Connect to the cluster that several workers run on, for the duration of the block; one needs none.
 
-    Yields whether the workers are to use GPUs. Raises a `UserError` if there are fewer places than workers.
+    Yields whether the workers are to use GPUs. Raises a `UserError` if there are fewer places than workers, or a node
+    that cannot do its part.
     """
     run = config.run
     if run.workers == 1:
         yield False
         return
+    from cluster.preflight import check_cluster
     from cluster.ray_cluster import connected
 
     with connected() as resources:
-        use_gpu = run.device == "cuda" or (run.device == "auto" and resources.gpus > 0)
-        resources.require_workers(run.workers, use_gpu)
-        yield use_gpu
+        check_cluster(storage, [config], resources)
+        yield resources.uses_gpu(run.device)
 
 
 def run_job(job: Job, storage: Storage, console: Console, use_gpu: bool) -> dict[str, Any]:
@@ -170,10 +171,6 @@ def _one_line() -> Iterator[None]:
     try:
         yield
     except TrainingFailedError as error:
-        for failure in getattr(error, "worker_failures", {}).values():
-            cause = getattr(failure, "_base_exc", failure)  # Ray's wrapper has no public name for what is in it
-            if isinstance(cause, UserError):
-                raise cause from error
         kind, reason = failure_of(error, 1 + WORKER_FAILURES)
         if kind == "error":
             raise

@@ -8,9 +8,11 @@ import pytest
 import ray.train.torch
 import ray.tune.integration.ray_train
 from ray import tune
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
 from cluster.storage import LocalStorage, open_storage
-from resnet_dist.errors import DivergedError, StorageError, WaitingError
+from resnet_dist.errors import DataError, DivergedError, StorageError, UserError, WaitingError
+from resnet_dist.gpus import DeviceError
 from resnet_dist.launch import Job, run_on_workers
 from resnet_dist.recorder import record_failure
 from tests.small_runs import small_config
@@ -87,3 +89,49 @@ def test_ctrl_c_in_a_worker_group_is_ctrl_c(job: Job, monkeypatch: pytest.Monkey
     monkeypatch.setattr(ray.train.torch.TorchTrainer, "fit", fit)
     with pytest.raises(KeyboardInterrupt):
         run(job)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ray.train.WorkerGroupError(
+            "rank 1", {1: UserExceptionWithTraceback(DataError("there is no file"), "Traceback")}
+        ),
+        ray.train.ControllerError(DeviceError("there is no file")),
+    ],
+)
+def test_what_a_user_can_put_right_on_a_worker_is_one_line(
+    error: Exception, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails(monkeypatch, error)
+    with pytest.raises(UserError, match=r"^there is no file$"):
+        run(job)
+
+
+def test_a_bug_on_a_worker_stays_what_it_is(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    fails(monkeypatch, ray.train.WorkerGroupError("rank 1", {1: ZeroDivisionError()}))
+    with pytest.raises(ray.train.WorkerGroupError):
+        run(job)
+
+
+def fails(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """The trial's workers end with this error."""
+
+    def fit(self: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ray.train.torch.TorchTrainer, "fit", fit)
+
+
+def test_to_tune_a_users_error_is_an_end_and_no_failure_to_be_tried_again(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[dict[str, object]] = []
+    monkeypatch.setattr(tune, "report", reported.append)
+    monkeypatch.setattr(ray.tune.integration.ray_train, "TuneReportCallback", ray.train.UserCallback)
+    fails(monkeypatch, ray.train.ControllerError(DeviceError("node a: there is no NVIDIA driver")))
+    _train_trial({"trial_id": "x"}, {"x": job}, {"storage_path": "/nowhere"}, use_gpu=True)
+    assert reported == [{"failed": "node a: there is no NVIDIA driver"}]
+    fails(monkeypatch, ray.train.ControllerError(StorageError("the bucket does not answer")))
+    with pytest.raises(StorageError):
+        _train_trial({"trial_id": "x"}, {"x": job}, {"storage_path": "/nowhere"}, use_gpu=True)

@@ -10,20 +10,28 @@ from tune_jobs.concurrency import FollowsCluster, groups_that_fit
 
 
 @pytest.mark.parametrize(
-    ("resources", "workers", "use_gpu", "fit"),
+    ("nodes", "workers", "use_gpu", "fit"),
     [
-        ({"CPU": 8.0}, 2, False, 4),
-        ({"CPU": 7.0}, 2, False, 3),
-        ({"CPU": 64.0, "GPU": 4.0}, 2, True, 2),
-        ({"CPU": 64.0}, 2, True, 0),
-        ({}, 1, False, 0),
+        ([{"CPU": 8.0}], 2, False, 4),
+        ([{"CPU": 7.0}], 2, False, 3),
+        ([{"CPU": 3.0}, {"CPU": 3.0}], 2, False, 3),
+        ([{"CPU": 64.0, "GPU": 4.0}], 2, True, 2),
+        ([{"CPU": 64.0}], 2, True, 0),
+        ([], 1, False, 0),
+        # A worker on a GPU takes a CPU of the same node.
+        ([{"CPU": 2.0, "GPU": 4.0}], 2, True, 1),
+        ([{"CPU": 64.0}, {"CPU": 2.0, "GPU": 4.0}, {"GPU": 8.0}], 2, True, 1),
         # Drivers go where the cluster wants them, and no more of them than there are places.
-        ({"CPU": 64.0, "trial_driver": 3.0}, 2, False, 3),
-        ({"CPU": 4.0, "trial_driver": 3.0}, 2, False, 2),
+        ([{"trial_driver": 3.0}, {"CPU": 64.0}], 2, False, 3),
+        ([{"trial_driver": 3.0, "CPU": 4.0}], 2, False, 2),
     ],
 )
-def test_groups_that_fit(resources: dict[str, float], workers: int, use_gpu: bool, fit: int) -> None:
-    assert groups_that_fit(resources, workers, use_gpu) == fit
+def test_groups_that_fit(nodes: list[dict[str, float]], workers: int, use_gpu: bool, fit: int) -> None:
+    assert groups_that_fit(nodes, workers, use_gpu) == fit
+
+
+GONE = {"Alive": False, "Resources": {"CPU": 64.0}}
+"""A node that has left the cluster, as Ray goes on listing it."""
 
 
 @pytest.fixture
@@ -31,7 +39,7 @@ def cluster_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, float]], 
     monkeypatch.setattr("tune_jobs.concurrency.REFRESH_SECONDS", 0.0)
 
     def set_resources(resources: dict[str, float]) -> None:
-        monkeypatch.setattr("ray.cluster_resources", lambda: resources)
+        monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": resources}, GONE])
 
     return set_resources
 
@@ -61,11 +69,11 @@ def test_trials_are_handed_out_as_nodes_come_and_held_back_as_they_go(cluster_of
 def test_the_cluster_is_not_asked_at_every_turn_of_tunes_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    def resources() -> dict[str, float]:
+    def nodes() -> list[dict[str, Any]]:
         asked.append(1)
-        return {"CPU": 4.0}
+        return [{"Alive": True, "Resources": {"CPU": 4.0}}]
 
-    monkeypatch.setattr("ray.cluster_resources", resources)
+    monkeypatch.setattr("ray.nodes", nodes)
     trials = FollowsCluster(workers=2, use_gpu=False)
     assert {trials.max_concurrent for _ in range(100)} == {3}
     assert len(asked) == 1

@@ -93,6 +93,16 @@ def test_trouble_with_storage_is_told_once_while_trials_run_and_of_each_that_end
     assert not told["failure"] and failure(tmp_path) is None, "such a trial has not failed: it is trained"
 
 
+def test_a_trial_that_would_fail_again_is_on_record_and_told_once(tmp_path: Path) -> None:
+    progress, told = heard(tmp_path)
+    progress.on_trial_result(1, [], tune_trial({}), {"failed": "node a: there is no NVIDIA driver"})
+    progress.on_trial_complete(1, [], tune_trial({"failed": "node a: there is no NVIDIA driver"}))
+    record = failure(tmp_path)
+    assert record is not None
+    assert (record["kind"], record["reason"], record["attempts"]) == ("error", "node a: there is no NVIDIA driver", 1)
+    assert told["failure"] == [(TRIAL, "node a: there is no NVIDIA driver")]
+
+
 def test_a_failure_that_cannot_be_put_on_record_is_told_and_stops_nothing(tmp_path: Path) -> None:
     (tmp_path / "experiment").write_text("a file where the folder should be")
     progress, told = heard(tmp_path)

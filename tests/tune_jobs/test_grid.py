@@ -1,0 +1,61 @@
+"""Which trials of a grid run together, and what each takes of the cluster."""
+
+from typing import Any
+
+import pytest
+
+from cluster.ray_cluster import Resources
+from tests.small_runs import small_config
+from tune_jobs import grid
+from tune_jobs.experiment import Trial
+
+MIXED = Resources(cpus=8, gpus=2, nodes=2, gpu_workers=2)
+ON_CPUS = Resources(cpus=8, gpus=0, nodes=2)
+WITH_PLACES = Resources(cpus=8, gpus=2, nodes=2, driver_slots=4, gpu_workers=2)
+
+
+@pytest.mark.parametrize(
+    ("workers", "use_gpu", "resources", "takes"),
+    [
+        (1, False, MIXED, {"CPU": 1}),
+        (1, True, MIXED, {"CPU": 1, "GPU": 1}),
+        # The driver of a worker group takes nothing that its workers need, and no GPU above all.
+        (2, True, MIXED, {"memory": grid.DRIVER_MEMORY}),
+        (2, False, ON_CPUS, {"memory": grid.DRIVER_MEMORY}),
+        (2, True, WITH_PLACES, {"memory": grid.DRIVER_MEMORY, "trial_driver": 1}),
+    ],
+)
+def test_what_the_actor_of_a_trial_takes(
+    workers: int, use_gpu: bool, resources: Resources, takes: dict[str, float]
+) -> None:
+    assert grid.actor_resources(workers, use_gpu, resources) == takes
+
+
+def groups(monkeypatch: pytest.MonkeyPatch, resources: Resources) -> list[tuple[int, bool, list[str]]]:
+    """Workers, GPU or not, and names of the trials of each run of Ray Tune, in their order."""
+    ran: list[tuple[int, bool, list[str]]] = []
+
+    def run_group(trials: list[Trial], workers: int, use_gpu: bool, *_: Any) -> None:
+        ran.append((workers, use_gpu, [trial.name for trial in trials]))
+
+    monkeypatch.setattr(grid, "_run_group", run_group)
+    trials = [
+        Trial(small_config(run__workers=workers, run__device=device), f"{device}-{workers}")
+        for workers in (1, 2)
+        for device in ("auto", "cpu", "cuda")
+    ]
+    grid.run_trials(trials, "e", "/nowhere", resources, observer=None)  # type: ignore[arg-type]
+    return ran
+
+
+def test_on_a_mixed_cluster_each_trial_goes_where_its_own_device_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert groups(monkeypatch, MIXED) == [
+        (2, True, ["auto-2", "cuda-2"]),
+        (2, False, ["cpu-2"]),
+        (1, True, ["auto-1", "cuda-1"]),
+        (1, False, ["cpu-1"]),
+    ]
+
+
+def test_where_there_are_no_gpus_auto_is_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [names for _, use_gpu, names in groups(monkeypatch, ON_CPUS) if use_gpu] == [["cuda-2"], ["cuda-1"]]
