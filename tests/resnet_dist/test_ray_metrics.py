@@ -1,4 +1,4 @@
-"""What a trial reports to Ray, with gauges that remember what they were told. (On a real Ray: test_observability.)"""
+"""What a trial reports to Ray, with gauges that remember what they were told. (On a real Ray: test_watched_grid.)"""
 
 import sys
 import threading
