@@ -12,7 +12,7 @@ import pytest
 
 from resnet_dist.ray_metrics import COUNTERS, GAUGES
 from tests.image_trees import image_tree, write_directory
-from tests.k8s.kuberay_rules import violations
+from tests.k8s import test_kuberay_rules as rules
 from tests.k8s.rendering import OVERLAYS, ROOT, documents, of_kind, the
 from tests.k8s.schemas import KUBERNETES, errors
 from tests.tune_jobs.recorded import record_experiment, record_result
@@ -59,8 +59,9 @@ def test_the_overlay_of_ones_own_is_valid(checkout: Path) -> None:
     assert job["spec"]["entrypoint"].split()[:6] == ["python", "-m", "tune_jobs", "grid", "run", "model-size"]
     assert the(rendered, "ConfigMap", "resnet-dist-settings")["data"]["RESNET_DIST_STORAGE"] == "s3://my-bucket/results"
     assert [error for document in rendered for error in errors(document, KUBERNETES[0])] == []
+    rules.test_every_grid_is_submitted_by_a_pod_and_its_cluster_ends(rendered)
+    rules.test_every_cluster_keeps_the_rules(rendered)
     for document in of_kind(rendered, "RayJob") + of_kind(rendered, "RayCluster"):
-        assert violations(document) == []
         images = re.findall(r"'image': '([^']+)'", str(document))
         assert images and all(image.startswith("registry.example.com/resnet-dist:") for image in images)
 
@@ -113,17 +114,3 @@ def test_versions_agree_with_the_project() -> None:
     assert set(re.findall(r"-ray(\S+?)-c", (ROOT / "Dockerfile").read_text())) == {ray.group(1)}
     assert f"Kubernetes {KUBERNETES[0]} to {KUBERNETES[1]}" in text
     assert len(set(re.findall(r"(?:--version |ref=v|KubeRay )(\d+\.\d+\.\d+)", text))) == 1
-
-
-def test_limits_are_those_of_the_manifests() -> None:
-    text = (ROOT / "k8s" / "base" / "rayjob.yaml").read_text()
-    (job,) = documents(text)
-    spec = job["spec"]
-    assert (spec["preRunningDeadlineSeconds"], spec["activeDeadlineSeconds"]) == (3600, 3 * 86_400)
-    ttls = {(*r["condition"].values(), r["policy"]) for r in spec["deletionStrategy"]["deletionRules"]}
-    assert {
-        ("SUCCEEDED", 30, "DeleteCluster"),
-        ("FAILED", 60, "DeleteWorkers"),
-        ("FAILED", 3600, "DeleteCluster"),
-    } <= ttls
-    assert spec["backoffLimit"] == 1

@@ -3,8 +3,6 @@
 import re
 from collections.abc import Callable
 
-import pytest
-
 from tests.k8s.rendering import OVERLAYS, ROOT, Document, Pod, of_kind, pods, selects, the
 
 Rendered = Callable[[str], list[Document]]
@@ -173,12 +171,3 @@ def test_the_operator_alone_comes_from_another_namespace(overlay: list[Document]
             "podSelector": {"matchLabels": {"app.kubernetes.io/component": "kuberay-operator"}},
         }
     ]
-
-
-@pytest.mark.parametrize("setting", sorted(CONTAINER_SETTINGS))
-def test_a_dropped_setting_is_found(rendered: Rendered, setting: str) -> None:
-    documents = rendered("gpu")
-    spec = the(documents, "RayJob", "grid")["spec"]["rayClusterSpec"]
-    del spec["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]["securityContext"][setting]
-    with pytest.raises(AssertionError, match="RayJob/grid gpu"):
-        test_every_pod_has_every_setting(documents)
