@@ -6,8 +6,8 @@ S3      :=
 BIN     := .venv/bin
 PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable
 PYTEST  := $(BIN)/python -m pytest
-# Several processes, each with whole files, since the tests of one share what is slow to make.
-SPREAD  := --dist loadfile --no-loadscope-reorder
+# Several processes, each with whole files, since the tests of one share what is slow to make; three, since they wait for Ray.
+SPREAD  := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 ifneq ($(filter-out ceph moto,$(S3)),)
   $(error S3=$(S3) is not allowed; it may be ceph or moto)
@@ -30,14 +30,14 @@ s3: .venv/base ## start an S3 server for trying out (Ceph's gateway, installed f
 	@$(BIN)/python -m tests.s3_server --install
 	@$(BIN)/python -m tests.s3_server
 
-test: unit integration ## run all tests (S3=ceph: on Ceph's gateway, installed from Debian if missing)
+test: .venv/test $(filter ceph,$(S3)) ## run all tests (S3=ceph: on Ceph's gateway, installed from Debian if missing)
+	$(PYTEST) $(SPREAD)
 
 unit: .venv/test $(filter ceph,$(S3)) ## run the fast tests
-	$(PYTEST) -n 2 $(SPREAD) -m "not integration"
+	$(PYTEST) $(SPREAD) -m "not integration"
 
 integration: .venv/test $(filter ceph,$(S3)) ## run the tests that start Ray, servers and worker processes
-	$(PYTEST) -m integration tests/resnet_dist # workers that wait for each other at each step: by themselves
-	$(PYTEST) -n 3 $(SPREAD) -m integration --ignore tests/resnet_dist # three, since they wait for Ray
+	$(PYTEST) $(SPREAD) -m integration
 
 lint: .venv/dev  ## check style and types
 	$(BIN)/ruff check .

@@ -22,9 +22,24 @@ settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("busy")
 
 
+LONGEST = (
+    "integration/test_several_hosts.py",
+    "resnet_dist/test_law_1_worker_count.py",
+    "integration/test_grid.py",
+    "integration/test_watched_grid.py",
+    "integration/test_local_cluster.py",
+    "integration/test_law_3_killed_grid.py",
+    "integration/test_searching_grid.py",
+    "integration/test_failing_storage.py",
+    "resnet_dist/test_exact.py",
+)
+"""Files that take minutes, the longest first."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes minutes comes first, so that the processes that share the tests end at about the same time."""
-    items.sort(key=lambda item: ("/test_several_hosts.py" not in item.nodeid, "/integration/" not in item.nodeid))
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(scope="session", autouse=True)

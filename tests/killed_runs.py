@@ -114,7 +114,7 @@ def attempt(
         running = list(processes)
         try:
             while running:
-                assert wait([process.sentinel for process in running], timeout=120), "the workers hang"
+                assert wait([process.sentinel for process in running], timeout=900), "the workers hang"
                 for process in [process for process in running if not process.is_alive()]:
                     running.remove(process)
                     if process.exitcode:
@@ -148,7 +148,7 @@ def _worker(
     torch.set_num_threads(1)
     if size > 1:
         dist.init_process_group(
-            "gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=timedelta(minutes=2)
+            "gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=timedelta(minutes=15)
         )
     countdown = _Countdown(moment if moment and moment.rank == rank else Moment("step", 0))
     evaluate = ImageSet._sums

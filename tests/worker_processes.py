@@ -14,7 +14,7 @@ context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["tests.forkserver_preload"])
 
 
-def run_workers(function: Callable[..., Any], size: int, *arguments: Any, timeout: float = 240) -> list[Any]:
+def run_workers(function: Callable[..., Any], size: int, *arguments: Any, timeout: float = 900) -> list[Any]:
     """`function(*arguments)` on each of `size` workers of one process group; their results in rank order."""
     with tempfile.TemporaryDirectory() as directory:
         pipes, processes = [], []
@@ -59,7 +59,7 @@ def _worker(sender: Any, directory: Path, rank: int, size: int, call: bytes) -> 
         torch.set_num_threads(1)
         take_turns()
         dist.init_process_group(
-            "gloo", init_method=f"file://{directory}/store", rank=rank, world_size=size, timeout=timedelta(minutes=3)
+            "gloo", init_method=f"file://{directory}/store", rank=rank, world_size=size, timeout=timedelta(minutes=15)
         )
         try:
             function, arguments = pickle.loads(call)

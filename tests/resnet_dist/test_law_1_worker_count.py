@@ -26,8 +26,6 @@ from tests.worker_processes import run_workers
 pytestmark = pytest.mark.integration
 
 STEPS = 100
-PATIENCE = 900
-"""Seconds after which a process that has not answered is given up: eight workers on two busy cores take minutes."""
 
 # Every block, shortcut, momentum policy and sampling mode stands in at least one of these.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -76,10 +74,9 @@ def of_workers(size: int) -> list[dict[str, Trace]]:
     """What each of `size` workers computed, of every variant: processes are started once for all of them."""
     base = {"run__epochs": 100, "data__batch_size": 8}
     configs = {name: small_config(**base | settings) for name, settings in VARIANTS.items()}
-    return run_workers(traces, size, configs, STEPS, timeout=PATIENCE)
+    return run_workers(traces, size, configs, STEPS)
 
 
-@pytest.mark.timeout(PATIENCE + 60)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_workers_train_like_one_in_float64(variant: str, size: int) -> None:
@@ -89,7 +86,6 @@ def test_workers_train_like_one_in_float64(variant: str, size: int) -> None:
     assert several.evaluation == pytest.approx(one.evaluation, rel=1e-9, abs=0)
 
 
-@pytest.mark.timeout(PATIENCE + 60)
 @pytest.mark.parametrize("size", SIZES)
 def test_all_workers_of_a_run_hold_the_same_bits(size: int) -> None:
     first, *others = of_workers(size)
