@@ -199,7 +199,7 @@ def _cells(experiment: Experiment, seeds: int, planned: Sequence[PlannedTrial]) 
             tuple(
                 other
                 for (other, _), trial_id in first.items()
-                if trial_id == cell.config.trial_id() and other != table.name
+                if trial_id == first[table.name, cell.label] and other != table.name
             ),
         )
         for table in experiment.tables
