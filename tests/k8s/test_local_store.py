@@ -1,10 +1,9 @@
 """The store of the overlay `local`, run with the manifest's own arguments: its Job makes the bucket that runs use."""
 
 import os
-import socket
+import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,10 +26,7 @@ def test_the_job_makes_the_bucket_that_the_storage_is_in(
     assert settings["AWS_ENDPOINT_URL"] == f"http://store:{port['port']}"
     assert str(store["ports"][0]["containerPort"]) in store["args"]
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        number = str(free.getsockname()[1])
-    replaced = {"0.0.0.0": "127.0.0.1", str(store["ports"][0]["containerPort"]): number}
+    replaced = {"0.0.0.0": "127.0.0.1", str(store["ports"][0]["containerPort"]): "0"}  # any port that is free
     arguments = [replaced.get(word, word) for word in store["args"]]
     for name in os.environ:
         if name.startswith("AWS_"):
@@ -39,33 +35,26 @@ def test_the_job_makes_the_bucket_that_the_storage_is_in(
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("RESNET_DIST_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path / "matplotlib"))
-    # By name, as in the cluster: stores that are reached by address take buckets as paths in any case.
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://localhost:{number}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "any")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "any")
     with subprocess.Popen(
         [str(Path(sys.executable).parent / "moto_server"), *arguments],
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as server:
         try:
-            _wait_for(int(number))
+            assert server.stderr
+            said = (re.search(r"Running on http://127\.0\.0\.1:(\d+)", line) for line in server.stderr)
+            number = next(found[1] for found in said if found)
+            # By name, as in the cluster: stores that are reached by address take buckets as paths in any case.
+            monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://localhost:{number}")
             assert maker["command"][0] == "python"
             for _ in range(2):  # applying the overlay once more makes no difference
-                subprocess.run([sys.executable, *maker["command"][1:]], check=True, timeout=60)
+                subprocess.run([sys.executable, *maker["command"][1:]], check=True)
             storage = open_storage(settings["RESNET_DIST_STORAGE"])
             storage.check_writable()
             storage.put("trials/a", b"1")
             assert storage.get("trials/a") == b"1"
         finally:
             server.terminate()
-
-
-def _wait_for(port: int) -> None:
-    for _ in range(150):
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise AssertionError("the store does not start")

@@ -41,7 +41,6 @@ def _execute(block: str, checkout: Path) -> str:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr
