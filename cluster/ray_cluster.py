@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -113,6 +114,7 @@ def connected(address: str | None = None) -> Iterator[Resources]:
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address:
+            _require_listener(address)
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
         else:
             _start_local()
@@ -133,6 +135,13 @@ def connected(address: str | None = None) -> Iterator[Resources]:
     finally:
         with uninterrupted():
             ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """Raise an `OSError` if nothing listens at `host:port`, for which Ray would wait for many minutes."""
+    host, _, port = address.rpartition(":")
+    if host and "/" not in host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=30).close()
 
 
 def resources_of(nodes: Sequence[Mapping[str, float]], autoscaled: Mapping[str, float], is_ours: bool) -> Resources:

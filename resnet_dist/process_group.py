@@ -24,8 +24,12 @@ class ProcessGroupConfig(TorchConfig):
 class _ProcessGroup(TorchConfig().backend_cls):  # type: ignore[misc]  # its class has no public name
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         """Form the group. Raises a `DeviceError` if a worker cannot use its device, or their kinds differ."""
-        backend = backend_of(worker_group.execute(_device))
-        super().on_start(worker_group, replace(backend_config, backend=backend))
+        try:
+            backend = backend_of(worker_group.execute(_device))
+            super().on_start(worker_group, replace(backend_config, backend=backend))
+        except Exception:
+            worker_group.shutdown()  # Ray forgets workers that fail here, and no other trial would get their places
+            raise
 
 
 def backend_of(devices: list[tuple[str, str]]) -> str:

@@ -1,6 +1,8 @@
 """Deliberate faults of a line or so, and the tests that are to notice each (`python -m tests.mutations`)."""
 
-from dataclasses import dataclass
+from tests.fault import Fault
+from tests.fault import fault as _fault
+from tests.gpu_faults import GPU_FAULTS
 
 UNIT = "tests/resnet_dist/"
 LAW_1 = f"{UNIT}test_law_1_worker_count.py::test_workers_train_like_one_in_float64"
@@ -17,30 +19,6 @@ LEASE = "tests/cluster/test_lease.py"
 STATISTICS = "tests/tune_jobs/test_statistics.py"
 REPORT = "tests/tune_jobs/test_report.py"
 REPORT_FILES = "tests/tune_jobs/test_report_files.py"
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Text of one file that is replaced, each piece occurring exactly once."""
-
-    name: str
-    description: str
-    file: str
-    edits: tuple[tuple[str, str], ...]
-    tests: tuple[str, ...]
-    """Files or tests to run, as pytest names them."""
-
-    def applied(self, text: str) -> str:
-        """The file's text with the fault in it. Raises a `ValueError` if the text has changed meanwhile."""
-        for old, new in self.edits:
-            if text.count(old) != 1:
-                raise ValueError(f"{self.name}: {self.file} holds {old!r} {text.count(old)} times, not once")
-            text = text.replace(old, new)
-        return text
-
-
-def _fault(name: str, description: str, file: str, old: str, new: str, *tests: str) -> Fault:
-    return Fault(name, description, file, ((old, new),), tests)
 
 
 FAULTS: tuple[Fault, ...] = (
@@ -495,4 +473,5 @@ FAULTS: tuple[Fault, ...] = (
         "if False:",
         "tests/tune_jobs/test_results.py",
     ),
+    *GPU_FAULTS,
 )

@@ -17,7 +17,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults import FAULTS, Fault
+from tests.fault import Fault
+from tests.faults import FAULTS
 
 ROOT = Path(__file__).parent.parent
 COPIED = ("resnet_dist", "tune_jobs", "cluster", "benchmarks", "tests", "pyproject.toml")

@@ -4,7 +4,8 @@ import ast
 
 import pytest
 
-from tests.faults import FAULTS, Fault
+from tests.fault import Fault
+from tests.faults import FAULTS
 from tests.mutations import ROOT, main
 
 

@@ -12,10 +12,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from resnet_dist.configuration import TrainingConfig
 from resnet_dist.dataset_cache import cache_directory
+from resnet_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from cluster.ray_cluster import Resources
+
+T = TypeVar("T")
 
 UPDATES = 3
 """Updates that are timed, after one that is not; their median counts."""
@@ -61,16 +67,13 @@ def calibrating(device: str) -> Iterator[Calibration]:
         from cluster.ray_cluster import connected
 
         with connected() as resources:
-            import ray
-
             from resnet_dist.custom import installed
 
-            gpu = resources.gpus > 0 and device != "cpu"
-            there: Any = ray.remote(num_cpus=1, num_gpus=int(gpu))
+            use_gpu = resources.uses_gpu(device)
             yield Calibration(
-                ray.get(there(machine_kind).remote(device)),
-                resources.gpus if gpu else resources.cpus,
-                lambda config: ray.get(there(_measure_with).remote(config, dict(installed()))),
+                _there(resources, device, _assigned_kind),
+                resources.workers(use_gpu),
+                lambda config: _there(resources, config.run.device, _measure_assigned, config, dict(installed())),
             )
         return
     import torch
@@ -115,11 +118,34 @@ def measure(config: TrainingConfig) -> Cost:
         torch.set_num_threads(threads)
 
 
-def _measure_with(config: TrainingConfig, code: dict[str, str]) -> Cost:
+def _there(resources: "Resources", device: str, function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function on the connected cluster, on what a trial with this `run.device` trains on."""
+    import ray
+
+    use_gpu = resources.uses_gpu(device)
+    resources.require_workers(1, use_gpu)  # else Ray would wait for it
+    called: Any = ray.remote(num_cpus=1, num_gpus=int(use_gpu))(function)
+    try:
+        answer: T = ray.get(called.remote(*arguments))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from error
+        raise
+    return answer
+
+
+def _assigned_kind() -> str:
+    from resnet_dist.gpus import assigned_device
+
+    return machine_kind(assigned_device().type)
+
+
+def _measure_assigned(config: TrainingConfig, code: dict[str, str]) -> Cost:
     from resnet_dist.custom import install
+    from resnet_dist.gpus import assigned_device
 
     install(code)
-    return measure(config)
+    return measure(config.override({"run.device": assigned_device().type}))
 
 
 def _activations(training: Any) -> int:

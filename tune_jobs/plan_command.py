@@ -11,7 +11,7 @@ from rich.table import Table
 
 from cluster.storage import open_storage
 from tune_jobs.command_line import print_json
-from tune_jobs.experiment import Trial
+from tune_jobs.experiment import Trial, load_experiment
 from tune_jobs.plan import Plan, PlannedCell, PlannedTrial, make_plan
 from tune_jobs.terminal import make_console
 from tune_jobs.words import counted
@@ -34,7 +34,9 @@ def plan(args: argparse.Namespace) -> int:
     if args.no_measure:
         planned = make_plan(*what)
     else:
-        device = str(args.settings.get("run.device", "auto"))
+        experiment = load_experiment(args.experiment, args.settings, args.epochs)
+        devices = {cell.config.run.device for table in experiment.tables for cell in table.cells}
+        device = devices.pop() if len(devices) == 1 else "auto"
         with console.status("measuring step times"), calibrating(device) as calibration:
             planned = make_plan(*what, calibration=calibration)
     costs = planned_costs(planned, storage.is_remote)

@@ -1,5 +1,7 @@
 """The cluster that a command uses, without one: places for workers, and what is refused before Ray is asked."""
 
+import socket
+
 import pytest
 
 from cluster.ray_cluster import Resources, connected, resources_of
@@ -65,3 +67,13 @@ def test_the_address_of_a_job_server_is_refused_where_ray_itself_is_asked(monkey
     said = "is the address of a job server; give this command to it with `resnet-dist submit"
     with pytest.raises(UserError, match=said), connected():
         pass
+
+
+def test_a_cluster_that_is_gone_is_one_line_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:  # bound, and nothing listens
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        said = f"cannot connect to the Ray cluster at {address}: .*refused; check RAY_ADDRESS and that the cluster runs"
+        with pytest.raises(UserError, match=said), connected():
+            pass

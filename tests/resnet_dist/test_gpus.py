@@ -205,10 +205,13 @@ class WorkerGroup:
 
     def __init__(self, *devices: tuple[str, str]) -> None:
         self.devices = list(devices)
-        self.backend: str | None = None
+        self.is_shut_down = False
 
     def execute(self, function: Any, *_: Any, **__: Any) -> list[tuple[str, str]] | None:
         return self.devices if function.__name__ == "_device" else None
+
+    def shutdown(self) -> None:
+        self.is_shut_down = True
 
 
 @pytest.mark.parametrize(("kind", "backend"), [("cuda", "nccl"), ("cpu", "gloo")])
@@ -222,8 +225,26 @@ def test_the_process_group_is_that_of_the_workers_devices(
         TorchConfig().backend_cls, "on_start", lambda self, group, config: formed.append(config.backend)
     )
     config = ProcessGroupConfig()
-    config.backend_cls().on_start(WorkerGroup((kind, ""), (kind, "")), config)
-    assert formed == [backend]
+    workers = WorkerGroup((kind, ""), (kind, ""))
+    config.backend_cls().on_start(workers, config)
+    assert formed == [backend] and not workers.is_shut_down
+
+
+@pytest.mark.parametrize("devices", [[("", "node a: no driver"), ("cuda", "")], [("cuda", ""), ("cuda", "")]])
+def test_workers_that_form_no_process_group_leave_their_places(
+    devices: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray would keep them for the rest of the job, and trials would wait for them for ever."""
+    from ray.train.torch import TorchConfig
+
+    def on_start(*_: Any) -> None:
+        raise ValueError("NCCL error")
+
+    monkeypatch.setattr(TorchConfig().backend_cls, "on_start", on_start)
+    workers, config = WorkerGroup(*devices), ProcessGroupConfig()
+    with pytest.raises((DeviceError, ValueError), match=r"no driver|NCCL error"):
+        config.backend_cls().on_start(workers, config)
+    assert workers.is_shut_down
 
 
 def test_what_is_wrong_with_workers_devices_is_one_error() -> None:

@@ -3,6 +3,7 @@
 import functools
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray.train.torch
@@ -14,6 +15,7 @@ from cluster.storage import LocalStorage, open_storage
 from resnet_dist.errors import DataError, DivergedError, StorageError, UserError, WaitingError
 from resnet_dist.gpus import DeviceError
 from resnet_dist.launch import Job, run_on_workers
+from resnet_dist.process_group import ProcessGroupConfig
 from resnet_dist.recorder import record_failure
 from tests.small_runs import small_config
 from tune_jobs.grid import _train_trial
@@ -135,3 +137,16 @@ def test_to_tune_a_users_error_is_an_end_and_no_failure_to_be_tried_again(
     fails(monkeypatch, ray.train.ControllerError(StorageError("the bucket does not answer")))
     with pytest.raises(StorageError):
         _train_trial({"trial_id": "x"}, {"x": job}, {"storage_path": "/nowhere"}, use_gpu=True)
+
+
+@pytest.mark.parametrize(("use_gpu", "resources"), [(True, {"CPU": 1, "GPU": 1}), (False, {"CPU": 1})])
+def test_workers_ask_for_a_gpu_each_if_the_run_is_to_have_some_and_their_devices_choose_the_backend(
+    use_gpu: bool, resources: dict[str, float], job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(ray.train.torch.TorchTrainer, "__init__", lambda self, *_, **settings: asked.update(settings))
+    LocalStorage(tmp_path).put(job.keys.result, b"{}")
+    run_on_workers(job, {"storage_path": "/nowhere"}, use_gpu)
+    scaling = asked["scaling_config"]
+    assert (scaling.num_workers, scaling.use_gpu, scaling.resources_per_worker) == (2, use_gpu, resources)
+    assert isinstance(asked["torch_config"], ProcessGroupConfig) and asked["torch_config"].backend is None
