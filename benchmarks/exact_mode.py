@@ -23,6 +23,7 @@ def main(arguments: list[str]) -> int:
     import torch
 
     from resnet_dist.dataset import load_dataset
+    from resnet_dist.numerics import settings_of_run
     from resnet_dist.training import Training
     from resnet_dist.workers import alone
 
@@ -30,16 +31,17 @@ def main(arguments: list[str]) -> int:
     base = TrainingConfig().override({"data.test_limit": 10} | args.settings)
     dataset, workers = load_dataset(base.data), alone(base.run.device)
     contenders = {
-        "ordinary": Training(base.override({"run.exact": False}), dataset, workers),
-        "exact": Training(base.override({"run.exact": True}), dataset, workers),
+        name: Training(base.override({"run.exact": name == "exact"}), dataset, workers)
+        for name in ("ordinary", "exact")
     }
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(2 + args.rounds):
         for name, training in contenders.items():
-            training.start_epoch()
-            started = time.perf_counter()
-            training.update().sum().item()
-            times[name].append(time.perf_counter() - started)
+            with settings_of_run(training.config.run.exact):
+                training.start_epoch()
+                started = time.perf_counter()
+                training.update().sum().item()
+                times[name].append(time.perf_counter() - started)
     ratios = [e / o for e, o in zip(times["exact"][2:], times["ordinary"][2:], strict=True)]
     for name, values in times.items():
         print(f"{name:<9} {statistics.median(values[2:]):.3f} s an update (median of {args.rounds})")

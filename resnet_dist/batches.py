@@ -164,17 +164,22 @@ class TrainingBatches:
         The gap that a shift leaves, which the network sees as zeros, has the mean colour.
         """
         draw = self.order.draw(step)
-        indices, shifts, flips = (
-            torch.from_numpy(drawn[:most]).to(self.device) for drawn in (draw.indices, draw.shifts, draw.flips)
-        )
+        indices, shifts, flips = self._on_device(draw, 0, most)
         colour = self.standardise.mean.mean((0, 1))
         moved = shift_and_flip(self.images[indices] - colour, shifts, flips, self.order.data.shift)
         return (moved + colour).round().to(torch.uint8)
 
+    def _on_device(self, draw: Draw, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Indices, shifts and flips of a part of a batch, on the device."""
+        columns = np.column_stack([draw.indices, draw.shifts, draw.flips])[start:stop]  # int64 [b, 4]: one copy
+        drawn = torch.from_numpy(columns)
+        if self.device.type == "cuda":
+            drawn = drawn.pin_memory()  # from other memory a copy waits for all that the GPU has yet to do
+        drawn = drawn.to(self.device, non_blocking=True)
+        return drawn[:, 0], drawn[:, 1:3], drawn[:, 3].bool()
+
     def _batch(self, draw: Draw, start: int, stop: int) -> Batch:
-        indices = torch.from_numpy(draw.indices[start:stop]).to(self.device)
-        shifts = torch.from_numpy(draw.shifts[start:stop]).to(self.device)
-        flips = torch.from_numpy(draw.flips[start:stop]).to(self.device)
+        indices, shifts, flips = self._on_device(draw, start, stop)
         images = shift_and_flip(self.standardise(self.images[indices]), shifts, flips, self.order.data.shift)
         images = images.contiguous().permute(0, 3, 1, 2)  # [b, 3, 32, 32]; its memory is channels last already
         return Batch(images, self.labels[indices])

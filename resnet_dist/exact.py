@@ -10,7 +10,6 @@ of one graph, through which one backward pass goes.
 """
 
 import copy
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnet_dist.batch_norm import SynchronisedBatchNorm, finish, moments
-from resnet_dist.workers import Shards, Workers
+from resnet_dist.workers import Shards, Workers, on_device
 
 
 def tree_sum(parts: Tensor) -> Tensor:
@@ -47,14 +46,6 @@ def tree_combine(counts: Tensor, means: Tensor, squares: Tensor) -> tuple[Tensor
     return counts[0], means[0], squares[0]
 
 
-def pin_kernels() -> None:
-    """Fix whatever else of this process the bits depend on: one thread an operation, deterministic kernels."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with it alone
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
-
-
 class VirtualShards:
     """The virtual shards that one worker holds, as replicas of its network."""
 
@@ -68,9 +59,8 @@ class VirtualShards:
             for module in replica.modules():
                 if isinstance(module, SynchronisedBatchNorm):
                     module.exchange = self._meeting.place(index)
-        # One thread for each operation, in these threads as in the main one.
         self._threads = ThreadPoolExecutor(
-            len(self.replicas), thread_name_prefix="virtual-shard", initializer=torch.set_num_threads, initargs=(1,)
+            len(self.replicas), thread_name_prefix="virtual-shard", initializer=_begin_thread, initargs=(workers,)
         )
         self._baton = torch.zeros(())
 
@@ -129,6 +119,12 @@ class VirtualShards:
         arguments = (self.workers, self.shards.count, running, self._baton, *inputs, *weights, *biases)
         self._baton, *outputs = _JointBatchNorm.apply(*arguments)
         return tuple(outputs)
+
+
+def _begin_thread(workers: Workers) -> None:
+    """Give a thread what the main one has: one thread for each operation, and the same GPU."""
+    torch.set_num_threads(1)
+    on_device(workers.device)
 
 
 def _replica(network: nn.Module) -> nn.Module:

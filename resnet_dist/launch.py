@@ -159,8 +159,10 @@ def _train_recorded(
     from resnet_dist.provenance import machines
     from resnet_dist.staged_data import bring, is_at_hand
     from resnet_dist.training import train
+    from resnet_dist.workers import on_device
 
     logs.configure()
+    on_device(workers.device)
     with logs.about(job.experiment, job.config.trial_id(), workers.rank):
         LOGGER.info("%s begins on %s, worker %d of %d", job.name, workers.device, workers.rank + 1, workers.size)
         install(job.code)

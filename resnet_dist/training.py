@@ -17,17 +17,18 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from resnet_dist import checkpoints
-from resnet_dist.batch_norm import set_momentum, synchronised
+from resnet_dist.batch_norm import set_momentum
 from resnet_dist.batches import Batch, Standardiser, TrainingBatches
 from resnet_dist.configuration import TrainingConfig, is_custom
 from resnet_dist.dataset import Dataset
 from resnet_dist.energy import energy_meter
 from resnet_dist.errors import ConfigurationError, DivergedError
 from resnet_dist.evaluation import ImageSet
-from resnet_dist.exact import VirtualShards, pin_kernels, tree_sum
+from resnet_dist.exact import VirtualShards, tree_sum
 from resnet_dist.initialisation import initialise
 from resnet_dist.model_file import encode_model
 from resnet_dist.networks import make_network, parameter_count
+from resnet_dist.numerics import settings_of_run
 from resnet_dist.observations import observe
 from resnet_dist.recorder import Recorder
 from resnet_dist.solvers import batch_norm_momentum, learning_rate, make_solver
@@ -41,7 +42,7 @@ OnEpoch = Callable[[dict[str, Any]], None]
 
 
 class Training:
-    """The state of one run on one worker."""
+    """The state of one run on one worker. Its bits are those of the run inside `settings_of_run` alone."""
 
     def __init__(self, config: TrainingConfig, dataset: Dataset, workers: Workers) -> None:
         self.config = config
@@ -59,13 +60,11 @@ class Training:
                 "gradients meet; leave it out with a network or block of your own"
             )
         dtype = torch.float64 if run.precision == "float64" else torch.float32
-        if run.exact:
-            if workers.size > run.virtual_shards:
-                raise ConfigurationError(
-                    f"run.virtual_shards: {run.virtual_shards} shards cannot be shared by {workers.size} workers; "
-                    f"give --virtual-shards {1 << (workers.size - 1).bit_length()} or fewer workers"
-                )
-            pin_kernels()
+        if run.exact and workers.size > run.virtual_shards:
+            raise ConfigurationError(
+                f"run.virtual_shards: {run.virtual_shards} shards cannot be shared by {workers.size} workers; "
+                f"give --virtual-shards {1 << (workers.size - 1).bit_length()} or fewer workers"
+            )
         shards = workers.shards(run.virtual_shards if run.exact else None)
         self.columns = run.virtual_shards if run.exact else 1
         standardise = Standardiser(dataset.mean, dataset.std, dtype, workers.device)
@@ -93,8 +92,7 @@ class Training:
         if run.exact:
             self.shards = VirtualShards(self.network, shards, workers)
         elif workers.size > 1:
-            self.network = synchronised(self.network, workers.device)
-            self._forward = _data_parallel(self.network, workers)
+            self._forward = _data_parallel(self.network)
 
         self.solver = make_solver(config.solver, self.network.parameters())
 
@@ -219,13 +217,12 @@ class Training:
         self.losses = losses if self.workers.is_first else torch.zeros_like(losses)
 
 
-def _data_parallel(network: nn.Module, workers: Workers) -> DistributedDataParallel:
-    devices = [workers.device] if workers.device.type == "cuda" else None
+def _data_parallel(network: nn.Module) -> DistributedDataParallel:
     with warnings.catch_warnings():
         # Running statistics are computed alike on every worker: there is nothing to broadcast. The option's newer
         # name, forward_sync_buffers, is unknown to older releases.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-        return DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
+        return DistributedDataParallel(network, broadcast_buffers=False)
 
 
 def train(
@@ -240,6 +237,18 @@ def train(
 
     `recorder` is given on the first worker alone. A finished trial is not trained again.
     """
+    with settings_of_run(config.run.exact):
+        return _train(config, dataset, workers, recorder, on_epoch, on_step)
+
+
+def _train(
+    config: TrainingConfig,
+    dataset: Dataset,
+    workers: Workers,
+    recorder: Recorder | None,
+    on_epoch: OnEpoch | None,
+    on_step: OnStep | None,
+) -> dict[str, Any]:
     result = workers.broadcast(recorder.result() if recorder else None)
     if result is not None:
         return dict(result)

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from resnet_dist.errors import UserError
 
+FIRST_GPU = torch.device("cuda", 0)
+"""The first of the GPUs that are visible to this process."""
+
 
 @dataclass(frozen=True)
 class Shards:
@@ -64,8 +67,8 @@ class Workers:
         most = max(map(len, held))  # every message has the same size, padded where a worker holds a shard less
         message = torch.zeros((most, *rows.shape[1:]), dtype=rows.dtype, device=rows.device)
         message[: len(rows)] = rows
-        messages = [torch.empty_like(message) for _ in range(self.size)]
-        dist.all_gather(messages, message)
+        messages = message.new_empty((self.size, *message.shape))
+        dist.all_gather(list(messages), message)
         return torch.cat([part[: len(shards)] for part, shards in zip(messages, held, strict=True)])
 
     def broadcast(self, value: Any) -> Any:
@@ -92,23 +95,29 @@ def take_turns() -> None:
             os.sched_setscheduler(int(thread.name), os.SCHED_BATCH, os.sched_param(0))
 
 
-def choose_device(wanted: str, local_rank: int = 0) -> torch.device:
+def choose_device(wanted: str, gpu: torch.device = FIRST_GPU) -> torch.device:
     """The device of a worker from `run.device`; a `UserError` if CUDA is asked for and there is none."""
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
         raise UserError(
             "run.device: this machine has no CUDA device that PyTorch can use; leave out --device or give cpu"
         )
-    if wanted == "cpu" or not available:
-        return torch.device("cpu")
-    return torch.device("cuda", local_rank)
+    return gpu if available and wanted != "cpu" else torch.device("cpu")
+
+
+def on_device(device: torch.device) -> torch.device:
+    """Make a GPU the current one of this thread, if it is one; returns it."""
+    # What is not told a device takes the current one: NCCL for objects, CUDA itself for a context.
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
 
 
 def alone(device: str = "auto") -> Workers:
     """The only worker of a run that trains in this process."""
-    return Workers(rank=0, size=1, device=choose_device(device))
+    return Workers(rank=0, size=1, device=on_device(choose_device(device)))
 
 
-def current(device: str = "auto", local_rank: int = 0) -> Workers:
+def current(device: str = "auto", gpu: torch.device = FIRST_GPU) -> Workers:
     """This worker of the process group that has been formed."""
-    return Workers(dist.get_rank(), dist.get_world_size(), choose_device(device, local_rank))
+    return Workers(dist.get_rank(), dist.get_world_size(), on_device(choose_device(device, gpu)))

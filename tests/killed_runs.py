@@ -159,7 +159,8 @@ def _worker(
         return sums
 
     ImageSet._sums = evaluate_or_die  # type: ignore[method-assign, assignment]
-    workers = current("cpu") if size > 1 else alone("cpu")
+    device = "cuda" if config.run.device == "cuda" else "cpu"
+    workers = current(device) if size > 1 else alone(device)
     with ExitStack() as stack:
         recorder = None
         if rank == 0:

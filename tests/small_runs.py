@@ -9,6 +9,7 @@ import torch
 from resnet_dist.configuration import TrainingConfig
 from resnet_dist.dataset import Dataset
 from resnet_dist.exact import tree_sum
+from resnet_dist.numerics import settings_of_run
 from resnet_dist.training import Training
 from resnet_dist.workers import Workers, alone, current
 
@@ -69,11 +70,17 @@ def trace(config: TrainingConfig, dataset: Dataset, steps: int) -> Trace:
     import torch.distributed as dist
 
     workers: Workers = current("cpu") if dist.is_initialized() else alone("cpu")
-    training = Training(config, dataset, workers)
-    losses = []
-    for _ in range(steps):
-        training.start_epoch()
-        losses.append(tree_sum(workers.sum(training.update().clone())).item())
-    test = training.test.evaluate(training.network, training._autocast())
-    state = {name: value.clone() for name, value in training.network.state_dict().items()}
+    return trace_of(config, dataset, steps, workers)
+
+
+def trace_of(config: TrainingConfig, dataset: Dataset, steps: int, workers: Workers) -> Trace:
+    """The same on workers that are given."""
+    with settings_of_run(config.run.exact):
+        training = Training(config, dataset, workers)
+        losses = []
+        for _ in range(steps):
+            training.start_epoch()
+            losses.append(tree_sum(workers.sum(training.update().clone())).item())
+        test = training.test.evaluate(training.network, training._autocast())
+    state = {name: value.to("cpu", copy=True) for name, value in training.network.state_dict().items()}
     return Trace(losses, state, (test.loss, test.top1_error, test.top5_error))

@@ -1,4 +1,4 @@
-"""Runs a function on N gloo processes of this machine, as Ray Train would on N workers."""
+"""Runs a function on N processes of this machine, gloo's or NCCL's, as Ray Train would on N workers."""
 
 import multiprocessing
 import pickle
@@ -14,7 +14,9 @@ context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["tests.forkserver_preload"])
 
 
-def run_workers(function: Callable[..., Any], size: int, *arguments: Any, timeout: float = 900) -> list[Any]:
+def run_workers(
+    function: Callable[..., Any], size: int, *arguments: Any, timeout: float = 900, backend: str = "gloo"
+) -> list[Any]:
     """`function(*arguments)` on each of `size` workers of one process group; their results in rank order."""
     with tempfile.TemporaryDirectory() as directory:
         pipes, processes = [], []
@@ -22,7 +24,7 @@ def run_workers(function: Callable[..., Any], size: int, *arguments: Any, timeou
             receiver, sender = context.Pipe(duplex=False)
             process = context.Process(
                 target=_worker,
-                args=(sender, Path(directory), rank, size, pickle.dumps((function, arguments))),
+                args=(sender, Path(directory), rank, size, backend, pickle.dumps((function, arguments))),
                 daemon=True,
             )
             process.start()
@@ -48,7 +50,7 @@ def run_workers(function: Callable[..., Any], size: int, *arguments: Any, timeou
                 process.kill()
 
 
-def _worker(sender: Any, directory: Path, rank: int, size: int, call: bytes) -> None:
+def _worker(sender: Any, directory: Path, rank: int, size: int, backend: str, call: bytes) -> None:
     # Tensors go by value: multiprocessing's own pickler would share memory that dies with the worker.
     import torch
     import torch.distributed as dist
@@ -59,7 +61,7 @@ def _worker(sender: Any, directory: Path, rank: int, size: int, call: bytes) -> 
         torch.set_num_threads(1)
         take_turns()
         dist.init_process_group(
-            "gloo", init_method=f"file://{directory}/store", rank=rank, world_size=size, timeout=timedelta(minutes=15)
+            backend, init_method=f"file://{directory}/store", rank=rank, world_size=size, timeout=timedelta(minutes=15)
         )
         try:
             function, arguments = pickle.loads(call)

@@ -95,6 +95,7 @@ def measure(config: TrainingConfig) -> Cost:
     import torch
 
     from resnet_dist.dataset import load_dataset
+    from resnet_dist.numerics import settings_of_run
     from resnet_dist.training import Training
     from resnet_dist.workers import alone
 
@@ -104,14 +105,15 @@ def measure(config: TrainingConfig) -> Cost:
     torch.set_num_threads(1)
     try:
         dataset = load_dataset(data)
-        training = Training(replace(config, data=data), dataset, alone(config.run.device))
-        activations = _activations(training)
-        times = []
-        for _ in range(UPDATES):
-            training.start_epoch()
-            started = time.perf_counter()
-            training.update().item()  # waits for the device
-            times.append(time.perf_counter() - started)
+        with settings_of_run(config.run.exact):
+            training = Training(replace(config, data=data), dataset, alone(config.run.device))
+            activations = _activations(training)
+            times = []
+            for _ in range(UPDATES):
+                training.start_epoch()
+                started = time.perf_counter()
+                training.update().sum().item()  # waits for the device
+                times.append(time.perf_counter() - started)
         weights = sum(parameter.nbytes for parameter in training.network.parameters())
         return Cost(statistics.median(times), activations, weights)
     finally:

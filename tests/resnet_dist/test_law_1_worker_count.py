@@ -111,15 +111,21 @@ def float32_curves(order: str | None) -> list[list[float]]:
     for seed in SEEDS:
         config = small_config(run__precision="float32", run__epochs=100, run__seed=seed)
         workers = current("cpu")
-        training = Training(config, dataset, workers)
-        if order:
-            training.batches.order = _Reordered(config.data, 96, seed, ORDERS[order](config.data.batch_size))
+        training = reordered(Training(config, dataset, workers), order)
         curve = []
         for _ in range(FLOOR_STEPS):
             training.start_epoch()
             curve.append(tree_sum(workers.sum(training.update().clone())).item())
         curves.append(curve)
     return curves
+
+
+def reordered(training: Training, order: str | None) -> Training:
+    """The same run with the samples inside each batch in another order, if one is named."""
+    if order:
+        data, seed = training.config.data, training.config.run.seed
+        training.batches.order = _Reordered(data, training.plan.images, seed, ORDERS[order](data.batch_size))
+    return training
 
 
 class _Reordered(BatchOrder):

@@ -1,0 +1,41 @@
+"""Settings of the process that decide how numbers round."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+
+
+@contextmanager
+def settings_of_run(exact: bool) -> Iterator[None]:
+    """Set for one run, and take back after it, whatever of this process its bits depend on.
+
+    A process trains many runs one after another, and the code of each may change what it likes. An ordinary run has the
+    threads that the process has, an exact one a single thread an operation. On GPUs each gives the same bits again
+    (law 2), and float32 is float32, which cuDNN would round to ten binary digits in its convolutions.
+    """
+    threads, workspace = torch.get_num_threads(), os.environ.get(CUBLAS_WORKSPACE)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    default_dtype, matmul = torch.get_default_dtype(), torch.get_float32_matmul_precision()
+    # cuBLAS is deterministic with it alone, and reads it once: it is there before the process's first run.
+    os.environ[CUBLAS_WORKSPACE] = ":4096:8"
+    try:
+        if exact:
+            torch.set_num_threads(1)
+        torch.use_deterministic_algorithms(exact)
+        torch.set_float32_matmul_precision("highest")
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic, warn_only=only_warns)
+        torch.set_default_dtype(default_dtype)
+        torch.set_float32_matmul_precision(matmul)
+        if workspace is None:
+            os.environ.pop(CUBLAS_WORKSPACE, None)
+        else:
+            os.environ[CUBLAS_WORKSPACE] = workspace
