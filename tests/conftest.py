@@ -25,6 +25,7 @@ settings.load_profile("busy")
 LONGEST = (
     "integration/test_several_hosts.py",
     "resnet_dist/test_law_1_worker_count.py",
+    "integration/test_mixed_cluster.py",
     "integration/test_grid.py",
     "integration/test_watched_grid.py",
     "integration/test_local_cluster.py",

@@ -124,7 +124,7 @@ def grid(
     """Exit code and outputs of a launch."""
     storage = str(experiment.parent / "results")
     command = [sys.executable, *program, "grid", action, str(experiment), "--storage", storage, "--json", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout, done.stderr
 
 
