@@ -90,7 +90,7 @@ def up(nodes: int, cpus: int) -> LocalCluster:
         cluster = replace(cluster, dashboard=f"http://127.0.0.1:{dashboard}")
         head = ["--head", "--port=0", "--dashboard-host=127.0.0.1"]
         head += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
-        cluster = _start_node(cluster, [*head, f"--num-cpus={cpus}"], deadline)
+        cluster = _start_node(cluster, [*head, f"--num-cpus={cpus}"], deadline, client)
         cluster = replace(cluster, address=Path(directory, "0", "ray_current_cluster").read_text().strip())
         for _ in range(nodes - 1):
             cluster = _start_node(cluster, [f"--address={cluster.address}", f"--num-cpus={cpus}"], deadline)
@@ -130,21 +130,24 @@ def _new(directory: Path) -> LocalCluster:
     return cluster
 
 
-def _start_node(cluster: LocalCluster, options: list[str], deadline: float) -> LocalCluster:
-    """Start a node and wait until it belongs to the cluster."""
+def _start_node(cluster: LocalCluster, options: list[str], deadline: float, client: int | None = None) -> LocalCluster:
+    """Start a node and wait until it belongs to the cluster.
+
+    `client` is the port of the head's server for Ray's client, which takes the head along when it fails to start.
+    """
     while True:
         own = Path(cluster.directory, str(len(cluster.nodes)))
         log = own.with_suffix(".log")
         cluster = _spawn(cluster, [*options, f"--temp-dir={own}"], log)
         while cluster.nodes[-1].is_alive:
-            if b"Ray runtime started" in log.read_bytes():
+            if b"Ray runtime started" in log.read_bytes() and (client is None or _listens(client)):
                 return cluster
             if time.monotonic() > deadline:
                 raise UserError(f"the cluster did not start within {START_SECONDS:.0f} s; try fewer nodes")
             time.sleep(0.2)
         said = log.read_text(errors="replace").strip().splitlines()
-        # Ray gives a node half a minute, which is too little where processors are busy.
-        if not any("timed out during startup" in line for line in said):
+        # Ray gives each half a minute, which is too little where processors are busy.
+        if not any("timed out during startup" in line or "ray_client_server" in line for line in said):
             raise UserError(f"a node did not start: {said[-1].strip()[:200] if said else 'it does not say why'}")
         end(of_session(cluster.nodes[-1]), patience=2.0)
         cluster = replace(cluster, nodes=cluster.nodes[:-1])
@@ -169,6 +172,11 @@ def _spawn(cluster: LocalCluster, options: list[str], log: Path) -> LocalCluster
     cluster = replace(cluster, nodes=(*cluster.nodes, Process(process.pid, start_time(process.pid) or 0)))
     _record(cluster)
     return cluster
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as asking:
+        return asking.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _free_port(wanted: int) -> int:

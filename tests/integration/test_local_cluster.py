@@ -25,11 +25,26 @@ BLOCK = re.compile(r"^\*(Run by the tests|Not run here):\*\n\n```sh\n(.*?)^```$"
 BLOCKS = BLOCK.findall(GUIDE.read_text())
 UP, STAGE, TRAIN, PACK, READ, STOP = [text for mark, text in BLOCKS if mark == "Run by the tests"]
 
-README = re.findall(
-    r"^    (resnet-dist (?:cluster|data stage|submit|job) .*?) *(?:#.*)?$", (ROOT / "README.md").read_text(), re.M
-)
-SMALL = "--epochs 6 --data.train_limit 64 --data.test_limit 16"
-"""Ends each grid's command: the same trials, on fewer images."""
+LINE = re.compile(r"^    ((?:ray|resnet-dist (?:cluster|data stage|submit|job)) .*?) *(?:#.*)?$", re.MULTILINE)
+README = LINE.findall((ROOT / "README.md").read_text())
+EPOCHS = 12
+DEMO = f"""name = "demo"
+title = "Demo"
+[recipe]
+data = {{ source = "synthetic", train_limit = 64, test_limit = 16, batch_size = 64 }}
+network = {{ depth = 8 }}
+schedule = {{ kind = "constant" }}
+run = {{ epochs = {EPOCHS} }}
+[[table]]
+name = "workers"
+title = "Workers"
+[[table.cell]]
+label = "one"
+[[table.cell]]
+label = "two"
+set = {{ "network.depth" = 14, "run.workers" = 2 }}
+"""
+"""The demo of the user's checkout: a trial on one worker and one on two, both of them small."""
 
 
 class Shell:
@@ -50,6 +65,7 @@ class Shell:
         for name in ("resnet-dist", "ray"):
             (scratch / "bin" / name).symlink_to(Path(sys.executable).parent / name)
         self.checkout = clone(scratch / "checkout")
+        (self.checkout / "tune_jobs" / "experiments" / "demo.toml").write_text(DEMO)
         self.said = ""
         self.started: list[subprocess.Popen[str]] = []
 
@@ -111,7 +127,7 @@ def test_every_block_says_whether_it_is_run() -> None:
 
 
 def test_the_readme_and_the_guide_from_cluster_up_to_cluster_down(shell: Shell, tmp_path: Path) -> None:
-    up, stage, grid, status, follow, stop, down = README
+    grid_of_ray, up, stage, grid, status, follow, stop, down = README
     no_cluster = shell.refused("resnet-dist job status --address http://127.0.0.1:9")
     assert no_cluster.startswith("error: no job server answers at http://127.0.0.1:9; ")
     assert "is relative to a job's upload" in shell.refused("resnet-dist submit -- grid run demo --storage results")
@@ -128,8 +144,8 @@ def test_the_readme_and_the_guide_from_cluster_up_to_cluster_down(shell: Shell, 
     assert "a cluster runs already" in shell.refused("resnet-dist cluster up")
 
     # The line that `cluster up` prints for a newcomer.
-    said = shell.run(first.replace("/absolute/path", '"$STORAGE"') + f" {SMALL}")
-    assert "5 trials, 0 finished already, 5 to run" in said and "5 trials, 1 seed a row: 5 finished" in said
+    said = shell.run(words(first, {"/absolute/path": '"$STORAGE"'}))
+    assert "2 trials, 0 finished already, 2 to run" in said and "2 trials, 1 seed a row: 2 finished" in said
     uploads = [
         len(list(Path(record["directory"], node).glob("session_2*/*/working_dir_files/_ray_pkg_*/"))) for node in "012"
     ]
@@ -148,26 +164,30 @@ def test_the_readme_and_the_guide_from_cluster_up_to_cluster_down(shell: Shell, 
     assert (provenance["commit"], provenance["commit_from"]) == (source_state().commit, "build")
     assert provenance["dirty"] and "+# An edit." in (trial / "source.patch").read_text()
 
-    assert "5 trials" in shell.run(f"{export}\n{PACK}")
+    assert "2 trials" in shell.run(f"{export}\n{PACK}")
 
-    grid = words(grid, {"study": "demo", "5": "2", "s3://bucket/results": '"$STORAGE"'}) + f" {SMALL}"
+    smaller = {"study": "demo", "5": "2", "s3://bucket/results": '"$STORAGE"'}
+    grid, grid_of_ray = words(grid, smaller), words(grid_of_ray, smaller)
+    launches = leases(tmp_path)
     submission = shell.start(grid)
-    wait_until(lambda: bool(half_done(tmp_path)), "a trial of the second submission has an epoch on record")
+    wait_until(lambda: leases(tmp_path) != launches, "the second submission is at work")
     (job,) = re.findall(r"^(\S+) +RUNNING", shell.run(status), re.MULTILINE)
     following = shell.start(words(follow, {"ID": job}))
+    wait_until(lambda: bool(half_done(tmp_path)), "a trial of it has an epoch on record")
     assert f"job {job}: STOPPED" in shell.run(words(stop, {"ID": job}))
-    assert half_done(tmp_path) or len(finished(tmp_path)) < 10
     for process in (submission, following):
         output, errors = shell.end(process, 1)
-        assert "10 trials, 5 finished already, 5 to run" in output and f"error: job {job} is STOPPED: " in errors
+        assert "4 trials, 2 finished already, 2 to run" in output and f"error: job {job} is STOPPED: " in errors
     before = len(finished(tmp_path))
+    assert before < 4
     said = shell.run(grid)
-    assert f"10 trials, {before} finished already, {10 - before} to run" in said
-    assert "10 trials, 2 seeds a row: 10 finished" in said
+    assert f"4 trials, {before} finished already, {4 - before} to run" in said
+    assert "4 trials, 2 seeds a row: 4 finished" in said
     for trial in finished(tmp_path):
         lines = [json.loads(line) for line in (trial / "metrics.jsonl").read_text().splitlines()]
-        assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5, 6]
-    assert "10 finished" in shell.run(READ)
+        assert [line["epoch"] for line in lines] == list(range(1, EPOCHS + 1))
+    assert "4 trials, 4 finished already, 0 to run" in shell.run(f"{export}\n{grid_of_ray}")
+    assert "4 finished" in shell.run(READ)
 
     unknown = shell.refused("resnet-dist job logs nosuch")
     assert unknown.startswith("error: there is no job nosuch at ")
@@ -199,3 +219,8 @@ def half_done(scratch: Path) -> list[Path]:
     """The trials of the grid that have an epoch on record, and no result."""
     begun = (path.parent for path in scratch.glob("results/demo/trials/*/metrics.jsonl"))
     return [trial for trial in begun if not (trial / "result.json").exists()]
+
+
+def leases(scratch: Path) -> set[str]:
+    """The records of the grid's launches: another one with each launch."""
+    return {path.name for path in scratch.glob("results/demo/.lease/*.json")}
