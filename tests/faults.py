@@ -3,6 +3,7 @@
 from tests.fault import Fault
 from tests.fault import fault as _fault
 from tests.gpu_faults import GPU_FAULTS
+from tests.pretended_gpu_faults import PRETENDED_GPU_FAULTS
 
 UNIT = "tests/resnet_dist/"
 LAW_1 = f"{UNIT}test_law_1_worker_count.py::test_workers_train_like_one_in_float64"
@@ -474,4 +475,5 @@ FAULTS: tuple[Fault, ...] = (
         "tests/tune_jobs/test_results.py",
     ),
     *GPU_FAULTS,
+    *PRETENDED_GPU_FAULTS,
 )
