@@ -65,7 +65,7 @@ class Workers:
             return rows
         held = [Workers(rank, self.size, self.device).shards(count).held for rank in range(self.size)]
         most = max(map(len, held))  # every message has the same size, padded where a worker holds a shard less
-        message = torch.zeros((most, *rows.shape[1:]), dtype=rows.dtype, device=rows.device)
+        message = rows.new_zeros((most, *rows.shape[1:]))
         message[: len(rows)] = rows
         messages = message.new_empty((self.size, *message.shape))
         dist.all_gather(list(messages), message)
