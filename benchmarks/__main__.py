@@ -53,9 +53,9 @@ def run(length: str, print_lines: bool) -> dict[str, Any]:
     import torch
 
     from benchmarks import end_to_end, trial_overhead
-    from resnet_dist.configuration import TrainingConfig
-    from resnet_dist.dataset import load_dataset
-    from resnet_dist.provenance import describe
+    from resnet_dist.configuration.training import TrainingConfig
+    from resnet_dist.data.dataset import load_dataset
+    from resnet_dist.records.provenance import describe
     from resnet_dist.workers import alone
 
     workers = alone()

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tune_jobs.options import Parser, positive
+from tune_jobs.commands.options import Parser, positive
 
 SUMS, UPDATES = 200, 8
 
@@ -31,9 +31,9 @@ def _worker(rank: int, size: int, turns: bool, directory: str) -> None:
     import torch
     import torch.distributed as dist
 
-    from resnet_dist.configuration import TrainingConfig
-    from resnet_dist.dataset import load_dataset
-    from resnet_dist.training import Training
+    from resnet_dist.configuration.training import TrainingConfig
+    from resnet_dist.data.dataset import load_dataset
+    from resnet_dist.training.state import Training
     from resnet_dist.workers import current, take_turns
 
     torch.set_num_threads(1)

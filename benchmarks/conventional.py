@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from resnet_dist.configuration import TrainingConfig
+from resnet_dist.configuration.training import TrainingConfig
 
 LOADER_WORKERS = 4
 """What such scripts ask for; the trainer takes fewer on a machine with fewer cores, as DataLoader advises."""

@@ -20,12 +20,12 @@ import torch.nn.functional as F
 
 from benchmarks.conventional import ConventionalTrainer
 from benchmarks.targets import Target
-from resnet_dist.configuration import TrainingConfig
-from resnet_dist.dataset import Dataset
-from resnet_dist.initialisation import initialise
-from resnet_dist.networks import ResidualNetwork
-from resnet_dist.solvers import make_solver
-from resnet_dist.training import Training
+from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.data.dataset import Dataset
+from resnet_dist.networks.cifar import ResidualNetwork
+from resnet_dist.networks.initialisation import initialise
+from resnet_dist.training.solvers import make_solver
+from resnet_dist.training.state import Training
 from resnet_dist.workers import Workers
 
 LOGGER = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ import statistics
 import sys
 import time
 
-from resnet_dist.configuration import TrainingConfig
+from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import UserError
-from tune_jobs.options import SHORTHANDS, Parser, add_settings, normalise, positive
+from tune_jobs.commands.options import SHORTHANDS, Parser, add_settings, normalise, positive
 
 
 def main(arguments: list[str]) -> int:
@@ -22,9 +22,9 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(normalise(arguments))
     import torch
 
-    from resnet_dist.dataset import load_dataset
-    from resnet_dist.numerics import settings_of_run
-    from resnet_dist.training import Training
+    from resnet_dist.data.dataset import load_dataset
+    from resnet_dist.training.numerics import settings_of_run
+    from resnet_dist.training.state import Training
     from resnet_dist.workers import alone
 
     torch.set_num_threads(1)

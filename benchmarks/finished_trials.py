@@ -3,11 +3,11 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 
-from resnet_dist.configuration import TrainingConfig
-from resnet_dist.provenance import describe
-from resnet_dist.storage import LAYOUT, Storage, TrialKeys, experiment_key
+from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.records.provenance import describe
+from resnet_dist.storage.interface import LAYOUT, Storage, TrialKeys, experiment_key
 from resnet_dist.workers import alone
-from tune_jobs.experiment import Trial, experiment_record, load_experiment, trials
+from tune_jobs.grid.experiment import Trial, experiment_record, load_experiment, trials
 
 EXPERIMENT = "full-grid"
 """720 trials a seed."""

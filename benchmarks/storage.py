@@ -24,12 +24,13 @@ from pathlib import Path
 
 from benchmarks.finished_trials import EXPERIMENT, write_finished_trials
 from benchmarks.targets import Target
-from cluster.s3 import S3Storage
-from cluster.storage import LocalStorage, open_storage
-from resnet_dist.configuration import TrainingConfig
+from cluster.storage.local import LocalStorage
+from cluster.storage.opening import open_storage
+from cluster.storage.s3 import S3Storage
+from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import UserError
-from resnet_dist.storage import StoredObject, TrialKeys
-from resnet_dist.storage_counts import StorageCounts
+from resnet_dist.storage.counts import StorageCounts
+from resnet_dist.storage.interface import StoredObject, TrialKeys
 from tests import s3_server
 
 SYNC_THREADS = 10
@@ -114,8 +115,8 @@ def training(uri: str, rounds: int) -> list[Target]:
 
 def upload(uri: str, rounds: int) -> list[Target]:
     """Time of sending the records of finished trials that wait on disk, over that of a sync of the same files."""
-    from resnet_dist.spool import Spool
-    from tune_jobs.flush_command import flush_storage
+    from resnet_dist.storage.spool import Spool
+    from tune_jobs.commands.flush import flush_storage
 
     def wait(files: LocalStorage, keys: list[str], prefix: str) -> None:
         """Put the records where those of runs wait that could not reach storage."""
@@ -173,7 +174,7 @@ def _write_records(files: LocalStorage) -> None:
 
 def report(uri: str, seeds: int) -> list[Target]:
     """Seconds of reading all finished trials for a report: with an empty cache, and with a warm one."""
-    from tune_jobs.results import read_experiment
+    from tune_jobs.results.trials import read_experiment
 
     storage = open_storage(uri)
     started = time.perf_counter()

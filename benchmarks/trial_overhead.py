@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.targets import Target
-from resnet_dist.configuration import TrainingConfig
+from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import UserError
-from resnet_dist.storage import TrialKeys
+from resnet_dist.storage.interface import TrialKeys
 
 COST_TARGET = 1.0
 WARM_UP_ROUNDS = 3
@@ -56,10 +56,10 @@ def costs(finished: Sequence[Finished], slots: int) -> list[float]:
 
 def measure(measured: int) -> list[float]:
     """Run a grid and return the cost of `measured` trials, in the order in which they finished."""
-    from cluster.ray_cluster import connected
-    from tune_jobs.experiment import Trial
-    from tune_jobs.grid import run_trials
-    from tune_jobs.progress import Observer
+    from cluster.ray_cluster.connection import connected
+    from tune_jobs.grid.experiment import Trial
+    from tune_jobs.grid.progress import Observer
+    from tune_jobs.grid.run import run_trials
 
     failures: list[str] = []
     with tempfile.TemporaryDirectory(prefix="resnet-dist-benchmark-") as storage:

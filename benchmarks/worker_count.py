@@ -10,18 +10,18 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from resnet_dist.configuration import TrainingConfig
+from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import UserError
-from tune_jobs.options import SHORTHANDS, Parser, add_settings, normalise, positive
+from tune_jobs.commands.options import SHORTHANDS, Parser, add_settings, normalise, positive
 
 
 def losses(config: TrainingConfig, steps: int, rank: int = 0, size: int = 1) -> list[float]:
     """Mean loss of each step's whole batch, as the workers of the current process group compute it."""
     import torch
 
-    from resnet_dist.dataset import load_dataset
-    from resnet_dist.exact import tree_sum
-    from resnet_dist.training import Training
+    from resnet_dist.data.dataset import load_dataset
+    from resnet_dist.training.exact import tree_sum
+    from resnet_dist.training.state import Training
     from resnet_dist.workers import Workers
 
     workers = Workers(rank, size, torch.device("cpu"))

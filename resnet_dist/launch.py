@@ -10,14 +10,15 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from resnet_dist import logs
-from resnet_dist.configuration import DataConfig, TrainingConfig
+from resnet_dist.configuration.data import DataConfig
+from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import DivergedError, StorageError, UserError, WaitingError
-from resnet_dist.storage import Storage, TrialKeys
+from resnet_dist.storage.interface import Storage, TrialKeys
 
 if TYPE_CHECKING:
-    from resnet_dist.dataset import Dataset
-    from resnet_dist.spooled_storage import SpooledStorage
-    from resnet_dist.training import OnEpoch, OnStep
+    from resnet_dist.data.dataset import Dataset
+    from resnet_dist.storage.spooled import SpooledStorage
+    from resnet_dist.training.loop import OnEpoch, OnStep
     from resnet_dist.workers import Workers
 
 LOGGER = logging.getLogger(__name__)
@@ -155,10 +156,10 @@ def _train_worker(loop_config: dict[str, Any]) -> None:
 def _train_recorded(
     job: Job, workers: "Workers", on_epoch: "OnEpoch | None" = None, on_step: "OnStep | None" = None
 ) -> dict[str, Any]:
-    from resnet_dist.custom import install
-    from resnet_dist.provenance import machines
-    from resnet_dist.staged_data import bring, is_at_hand
-    from resnet_dist.training import train
+    from resnet_dist.custom_code import install
+    from resnet_dist.data.staged import bring, is_at_hand
+    from resnet_dist.records.provenance import machines
+    from resnet_dist.training.loop import train
     from resnet_dist.workers import on_device
 
     logs.configure()
@@ -189,9 +190,9 @@ def _train_first(
 ) -> dict[str, Any]:
     """Train on the worker that writes the records."""
     from resnet_dist.ray_metrics import reported
-    from resnet_dist.recorder import Recorder
-    from resnet_dist.spooled_storage import SpooledStorage
-    from resnet_dist.training import train
+    from resnet_dist.records.recorder import Recorder
+    from resnet_dist.storage.spooled import SpooledStorage
+    from resnet_dist.training.loop import train
 
     storage = SpooledStorage(job.open_storage(), job.experiment, job.config.trial_id())
     recorder = Recorder(storage, job.experiment, job.name, job.config, job.scheduler)
@@ -241,6 +242,6 @@ def _content(data: DataConfig) -> DataConfig:
 @functools.lru_cache(maxsize=1)
 def _dataset(content: DataConfig) -> Any:
     # A Tune actor trains many trials one after another: what they share is loaded once.
-    from resnet_dist.dataset import load_dataset
+    from resnet_dist.data.dataset import load_dataset
 
     return load_dataset(content)

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from resnet_dist.configuration import TrainingConfig
-from resnet_dist.recorder import Recorder
-from resnet_dist.spooled_storage import SpooledStorage
+from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.records.recorder import Recorder
+from resnet_dist.storage.spooled import SpooledStorage
 
 INTERVAL = 5.0
 """Seconds between two reports; Ray collects them every 10."""

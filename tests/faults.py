@@ -26,7 +26,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "biased-running-variance",
         "the running variance is divided by N instead of N - 1",
-        "resnet_dist/batch_norm.py",
+        "resnet_dist/networks/batch_norm.py",
         "(square / (total - 1)).to(running_var.dtype)",
         "(square / total).to(running_var.dtype)",
         BATCH_NORM,
@@ -34,7 +34,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "local-count-forward",
         "batch norm divides by the worker's own count instead of the global one",
-        "resnet_dist/batch_norm.py",
+        "resnet_dist/networks/batch_norm.py",
         "finish(*combined, running_mean",
         "finish(message[-1].clamp(min=2), *combined[1:], running_mean",
         BATCH_NORM,
@@ -42,7 +42,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "local-count-backward",
         "batch norm's backward pass divides by the worker's own count",
-        "resnet_dist/batch_norm.py",
+        "resnet_dist/networks/batch_norm.py",
         "(sums / total).to(statistic)",
         "(sums / max(1, input.numel() // len(weight))).to(statistic)",
         BATCH_NORM,
@@ -50,7 +50,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "variance-by-cancellation",
         "variances are the mean of squares less the square of the mean",
-        "resnet_dist/batch_norm.py",
+        "resnet_dist/networks/batch_norm.py",
         "square = (squares + counts * (means - mean).square()).sum(0)",
         "square = (squares + counts * means.square()).sum(0) - count * mean.square()",
         BATCH_NORM,
@@ -58,7 +58,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "eps-outside-the-root",
         "batch norm's backward pass adds eps to the standard deviation instead of the variance",
-        "resnet_dist/batch_norm.py",
+        "resnet_dist/networks/batch_norm.py",
         "(variance + eps).rsqrt()",
         "1 / (variance.sqrt() + eps)",
         BATCH_NORM,
@@ -66,7 +66,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "flip-before-shift",
         "images are flipped before they are shifted",
-        "resnet_dist/batches.py",
+        "resnet_dist/data/batches.py",
         "reach - shifts[:, 1]]",
         "reach - torch.where(flips, -shifts[:, 1], shifts[:, 1])]",
         BATCHES,
@@ -74,7 +74,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "shift-range",
         "the greatest shift to one side never occurs",
-        "resnet_dist/batches.py",
+        "resnet_dist/data/batches.py",
         "2 * self.data.shift + 1)",
         "2 * self.data.shift)",
         BATCHES,
@@ -82,7 +82,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "standardise-last",
         "images are standardised after the shift, so that the gap is not zero",
-        "resnet_dist/batches.py",
+        "resnet_dist/data/batches.py",
         "shift_and_flip(self.standardise(self.images[indices]), shifts, flips, self.order.data.shift)",
         "self.standardise(shift_and_flip(self.images[indices], shifts, flips, self.order.data.shift))",
         BATCHES,
@@ -90,7 +90,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "sampling-by-rank",
         "which images are drawn depends on the worker",
-        "resnet_dist/batches.py",
+        "resnet_dist/data/batches.py",
         "draw = self.order.draw(step)\n        size",
         "draw = self.order.draw(step + 1000 * self.shards.held.start)\n        size",
         BATCHES,
@@ -98,7 +98,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "same-permutation",
         "every epoch has the same permutation",
-        "resnet_dist/batches.py",
+        "resnet_dist/data/batches.py",
         "Stream.ORDER, epoch, self.plan.images",
         "Stream.ORDER, 0, self.plan.images",
         BATCHES,
@@ -106,7 +106,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "weight-decay-rmsprop",
         "RMSprop has weight decay, where Torch7's had none",
-        "resnet_dist/configuration.py",
+        "resnet_dist/configuration/solver.py",
         '"alpha": 0.9, "eps": 1e-8, "weight_decay": 0.0',
         '"alpha": 0.9, "eps": 1e-8, "weight_decay": 1e-4',
         SOLVERS,
@@ -114,7 +114,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "alpha-of-torch",
         "RMSprop smooths with torch's default alpha",
-        "resnet_dist/solvers.py",
+        "resnet_dist/training/solvers.py",
         "alpha=config.alpha",
         "alpha=0.99",
         SOLVERS,
@@ -122,7 +122,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "eps-of-torch",
         "Adadelta's eps is not the configured one",
-        "resnet_dist/solvers.py",
+        "resnet_dist/training/solvers.py",
         "rho=config.rho, eps=config.eps",
         "rho=config.rho, eps=1e-7",
         SOLVERS,
@@ -130,7 +130,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "dampened-momentum",
         "momentum without Nesterov is dampened",
-        "resnet_dist/solvers.py",
+        "resnet_dist/training/solvers.py",
         "dampening=0,",
         "dampening=0 if config.nesterov else config.momentum,",
         SOLVERS,
@@ -138,7 +138,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "milestone-off-by-one",
         "the learning rate drops an epoch late",
-        "resnet_dist/solvers.py",
+        "resnet_dist/training/solvers.py",
         "epoch >= milestone",
         "epoch > milestone",
         SOLVERS,
@@ -146,7 +146,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "warm-up-off-by-one",
         "the warm-up lasts 401 iterations",
-        "resnet_dist/solvers.py",
+        "resnet_dist/training/solvers.py",
         "step < schedule.warmup_iterations",
         "step <= schedule.warmup_iterations",
         SOLVERS,
@@ -154,7 +154,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "dynamic-momentum-not-reset",
         "dynamic momentum counts from the run's start instead of each epoch's",
-        "resnet_dist/solvers.py",
+        "resnet_dist/training/solvers.py",
         "seen = (step - plan.start(plan.epoch(step))) * accumulation + part",
         "seen = step * accumulation + part",
         SOLVERS,
@@ -162,7 +162,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "zero-channels-first",
         "shortcut A puts the zero channels before the existing ones",
-        "resnet_dist/networks.py",
+        "resnet_dist/networks/blocks.py",
         "(0, 0, 0, 0, 0, self.extra)",
         "(0, 0, 0, 0, self.extra, 0)",
         NETWORKS,
@@ -170,7 +170,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "relu-everywhere",
         "a ReLU follows the addition in every block",
-        "resnet_dist/networks.py",
+        "resnet_dist/networks/cifar.py",
         "F.relu(out) if self.relu_after_addition else out",
         "F.relu(out)",
         NETWORKS,
@@ -178,7 +178,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "fan-out",
         "weights are scaled by fan-out instead of fan-in",
-        "resnet_dist/initialisation.py",
+        "resnet_dist/networks/initialisation.py",
         "fan_in = module.weight[0].numel()",
         "fan_in = module.weight[:, 0].numel()",
         f"{UNIT}test_initialisation.py",
@@ -186,7 +186,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "padded-test-set",
         "the test error counts the test set rounded up to a multiple of the workers",
-        "resnet_dist/evaluation.py",
+        "resnet_dist/training/evaluation.py",
         "totals[:3] / self.total)",
         "totals[:3] / (-(-self.total // self.workers.size) * self.workers.size))",
         EVALUATION,
@@ -194,7 +194,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "batch-statistics-in-evaluation",
         "evaluation uses each batch's own statistics",
-        "resnet_dist/evaluation.py",
+        "resnet_dist/training/evaluation.py",
         "network.eval()",
         "network.train()",
         EVALUATION,
@@ -202,7 +202,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "sum-not-tree",
         "exact mode adds in the order that the library likes",
-        "resnet_dist/exact.py",
+        "resnet_dist/training/exact.py",
         "parts = parts[0::2] + parts[1::2]",
         "parts = parts.sum(0, keepdim=True)",
         f"{UNIT}test_exact.py::test_the_tree_adds_in_pairs",
@@ -210,7 +210,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "loss-by-own-count",
         "a worker divides its loss by its own number of images",
-        "resnet_dist/training.py",
+        "resnet_dist/training/state.py",
         'reduction="sum") / size',
         'reduction="sum") / max(1, len(batch.labels))',
         LAW_1,
@@ -218,7 +218,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "average-over-workers",
         "gradients are averaged over workers and not summed",
-        "resnet_dist/training.py",
+        "resnet_dist/training/state.py",
         "(loss * self.workers.size).backward()",
         "loss.backward()",
         LAW_1,
@@ -226,7 +226,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "no-solver-state",
         "a resumed run has a new solver",
-        "resnet_dist/training.py",
+        "resnet_dist/training/state.py",
         'self.solver.load_state_dict(state["solver"])',
         "pass",
         LAW_2,
@@ -234,7 +234,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "no-losses-so-far",
         "a resumed run forgets the losses of the epoch so far",
-        "resnet_dist/training.py",
+        "resnet_dist/training/state.py",
         'losses = state["losses"].to(self.workers.device)',
         'losses = torch.zeros_like(state["losses"])',
         LAW_2,
@@ -242,7 +242,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "best-epoch",
         "the result is the best epoch's test error instead of the last's",
-        "resnet_dist/training.py",
+        "resnet_dist/training/loop.py",
         "last = lines[-1]\n",
         'last = min(lines, key=lambda line: line["top1_error"])\n',
         f"{UNIT}test_training.py",
@@ -250,7 +250,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "finished-run-again",
         "a finished trial is trained again",
-        "resnet_dist/training.py",
+        "resnet_dist/training/loop.py",
         "    if result is not None:\n        return dict(result)",
         "    if False:\n        return dict(result)",
         LAW_2,
@@ -258,7 +258,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "checkpoint-before-metrics",
         "an epoch's checkpoint is written before its metrics line",
-        "resnet_dist/training.py",
+        "resnet_dist/training/loop.py",
         (
             ("            recorder.epoch(line, losses, rates, observe(training, epoch))\n", "            pass\n"),
             (
@@ -272,7 +272,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "result-before-weights",
         "the result is written before the final weights",
-        "resnet_dist/recorder.py",
+        "resnet_dist/records/recorder.py",
         (
             ("        self.storage.put(self.keys.model, weights)\n", ""),
             (
@@ -286,7 +286,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "manifest-before-state",
         "a checkpoint's manifest is written before its state",
-        "resnet_dist/checkpoints.py",
+        "resnet_dist/records/checkpoints.py",
         (
             ('        self.storage.put(name + "state.pt", data)\n', ""),
             (
@@ -300,7 +300,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "damage-unseen",
         "a checkpoint's hash is not compared",
-        "resnet_dist/checkpoints.py",
+        "resnet_dist/records/checkpoints.py",
         "if hashlib.sha256(data).hexdigest() != digest:",
         "if False:",
         f"{UNIT}test_checkpoints.py",
@@ -309,7 +309,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "identity-without-seed",
         "trials that differ in their seed alone share an identity",
-        "resnet_dist/configuration.py",
+        "resnet_dist/configuration/training.py",
         '    "run.workers": "law 1',
         '    "run.seed": "",\n    "run.workers": "law 1',
         LAW_3,
@@ -317,7 +317,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "commit-of-the-surrounding-repository",
         "an installed package reports the commit of the repository around it",
-        "resnet_dist/source.py",
+        "resnet_dist/records/source_code.py",
         "if tracked is None or top is None",
         "if top is None",
         LAW_5,
@@ -325,7 +325,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "secrets-in-the-patch",
         "files that hold what looks like a credential are put into the patch",
-        "resnet_dist/source.py",
+        "resnet_dist/records/source_code.py",
         "if looks_like_a_credential(part):",
         "if False:",
         LAW_5,
@@ -333,7 +333,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "lease-by-the-holders-clock",
         "a lease is taken over when its holder's own clock says that it is old",
-        "cluster/lease.py",
+        "cluster/storage/lease.py",
         "found.duration + LARGEST_SKEW",
         "found.duration",
         LEASE,
@@ -341,7 +341,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "lease-kept-too-long",
         "a launch that cannot renew its lease works on when others may take it over",
-        "cluster/lease.py",
+        "cluster/storage/lease.py",
         "now - self._renewed > GIVE_UP * self.holder.duration",
         "False",
         LEASE,
@@ -349,7 +349,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "renewal-unseen",
         "who takes a lease over acts at once, though its holder renewed it meanwhile",
-        "cluster/lease.py",
+        "cluster/storage/lease.py",
         "self._wait_out(self.holder.duration)",
         "pass",
         LEASE,
@@ -357,7 +357,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "run-without-a-lease",
         "two launches of `train` work on one trial at the same time",
-        "tune_jobs/train_command.py",
+        "tune_jobs/commands/train.py",
         "lease(storage, args.name, on_wait, trial=config.trial_id())",
         "contextlib.nullcontext()",
         "tests/tune_jobs/test_train_command.py",
@@ -365,7 +365,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "overwritten-run",
         "a run that began at the same time as another is in storage and in no report",
-        "tune_jobs/stored_record.py",
+        "tune_jobs/results/experiment_record.py",
         '_unlisted_runs(storage, name, record["trials"])',
         "()",
         "tests/tune_jobs/test_stored_record.py",
@@ -373,7 +373,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "reference-without-spread",
         "the document's single run is taken for its mean: its own spread is left out of the test",
-        "tune_jobs/statistics.py",
+        "tune_jobs/report/statistics.py",
         "math.sqrt(1 + 1 / sample.n)), sample.n - 1)",
         "math.sqrt(1 / sample.n)), sample.n - 1)",
         STATISTICS,
@@ -381,7 +381,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "no-correction",
         "p-values are not corrected for the number of tests in a table",
-        "tune_jobs/statistics.py",
+        "tune_jobs/report/statistics.py",
         "min(1.0, (len(p_values) - rank) * p_values[index])",
         "p_values[index]",
         STATISTICS,
@@ -389,7 +389,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "searched-rows-in-tables",
         "rows among whose trials a scheduler chose have a number",
-        "tune_jobs/summary.py",
+        "tune_jobs/report/summary.py",
         'if any(trial.state == "early-stopped" for trial in trials):\n        return None',
         "if False:\n        return None",
         REPORT,
@@ -397,7 +397,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "commits-of-the-last-attempt",
         "a trial that went on under another commit is said to be of the last one alone",
-        "tune_jobs/mixtures.py",
+        "tune_jobs/report/mixtures.py",
         'provenance.get("attempts") or [{}]',
         "[{}]",
         REPORT,
@@ -405,7 +405,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "formulas-in-spreadsheets",
         "names that begin like formulas reach spreadsheets as they are",
-        "tune_jobs/report_csv.py",
+        "tune_jobs/report/csv_files.py",
         "value.startswith(_FORMULA)",
         "False",
         REPORT_FILES,
@@ -429,7 +429,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "deletions-before-what-replaces",
         "while storage is away, older checkpoints are deleted before the newer one that is left is sent",
-        "resnet_dist/spool.py",
+        "resnet_dist/storage/spool.py",
         "            self._postpone_deletions()\n",
         "",
         f"{UNIT}test_spool.py",
@@ -437,7 +437,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "spool-over-something-newer",
         "what waits on disk is sent although another launch has gone on with the trial",
-        "resnet_dist/spooled_storage.py",
+        "resnet_dist/storage/spooled.py",
         "if digest_of(self.storage.get(self._guard_key)) not in self._spool.expected():",
         "if False:",
         f"{UNIT}test_spooled_storage.py",
@@ -445,7 +445,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "damaged-spool-sent",
         "a waiting write that was damaged on disk is sent",
-        "resnet_dist/waiting_files.py",
+        "resnet_dist/storage/waiting_files.py",
         'said.get("sha256") != hashlib.sha256(data).hexdigest()',
         "False",
         f"{UNIT}test_spool.py",
@@ -453,7 +453,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "late-write-stands",
         "a result is written without a look at what a late write may have replaced",
-        "resnet_dist/spooled_storage.py",
+        "resnet_dist/storage/spooled.py",
         "if write is None or write.key == self._result_key:",
         "if write is None:",
         f"{UNIT}test_doubts.py",
@@ -461,7 +461,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "looked-too-early",
         "what a late write may have replaced is looked at while such a write can still arrive",
-        "resnet_dist/spooled_storage.py",
+        "resnet_dist/storage/spooled.py",
         "                sleep(pause)\n",
         "",
         f"{UNIT}test_doubts.py",
@@ -469,7 +469,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "epochs-of-a-result-not-counted",
         "a finished trial counts although lines of its epochs are missing",
-        "tune_jobs/results.py",
+        "tune_jobs/results/trials.py",
         'if len(rows) < result.get("epochs", 0):',
         "if False:",
         "tests/tune_jobs/test_results.py",

@@ -49,7 +49,7 @@ GPU_FAULTS: tuple[Fault, ...] = (
     fault(
         "gpus-of-this-machine-unasked",
         "whether PyTorch can use the GPUs is not asked where the cluster is this machine alone",
-        "cluster/preflight.py",
+        "cluster/ray_cluster/preflight.py",
         "if resources.is_ours and uses_gpu <= {False}:",
         "if resources.is_ours:",
         "tests/cluster/test_preflight.py",
@@ -57,7 +57,7 @@ GPU_FAULTS: tuple[Fault, ...] = (
     fault(
         "gpu-without-a-cpu",
         "a worker on a GPU counts as placed where no CPU is left for it",
-        "cluster/ray_cluster.py",
+        "cluster/ray_cluster/connection.py",
         'min(cpus, int(resources.get("GPU", 0)))',
         'int(resources.get("GPU", 0))',
         "tests/cluster/test_ray_cluster.py",
@@ -65,7 +65,7 @@ GPU_FAULTS: tuple[Fault, ...] = (
     fault(
         "driver-on-a-gpu",
         "the process that starts a worker group takes a GPU, which its workers wait for",
-        "tune_jobs/grid.py",
+        "tune_jobs/grid/run.py",
         'return {"memory": DRIVER_MEMORY,',
         'return {"GPU": int(use_gpu), "memory": DRIVER_MEMORY,',
         GRID,
@@ -73,7 +73,7 @@ GPU_FAULTS: tuple[Fault, ...] = (
     fault(
         "one-device-for-all",
         "all trials of a grid use GPUs if there are any, whatever their own run.device says",
-        "tune_jobs/grid.py",
+        "tune_jobs/grid/run.py",
         "resources.uses_gpu(run.device)]",
         'resources.uses_gpu("auto")]',
         GRID,
@@ -81,7 +81,7 @@ GPU_FAULTS: tuple[Fault, ...] = (
     fault(
         "users-error-tried-again",
         "a trial that fails for what a user has to put right is tried again, with a traceback each time",
-        "tune_jobs/grid.py",
+        "tune_jobs/grid/run.py",
         'tune.report({"failed": str(error)})  # as it would again',
         "raise",
         "tests/resnet_dist/test_launch.py",

@@ -15,13 +15,13 @@ from typing import Any, Literal
 
 import torch
 
-from cluster.storage import LocalStorage
-from resnet_dist import checkpoints
-from resnet_dist.configuration import TrainingConfig
-from resnet_dist.dataset import Dataset
-from resnet_dist.recorder import Recorder
-from resnet_dist.spooled_storage import SpooledStorage
-from resnet_dist.storage import Storage, TrialKeys
+from cluster.storage.local import LocalStorage
+from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.data.dataset import Dataset
+from resnet_dist.records import checkpoints
+from resnet_dist.records.recorder import Recorder
+from resnet_dist.storage.interface import Storage, TrialKeys
+from resnet_dist.storage.spooled import SpooledStorage
 from tests.small_runs import small_dataset
 from tests.worker_processes import context
 
@@ -141,8 +141,8 @@ def _worker(
 ) -> None:
     import torch.distributed as dist
 
-    from resnet_dist.evaluation import ImageSet
-    from resnet_dist.training import train
+    from resnet_dist.training.evaluation import ImageSet
+    from resnet_dist.training.loop import train
     from resnet_dist.workers import alone, current
 
     torch.set_num_threads(1)

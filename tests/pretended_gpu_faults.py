@@ -12,7 +12,7 @@ PRETENDED_GPU_FAULTS: tuple[Fault, ...] = (
     fault(
         "labels-left-on-the-cpu",
         "the labels of an evaluation stay on the CPU",
-        "resnet_dist/evaluation.py",
+        "resnet_dist/training/evaluation.py",
         "labels[start:stop].to(workers.device),",
         "labels[start:stop],",
         ONE_WORKER,
@@ -20,7 +20,7 @@ PRETENDED_GPU_FAULTS: tuple[Fault, ...] = (
     fault(
         "message-made-on-the-cpu",
         "batch norm's message to the other workers is made on the CPU",
-        "resnet_dist/batch_norm.py",
+        "resnet_dist/networks/batch_norm.py",
         "dtype=torch.float64, device=images.device)",
         "dtype=torch.float64)",
         f"{REHEARSAL}::test_two_workers_compute_on_two_gpus_what_they_compute_on_cpus",
@@ -28,7 +28,7 @@ PRETENDED_GPU_FAULTS: tuple[Fault, ...] = (
     fault(
         "loss-read-in-each-step",
         "each update asks for its loss, and so waits for the GPU",
-        "resnet_dist/training.py",
+        "resnet_dist/training/state.py",
         "self.losses[self.step - self.plan.start(self.epoch)] = loss\n",
         "self.losses[self.step - self.plan.start(self.epoch)] = loss if len(loss) > 1 else loss.item()\n",
         NO_WAIT,
@@ -36,7 +36,7 @@ PRETENDED_GPU_FAULTS: tuple[Fault, ...] = (
     fault(
         "copy-that-waits",
         "what was drawn for a step goes to the GPU from memory that is not pinned",
-        "resnet_dist/batches.py",
+        "resnet_dist/data/batches.py",
         "            drawn = drawn.pin_memory()",
         "            pass",
         NO_WAIT,
@@ -52,7 +52,7 @@ PRETENDED_GPU_FAULTS: tuple[Fault, ...] = (
     fault(
         "threads-on-the-first-gpu",
         "the threads of exact mode compute on the first GPU",
-        "resnet_dist/exact.py",
+        "resnet_dist/training/exact.py",
         "    on_device(workers.device)\n",
         "",
         ONE_WORKER,
@@ -68,7 +68,7 @@ PRETENDED_GPU_FAULTS: tuple[Fault, ...] = (
     fault(
         "autocast-of-the-cpu",
         "autocast is the CPU's, which changes nothing on a GPU",
-        "resnet_dist/training.py",
+        "resnet_dist/training/state.py",
         "torch.autocast(self.workers.device.type,",
         'torch.autocast("cpu",',
         ONE_WORKER,
@@ -76,7 +76,7 @@ PRETENDED_GPU_FAULTS: tuple[Fault, ...] = (
     fault(
         "checkpoint-wants-its-gpu",
         "a checkpoint is read onto the GPU that it was written on",
-        "resnet_dist/checkpoints.py",
+        "resnet_dist/records/checkpoints.py",
         'map_location="cpu", ',
         "",
         f"{REHEARSAL}::test_a_checkpoint_of_one_device_loads_on_the_other",
@@ -84,7 +84,7 @@ PRETENDED_GPU_FAULTS: tuple[Fault, ...] = (
     fault(
         "confusion-left-on-the-gpu",
         "the confusion matrix, which becomes a picture, stays on the GPU",
-        "resnet_dist/evaluation.py",
+        "resnet_dist/training/evaluation.py",
         "reshape(self.classes, self.classes).cpu())",
         "reshape(self.classes, self.classes))",
         f"{REHEARSAL}::test_a_run_that_is_interrupted_goes_on_from_storage_to_the_same_bits",
@@ -92,7 +92,7 @@ PRETENDED_GPU_FAULTS: tuple[Fault, ...] = (
     fault(
         "energy-of-the-first-gpu",
         "the energy is that of the machine's first GPU",
-        "resnet_dist/energy.py",
+        "resnet_dist/training/energy.py",
         "nvml_counter(workers.device)",
         'nvml_counter(torch.device("cuda", 0))',
         WHOLE_RUN,
@@ -100,7 +100,7 @@ PRETENDED_GPU_FAULTS: tuple[Fault, ...] = (
     fault(
         "thread-of-an-exact-run-stays",
         "a run after one of exact mode has a single thread, too",
-        "resnet_dist/numerics.py",
+        "resnet_dist/training/numerics.py",
         "torch.set_num_threads(threads)",
         "pass",
         NUMERICS,
@@ -108,7 +108,7 @@ PRETENDED_GPU_FAULTS: tuple[Fault, ...] = (
     fault(
         "deterministic-kernels-stay",
         "deterministic kernels of exact mode stay for the process's other runs",
-        "resnet_dist/numerics.py",
+        "resnet_dist/training/numerics.py",
         "        torch.use_deterministic_algorithms(deterministic, warn_only=only_warns)\n",
         "",
         NUMERICS,
@@ -116,7 +116,7 @@ PRETENDED_GPU_FAULTS: tuple[Fault, ...] = (
     fault(
         "float32-without-its-digits",
         "on GPUs cuDNN rounds float32 to ten binary digits",
-        "resnet_dist/numerics.py",
+        "resnet_dist/training/numerics.py",
         "allow_tf32=False",
         "allow_tf32=True",
         NUMERICS,

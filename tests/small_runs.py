@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from resnet_dist.configuration import TrainingConfig
-from resnet_dist.dataset import Dataset
-from resnet_dist.exact import tree_sum
-from resnet_dist.numerics import settings_of_run
-from resnet_dist.training import Training
+from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.data.dataset import Dataset
+from resnet_dist.training.exact import tree_sum
+from resnet_dist.training.numerics import settings_of_run
+from resnet_dist.training.state import Training
 from resnet_dist.workers import Workers, alone, current
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 
-from resnet_dist.storage import Storage
-from tune_jobs.record_schemas import RECORDS, record_schema
+from resnet_dist.storage.interface import Storage
+from tune_jobs.results.schemas import RECORDS, record_schema
 
 UNCHECKED = ("model.pt", "state.pt")
 

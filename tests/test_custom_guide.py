@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from resnet_dist import custom
-from resnet_dist.configuration import TrainingConfig
+from resnet_dist import custom_code as custom
+from resnet_dist.configuration.training import TrainingConfig
 from tests.worker_processes import run_workers
 from tune_jobs.command_line import main
 
@@ -89,9 +89,9 @@ def test_the_guides_parts_train_and_are_on_record(folder: Path, capsys: pytest.C
 def test_a_job_carries_its_code_to_a_process_that_has_no_such_file(
     folder: Path, capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    from cluster.storage import open_storage
-    from tune_jobs.grid import _job
-    from tune_jobs.plan import make_plan
+    from cluster.storage.opening import open_storage
+    from tune_jobs.grid.plan import make_plan
+    from tune_jobs.grid.run import _job
 
     plan = make_plan("my_study.toml", open_storage("results"), 1, 1, {})
     trial = plan.trials[1].trial
@@ -111,7 +111,7 @@ def test_a_job_carries_its_code_to_a_process_that_has_no_such_file(
 def losses_of(config: TrainingConfig, texts: dict[str, str], cache: str) -> list[float]:
     os.environ["RESNET_DIST_CACHE"] = cache
     custom.install(texts)
-    from resnet_dist.dataset import load_dataset
+    from resnet_dist.data.dataset import load_dataset
     from tests.small_runs import trace
 
     return trace(config, load_dataset(config.data), 20).losses

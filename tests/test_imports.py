@@ -1,30 +1,92 @@
-"""Imports run one way: tune_jobs → cluster, resnet_dist; resnet_dist imports neither of the others."""
+"""Every import runs down the floors below, whether it stands at a file's top, in a function or for types alone."""
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FORBIDDEN = {"resnet_dist": {"cluster", "tune_jobs"}, "cluster": {"tune_jobs"}}
+
+FLOORS = """
+tune_jobs.command_line
+tune_jobs.commands
+tune_jobs.grid tune_jobs.report
+tune_jobs.results
+cluster.ray_cluster cluster.tensorboard
+cluster.storage
+cluster.processes cluster.signals
+resnet_dist.launch
+resnet_dist.ray_metrics resnet_dist.process_group
+resnet_dist.training
+resnet_dist.records
+resnet_dist.networks resnet_dist.summaries
+resnet_dist.data
+resnet_dist.custom_code
+resnet_dist.configuration
+resnet_dist.storage
+resnet_dist.workers resnet_dist.gpus resnet_dist.logs resnet_dist.cache_directory resnet_dist.credentials
+resnet_dist.errors resnet_dist.words
+"""
+"""From the top: a room may import rooms of lower lines, not its neighbours. The same picture is in architecture.md."""
+
+ENTRANCES = {"tune_jobs.__main__", "resnet_dist.__main__"}
+"""They put the program together and are imported by nobody."""
+
+PACKAGES = ("resnet_dist", "cluster", "tune_jobs")
+FILES = {
+    ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
+    for package in PACKAGES
+    for file in (ROOT / package).rglob("*.py")
+}
+FLOOR = {room: floor for floor, line in enumerate(FLOORS.strip().splitlines()) for room in line.split()}
 
 
-def imported_packages(file: Path) -> set[str]:
-    packages = set()
+def imported(file: Path) -> set[str]:
+    """Names of the project's files that a file imports, wherever in it."""
+    found = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
-            packages |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            packages.add(node.module.split(".")[0])
-    return packages
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module, f"{file}: imports here are absolute"
+            assert not node.level, f"{file}: imports here are absolute"
+            found |= {name if (name := f"{node.module}.{alias.name}") in FILES else node.module for alias in node.names}
+    return {name for name in found if name.partition(".")[0] in PACKAGES}
 
 
-@pytest.mark.parametrize("package", FORBIDDEN)
-def test_imports_follow_the_arrows(package: str) -> None:
-    for file in (ROOT / package).rglob("*.py"):
-        if file.name == "__main__.py":  # puts the program together
-            continue
-        assert not imported_packages(file) & FORBIDDEN[package], file
+def room(name: str) -> str:
+    """`resnet_dist.data.batches` → `resnet_dist.data`."""
+    return ".".join(name.split(".")[:2])
+
+
+GRAPH = {name: imported(file) for name, file in FILES.items()}
+
+
+def test_each_file_belongs_to_a_room() -> None:
+    assert {room(name) for name in FILES if name not in ENTRANCES | set(PACKAGES)} == set(FLOOR)
+
+
+@pytest.mark.parametrize("name", sorted(set(FILES) - ENTRANCES))
+def test_imports_run_down_the_floors(name: str) -> None:
+    for other in GRAPH[name]:
+        assert other in FILES, f"{name} imports {other}, which is not there"
+        if room(name) != room(other):
+            assert FLOOR[room(name)] < FLOOR[room(other)], f"{name} imports {other}, which is not below it"
+
+
+def test_no_imports_make_a_circle() -> None:
+    try:
+        graphlib.TopologicalSorter(GRAPH).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" → ".join(error.args[1]))
+
+
+def test_a_rooms_init_hands_on_nothing() -> None:
+    for name, file in FILES.items():
+        if file.name == "__init__.py":
+            assert not GRAPH[name], file
+            assert ast.get_docstring(ast.parse(file.read_text())), f"{file} does not say what the room is for"
 
 
 def test_no_file_has_more_than_500_lines() -> None:

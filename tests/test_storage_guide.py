@@ -8,10 +8,10 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from resnet_dist import checkpoints
-from resnet_dist.configuration import TrainingConfig
-from resnet_dist.networks import ResidualNetwork
-from resnet_dist.storage import TrialKeys
+from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.networks.cifar import ResidualNetwork
+from resnet_dist.records import checkpoints
+from resnet_dist.storage.interface import TrialKeys
 from tests.tune_jobs.recorded import (
     TWO_ROWS,
     experiment_from,

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from cluster.storage import LocalStorage
+from cluster.storage.local import LocalStorage
 from resnet_dist.errors import StorageError
 
 

@@ -4,20 +4,19 @@ import argparse
 import atexit
 import contextlib
 import errno
-import json
 import logging
 import math
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from resnet_dist import logs
 from resnet_dist.errors import UserError
-from tune_jobs.cluster_options import add_cluster_commands
-from tune_jobs.options import SHORTHANDS, Parser, add_settings, normalise, positive
+from tune_jobs.commands.cluster_options import add_cluster_commands
+from tune_jobs.commands.options import SHORTHANDS, Parser, add_settings, normalise, positive
+from tune_jobs.commands.output import print_json
 
 LOGGER = logging.getLogger(__name__)
 
@@ -240,6 +239,7 @@ def make_parser() -> Parser:
     )
     flush.add_argument("--json", action="store_true", help="print JSON, and nothing else")
     flush.set_defaults(run=_storage)
+    parser.set_defaults(parser=parser)  # `submit` checks with it what a job is to run
     return parser
 
 
@@ -302,19 +302,6 @@ def _say_error(message: str, args: argparse.Namespace) -> None:
         print_json({"error": line})
 
 
-def program() -> str:
-    """How this program was called, for messages that say what to run next."""
-    called = Path(sys.argv[0])
-    if called.name != "resnet-dist":
-        return "python -m tune_jobs"
-    return "resnet-dist" if shutil.which("resnet-dist") == str(called) else os.path.relpath(called)
-
-
-def print_json(value: Any) -> None:
-    """Print a value for a script to read."""
-    print(json.dumps(value, indent=1))  # noqa: T201
-
-
 def _percent_points(text: str) -> float:
     """Percentage points on the command line, a fraction inside."""
     try:
@@ -327,19 +314,20 @@ def _percent_points(text: str) -> float:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from tune_jobs.train_command import train_command
+    from tune_jobs.commands.train import train_command
 
     return train_command(args)
 
 
 def _reproduce(args: argparse.Namespace) -> int:
-    from tune_jobs.reproduce_command import reproduce_command
+    from tune_jobs.commands.reproduce import reproduce_command
 
     return reproduce_command(args)
 
 
 def _grid(args: argparse.Namespace) -> int:
-    from tune_jobs import grid_command, plan_command
+    from tune_jobs.commands import grid as grid_command
+    from tune_jobs.commands import plan as plan_command
 
     return {
         "plan": plan_command.plan,
@@ -350,36 +338,37 @@ def _grid(args: argparse.Namespace) -> int:
 
 
 def _results(args: argparse.Namespace) -> int:
-    from tune_jobs.results_command import results_command
+    from tune_jobs.commands.results import results_command
 
     return results_command(args)
 
 
 def _export(args: argparse.Namespace) -> int:
-    from tune_jobs.export_command import export_command
+    from tune_jobs.commands.export import export_command
 
     return export_command(args)
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from tune_jobs.evaluate_command import evaluate_command
+    from tune_jobs.commands.evaluate import evaluate_command
 
     return evaluate_command(args)
 
 
 def _tensorboard(args: argparse.Namespace) -> int:
     if args.mirror_to:
-        from cluster.event_copy import mirror
+        from cluster.tensorboard.event_copy import mirror
 
         if args.direct or args.port is not None:
             raise UserError("--mirror-to: serves nothing; leave --port and --direct out")
         return mirror(args.storage, Path(args.mirror_to))
-    from cluster.tensorboard import serve
+    from cluster.tensorboard.serve import serve
 
     return serve(args.storage, host=args.host, port=args.port, direct=args.direct)
 
 
 def _storage(args: argparse.Namespace) -> int:
-    from tune_jobs import flush_command, storage_command
+    from tune_jobs.commands import flush as flush_command
+    from tune_jobs.commands import storage as storage_command
 
     return {"check": storage_command.check, "flush": flush_command.flush_command}[args.action](args)

@@ -16,8 +16,8 @@ from benchmarks.conventional import ConventionalTrainer
 from benchmarks.end_to_end import Ceiling, OurTrainer, Speeds
 from benchmarks.targets import Target
 from benchmarks.trial_overhead import Finished
-from resnet_dist.networks import ResidualNetwork
-from resnet_dist.training import Training
+from resnet_dist.networks.cifar import ResidualNetwork
+from resnet_dist.training.state import Training
 from resnet_dist.workers import alone
 from tests.small_runs import small_config, small_dataset
 
@@ -214,7 +214,7 @@ def test_trials_of_the_grid_are_distinct_and_tiny() -> None:
 def test_command_prints_a_line_a_target_and_fails_if_one_is_short(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cache: Path
 ) -> None:
-    monkeypatch.setattr("resnet_dist.dataset.load_dataset", lambda data: DATASET)
+    monkeypatch.setattr("resnet_dist.data.dataset.load_dataset", lambda data: DATASET)
     for cost, code in ((0.4, 0), (1.4, 1)):
         rounds = SPEEDS.rounds | {"resnet_dist float32": [125.0, 125.0, 12.0]}
         monkeypatch.setattr(end_to_end, "measure", lambda *_, rounds=rounds: Speeds(rounds))

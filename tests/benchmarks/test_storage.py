@@ -8,10 +8,10 @@ from benchmarks import storage
 from benchmarks.finished_trials import write_finished_trials
 from benchmarks.storage import Nowhere
 from benchmarks.targets import Target
-from cluster.storage import LocalStorage
+from cluster.storage.local import LocalStorage
 from resnet_dist.launch import Job, run_in_process
 from tests.small_runs import small_config
-from tune_jobs.results import read_experiment
+from tune_jobs.results.trials import read_experiment
 
 
 def test_its_finished_trials_are_read_as_those_of_a_grid(tmp_path: Path) -> None:

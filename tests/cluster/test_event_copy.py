@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.event_copy import mirror
-from cluster.event_views import Links
-from cluster.storage import LocalStorage, open_storage
+from cluster.storage.local import LocalStorage
+from cluster.storage.opening import open_storage
+from cluster.tensorboard.event_copy import mirror
+from cluster.tensorboard.event_views import Links
 from resnet_dist.errors import StorageError, UserError
 from tests.cluster.test_tensorboard import eventually, put, shown
 from tune_jobs.command_line import main
@@ -21,7 +22,7 @@ from tune_jobs.command_line import main
 def mirroring(uri: str, directory: Path) -> Iterator[subprocess.Popen[str]]:
     """The copying as a process of its own, which has said that it begins."""
     code = (
-        "import sys, pathlib; from cluster.event_copy import mirror; "
+        "import sys, pathlib; from cluster.tensorboard.event_copy import mirror; "
         f"sys.exit(mirror({uri!r}, pathlib.Path({str(directory)!r}), 1))"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:

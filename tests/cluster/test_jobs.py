@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from cluster.jobs import RECONNECTS, Jobs, JobState
+from cluster.ray_cluster.jobs import RECONNECTS, Jobs, JobState
 from resnet_dist.errors import UserError
 
 
@@ -35,7 +35,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> BreakingConnection:
 
     monkeypatch.setattr(Jobs, "state", state)
     monkeypatch.setattr(Jobs, "_connect", connect)
-    monkeypatch.setattr("cluster.jobs.time.sleep", lambda _: None)
+    monkeypatch.setattr("cluster.ray_cluster.jobs.time.sleep", lambda _: None)
     return client
 
 

@@ -14,10 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from cluster.lease import GIVE_UP, LARGEST_SKEW, RENEWALS, Lease, LeaseLostError, duration_from_environment, lease
-from cluster.storage import LocalStorage, open_storage
+from cluster.storage.lease import (
+    GIVE_UP,
+    LARGEST_SKEW,
+    RENEWALS,
+    Lease,
+    LeaseLostError,
+    duration_from_environment,
+    lease,
+)
+from cluster.storage.local import LocalStorage
+from cluster.storage.opening import open_storage
 from resnet_dist.errors import StorageError, UserError
-from resnet_dist.storage import Storage
+from resnet_dist.storage.interface import Storage
 from tests.unreliable_storage import UnreliableStorage
 
 DURATION = 300.0
@@ -99,7 +108,7 @@ def test_a_lease_that_is_released_while_it_is_watched_is_had_at_once(launches: L
 def test_the_end_of_a_launch_does_not_wait_for_a_storage_that_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.lease.RELEASE_PATIENCE", 0.05)
+    monkeypatch.setattr("cluster.storage.lease.RELEASE_PATIENCE", 0.05)
     storage = UnreliableStorage(tmp_path)
     launch = Launches(storage).take()
     storage.gate.clear()
@@ -239,7 +248,7 @@ def test_of_many_launches_at_once_one_gets_the_lease(launches: Launches) -> None
 
 def test_a_killed_process_of_this_machine_is_known_to_be_dead_at_once(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from cluster.lease import lease; from cluster.storage import open_storage\n"
+        "import sys, time; from cluster.storage.lease import lease; from cluster.storage.opening import open_storage\n"
         "with lease(open_storage(sys.argv[1]), 'grid'): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
@@ -252,7 +261,7 @@ def test_a_killed_process_of_this_machine_is_known_to_be_dead_at_once(tmp_path: 
 
 def test_a_living_process_of_this_machine_is_refused_to_at_once(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from cluster.lease import lease; from cluster.storage import open_storage\n"
+        "import sys, time; from cluster.storage.lease import lease; from cluster.storage.opening import open_storage\n"
         "with lease(open_storage(sys.argv[1]), 'grid'): print('held', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]

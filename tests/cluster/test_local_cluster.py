@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.local_cluster import up
+from cluster.ray_cluster.local import up
 from resnet_dist.errors import UserError
 
 

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.mirror import Mirror, MirrorReport
-from cluster.storage import BrowsableStorage, LocalStorage, open_storage
+from cluster.storage.keys import BrowsableStorage
+from cluster.storage.local import LocalStorage
+from cluster.storage.opening import open_storage
+from cluster.tensorboard.mirror import Mirror, MirrorReport
 from resnet_dist.errors import StorageError
 from tests.s3_fixtures import put_as_named
 

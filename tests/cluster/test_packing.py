@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.packing import LIMIT, pack
+from cluster.ray_cluster.packing import LIMIT, pack
 from resnet_dist.errors import UserError
-from resnet_dist.source import source_state
+from resnet_dist.records.source_code import source_state
 
 
 def git(directory: Path, *arguments: str) -> None:
@@ -22,7 +22,7 @@ def checkout(tmp_path: Path) -> Path:
     """A checkout with a package, an ignore file, and all that does not belong into an upload."""
     root = tmp_path / "checkout"
     (root / "resnet_dist").mkdir(parents=True)
-    (root / "resnet_dist" / "provenance.py").write_text("first = 1\n")
+    (root / "resnet_dist" / "workers.py").write_text("first = 1\n")
     (root / "mine.toml").write_text("name = 'mine'\n")
     (root / ".gitignore").write_text("*.pyc\nresnet_dist/_build.*\n/ignored/\n/results/\n.venv/\n")
     git(tmp_path, "init", "-q", str(root))
@@ -41,7 +41,7 @@ def uploaded(directory: Path) -> set[str]:
 def test_an_upload_is_the_code_and_its_commit(checkout: Path, tmp_path: Path) -> None:
     into = tmp_path / "upload"
     package = pack(checkout, into)
-    assert uploaded(into) == {"mine.toml", "resnet_dist/provenance.py", "resnet_dist/_build.json"}
+    assert uploaded(into) == {"mine.toml", "resnet_dist/workers.py", "resnet_dist/_build.json"}
     assert package.files == 2 and not package.dirty and package.commit == source_state(checkout / "resnet_dist").commit
     state = source_state(into / "resnet_dist")
     assert (state.commit, state.dirty, state.origin, state.patch) == (package.commit, False, "build", b"")
@@ -60,7 +60,7 @@ def test_results_are_not_uploaded_wherever_they_lie(checkout: Path, tmp_path: Pa
 
 
 def test_changes_travel_as_a_patch_that_gives_the_code_back(checkout: Path, tmp_path: Path) -> None:
-    (checkout / "resnet_dist" / "provenance.py").write_text("first = 2\n")
+    (checkout / "resnet_dist" / "workers.py").write_text("first = 2\n")
     (checkout / "new.py").write_text("fresh = True\n")
     (checkout / "data").mkdir()
     (checkout / "data" / "images.bin").write_bytes(b"0")  # data are no code, whether git ignores them or not
@@ -72,7 +72,7 @@ def test_changes_travel_as_a_patch_that_gives_the_code_back(checkout: Path, tmp_
     git(checkout, "stash", "-u")
     (tmp_path / "source.patch").write_bytes(there.patch)
     git(checkout, "apply", str(tmp_path / "source.patch"))
-    assert (checkout / "resnet_dist" / "provenance.py").read_text() == "first = 2\n"
+    assert (checkout / "resnet_dist" / "workers.py").read_text() == "first = 2\n"
     assert (checkout / "new.py").read_text() == "fresh = True\n"
 
 
@@ -82,7 +82,11 @@ def test_a_hooks_variables_do_not_make_another_repository_of_it(
     git(tmp_path, "init", "-q", "other")
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
     pack(checkout, tmp_path / "upload")
-    assert uploaded(tmp_path / "upload") == {"mine.toml", "resnet_dist/provenance.py", "resnet_dist/_build.json"}
+    assert uploaded(tmp_path / "upload") == {
+        "mine.toml",
+        "resnet_dist/workers.py",
+        "resnet_dist/_build.json",
+    }
 
 
 def test_what_looks_like_a_credential_stays_here_and_is_named(checkout: Path, tmp_path: Path) -> None:
@@ -104,12 +108,19 @@ def test_a_stale_patch_of_an_earlier_upload_says_nothing_of_a_clean_one(checkout
 
 def test_a_folder_outside_any_checkout_is_uploaded_without_its_data(tmp_path: Path) -> None:
     folder = tmp_path / "plain"
-    for name in ("resnet_dist/provenance.py", "own.toml", "data/images.bin", ".venv/x", "results/y", "a/__pycache__/z"):
+    for name in (
+        "resnet_dist/workers.py",
+        "own.toml",
+        "data/images.bin",
+        ".venv/x",
+        "results/y",
+        "a/__pycache__/z",
+    ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("x")
     into = tmp_path / "upload"
     assert pack(folder, into).commit is None
-    assert uploaded(into) == {"resnet_dist/provenance.py", "own.toml"}
+    assert uploaded(into) == {"resnet_dist/workers.py", "own.toml"}
 
 
 def test_an_upload_that_is_too_large_names_the_largest_files(checkout: Path, tmp_path: Path) -> None:

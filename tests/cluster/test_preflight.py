@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from cluster.preflight import (
+from cluster.ray_cluster.connection import resources_of
+from cluster.ray_cluster.preflight import (
     NodeReport,
     Part,
     check_cluster,
@@ -18,13 +19,13 @@ from cluster.preflight import (
     require_working_directory,
     versions_here,
 )
-from cluster.ray_cluster import resources_of
-from cluster.storage import LocalStorage
-from resnet_dist.configuration import DataConfig, TrainingConfig
-from resnet_dist.dataset import load_source
+from cluster.storage.local import LocalStorage
+from resnet_dist.configuration.data import DataConfig
+from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.data.dataset import load_source
+from resnet_dist.data.staged import stage
 from resnet_dist.errors import UserError
 from resnet_dist.gpus import REHEARSAL, Cuda
-from resnet_dist.staged_data import stage
 from tests.image_trees import image_tree, write_directory
 
 
@@ -149,7 +150,7 @@ def test_this_machine_alone_is_asked_if_its_gpus_are_used(
     ours: bool, device: str, asked: bool, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr("cluster.preflight.check_nodes", lambda storage, parts, nodes: seen.append(parts))
+    monkeypatch.setattr("cluster.ray_cluster.preflight.check_nodes", lambda storage, parts, nodes: seen.append(parts))
     monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "NodeID": "a", "Resources": GPUS}])
     config = TrainingConfig().override({"run.device": device, "run.workers": 2})
     check_cluster(storage, [config], resources_of([GPUS], {}, is_ours=ours))

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from cluster.ray_cluster import Resources, connected, resources_of
+from cluster.ray_cluster.connection import Resources, connected, resources_of
 from resnet_dist.errors import UserError
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pyarrow.fs
 import pytest
 
-from cluster.ray_cluster import ray_storage
-from cluster.storage import open_storage
+from cluster.ray_cluster.connection import ray_storage
+from cluster.storage.opening import open_storage
 from tests.s3_fixtures import ACCESS_KEY, SECRET_KEY, use_prefix_alone
 from tests.s3_server import S3Server
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.record_cache import RecordCache
-from cluster.storage import LocalStorage, open_storage
-from resnet_dist.storage import Storage, StoredObject
+from cluster.storage.local import LocalStorage
+from cluster.storage.opening import open_storage
+from cluster.storage.record_cache import RecordCache
+from resnet_dist.storage.interface import Storage, StoredObject
 
 
 class Versioned(LocalStorage):

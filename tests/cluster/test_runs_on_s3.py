@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.s3 import MULTIPART_BYTES, S3Storage
-from cluster.storage import LocalStorage, open_storage
-from resnet_dist import launch, spooled_storage
+from cluster.storage.local import LocalStorage
+from cluster.storage.opening import open_storage
+from cluster.storage.s3 import MULTIPART_BYTES, S3Storage
+from resnet_dist import launch
 from resnet_dist.errors import StorageError, WaitingError
 from resnet_dist.launch import Job, run_in_process
-from resnet_dist.spool import spooled_trials
+from resnet_dist.storage import spooled as spooled_storage
+from resnet_dist.storage.spool import spooled_trials
 from tests.killed_runs import Outcome, outcome
 from tests.s3_proxy import S3Proxy, s3_proxy
 from tests.small_runs import small_config, small_dataset
-from tune_jobs.flush_command import flush_storage
+from tune_jobs.commands.flush import flush_storage
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import boto3
 import pytest
 
-from cluster.s3 import DEFAULT_TIMEOUT, MULTIPART_BYTES, TIMEOUT_VARIABLE, S3Storage
-from cluster.storage import open_storage
+from cluster.storage.opening import open_storage
+from cluster.storage.s3 import DEFAULT_TIMEOUT, MULTIPART_BYTES, TIMEOUT_VARIABLE, S3Storage
 from resnet_dist.errors import StorageError
 from tests.s3_fixtures import ACCESS_KEY, SECRET_KEY, put_as_named, user_of_ceph
 from tests.s3_server import S3Server
@@ -50,7 +50,7 @@ def test_a_pickle_holds_no_secret(bucket: str) -> None:
 
 def test_a_directory_needs_neither_boto3_nor_torch() -> None:
     code = (
-        "import sys; from cluster.storage import open_storage; open_storage('x');"
+        "import sys; from cluster.storage.opening import open_storage; open_storage('x');"
         "assert not {'boto3', 'botocore', 'torch'} & set(sys.modules), 'imported'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

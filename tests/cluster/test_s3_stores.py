@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pytest
 
-from cluster import s3
-from cluster.s3 import DEFAULT_TIMEOUT, TIMEOUT_VARIABLE, S3Storage
-from cluster.storage import open_storage
-from cluster.storage_check import check_storage
+from cluster.storage import s3
+from cluster.storage.check import check_storage
+from cluster.storage.opening import open_storage
+from cluster.storage.s3 import DEFAULT_TIMEOUT, TIMEOUT_VARIABLE, S3Storage
 from resnet_dist.errors import StorageError
 from tests.s3_fixtures import ACCESS_KEY, SECRET_KEY, moto_server, set_environment
 from tests.s3_proxy import S3Proxy, s3_proxy, self_signed

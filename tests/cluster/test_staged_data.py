@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster.storage import LocalStorage
-from resnet_dist.configuration import DataConfig, TrainingConfig
-from resnet_dist.dataset import load_dataset, load_source
+from cluster.storage.local import LocalStorage
+from resnet_dist.configuration.data import DataConfig
+from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.data.dataset import load_dataset, load_source
+from resnet_dist.data.staged import bring, is_at_hand, is_staged, stage
 from resnet_dist.errors import DataError
-from resnet_dist.staged_data import bring, is_at_hand, is_staged, stage
 from tests.image_trees import image_tree, write_directory
 
 

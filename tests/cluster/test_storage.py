@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.storage import BrowsableStorage, LocalStorage, open_storage
+from cluster.storage.keys import BrowsableStorage
+from cluster.storage.local import LocalStorage
+from cluster.storage.opening import open_storage
 from resnet_dist.errors import StorageError
 
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import botocore.auth
 import pytest
 
-from cluster.s3 import DEFAULT_TIMEOUT, TIMEOUT_VARIABLE
-from cluster.storage import LocalStorage, open_storage
-from cluster.storage_check import Finding, StorageCheck, check_storage
+from cluster.storage.check import Finding, StorageCheck, check_storage
+from cluster.storage.local import LocalStorage
+from cluster.storage.opening import open_storage
+from cluster.storage.s3 import DEFAULT_TIMEOUT, TIMEOUT_VARIABLE
 from resnet_dist.errors import StorageError
 from tests.s3_fixtures import ACCESS_KEY, SECRET_KEY, use_prefix_alone, user_of_ceph
 from tests.s3_server import S3Server

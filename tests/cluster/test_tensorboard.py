@@ -20,12 +20,14 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from cluster.event_views import Copies, Links, direct_source, follow
-from cluster.mirror import KEYS_A_PAGE
-from cluster.storage import BrowsableStorage, LocalStorage, open_storage
-from cluster.tensorboard import DEFAULT_PORT, serve
+from cluster.storage.keys import BrowsableStorage
+from cluster.storage.local import LocalStorage
+from cluster.storage.opening import open_storage
+from cluster.tensorboard.event_views import Copies, Links, direct_source, follow
+from cluster.tensorboard.mirror import KEYS_A_PAGE
+from cluster.tensorboard.serve import DEFAULT_PORT, serve
 from resnet_dist.errors import StorageError, UserError
-from resnet_dist.storage import StoredObject
+from resnet_dist.storage.interface import StoredObject
 
 
 def segment(steps: range, offset: float = 0.0) -> bytes:
@@ -216,7 +218,7 @@ def test_a_port_that_was_asked_for_and_is_taken_is_one_line(tmp_path: Path) -> N
 
 
 def test_where_no_port_was_asked_for_the_next_free_one_is_taken() -> None:
-    from cluster.tensorboard import _choose_port
+    from cluster.tensorboard.serve import _choose_port
 
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # taken by someone else: as good
@@ -286,7 +288,7 @@ class Counting(LocalStorage):
 
 
 def test_a_refresh_says_how_many_listings_it_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.mirror.KEYS_A_PAGE", 4)
+    monkeypatch.setattr("cluster.tensorboard.mirror.KEYS_A_PAGE", 4)
     monkeypatch.setitem(globals(), "KEYS_A_PAGE", 4)
     storage = Counting(tmp_path / "results")
     for run in range(10):

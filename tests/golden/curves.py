@@ -48,8 +48,8 @@ def curve(settings: dict[str, Any], precision: str = "float32") -> dict[str, lis
     """The mean loss of each step's batch, and at each epoch's end the test loss with running statistics."""
     import torch
 
-    from resnet_dist.configuration import TrainingConfig
-    from resnet_dist.training import Training
+    from resnet_dist.configuration.training import TrainingConfig
+    from resnet_dist.training.state import Training
     from resnet_dist.workers import alone
 
     before = torch.get_num_threads()
@@ -78,8 +78,8 @@ def _images() -> Any:
     """The first images of the built-in data set."""
     import torch
 
-    from resnet_dist.dataset import Dataset
-    from resnet_dist.synthetic import CLASSES, draw_images
+    from resnet_dist.data.dataset import Dataset
+    from resnet_dist.data.synthetic import CLASSES, draw_images
 
     images = torch.from_numpy(draw_images(0, TRAIN_IMAGES + TEST_IMAGES))
     labels = torch.arange(len(images)) % len(CLASSES)

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from cluster.ray_cluster import DRIVER_RESOURCE
+from cluster.ray_cluster.connection import DRIVER_RESOURCE
 from tests.integration.hosts import REPOSITORY, SCRATCH, Host, Network, network, wait_until
 
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
@@ -23,7 +23,7 @@ STORE_PORT = 9000
 
 _AT_HAND = f"""
 import contextlib, io, json
-from cluster.storage import open_storage
+from cluster.storage.opening import open_storage
 from tune_jobs.command_line import main
 storage = open_storage({STORAGE!r})
 

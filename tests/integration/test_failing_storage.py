@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.storage import open_storage
+from cluster.storage.opening import open_storage
 from tests.integration.test_grid import HEAD
 from tests.s3_proxy import S3Proxy, s3_proxy
 from tune_jobs.command_line import main

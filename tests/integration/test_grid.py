@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cluster.storage import open_storage
+from cluster.storage.opening import open_storage
 from tests.stored_records import faults_of_experiment
 
 pytestmark = pytest.mark.integration

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cluster.processes import Process, of_session, start_time
-from cluster.storage import open_storage
+from cluster.storage.opening import open_storage
 from tests.integration.test_grid import EXPERIMENT, NO_RELU, run, start
 from tests.killed_runs import points
 

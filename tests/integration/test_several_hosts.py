@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import torch
 
-from cluster.packing import pack
-from cluster.storage import open_storage
-from resnet_dist.configuration import TrainingConfig
+from cluster.ray_cluster.packing import pack
+from cluster.storage.opening import open_storage
+from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.launch import Job, run_in_process
 from tests.image_trees import image_tree, write_directory
 from tests.integration.hosts import REPOSITORY, SCRATCH, wait_until
@@ -311,7 +311,7 @@ def test_each_host_fetches_staged_data_once(story: Story) -> None:
 def test_tensorboards_mirror_reads_the_curves_from_the_store(story: Story) -> None:
     names, steps = story.cluster.stored(
         "import pathlib, tempfile\n"
-        "from cluster.mirror import Mirror\n"
+        "from cluster.tensorboard.mirror import Mirror\n"
         "from tensorboard.backend.event_processing.event_accumulator import EventAccumulator\n"
         "with tempfile.TemporaryDirectory() as folder:\n"
         "    Mirror(storage, 'restless/tb/', pathlib.Path(folder)).sync()\n"

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pytest
 
-from cluster.mirror import Mirror
-from cluster.storage import BrowsableStorage, open_storage
+from cluster.storage.keys import BrowsableStorage
+from cluster.storage.opening import open_storage
+from cluster.tensorboard.mirror import Mirror
 from resnet_dist.ray_metrics import COUNTERS, GAUGES, LABELS
 from tests.integration.test_grid import HEAD
 from tests.k8s.rendering import ROOT

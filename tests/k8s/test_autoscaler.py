@@ -5,7 +5,7 @@ import shlex
 import subprocess
 from collections.abc import Callable
 
-from cluster.ray_cluster import DRIVER_RESOURCE
+from cluster.ray_cluster.connection import DRIVER_RESOURCE
 from tests.k8s.rendering import Document, cluster_specs, the
 
 Rendered = Callable[[str], list[Document]]

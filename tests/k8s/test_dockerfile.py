@@ -25,7 +25,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from resnet_dist.source import source_state
+from resnet_dist.records.source_code import source_state
 from tests.k8s.rendering import ROOT
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -230,7 +230,11 @@ def test_the_installed_code_knows_its_commit(image: Image) -> None:
     assert json.loads((package / "_build.json").read_text()) == {"commit": COMMIT, "dirty": dirty == "true"}
     state = source_state(package)
     assert (state.commit, state.dirty, state.origin) == (COMMIT, dirty == "true", "build")
-    for name in ("cluster/storage.py", "tune_jobs/experiments/study.toml", "tune_jobs/templates/report.html"):
+    for name in (
+        "cluster/storage/local.py",
+        "tune_jobs/experiments/study.toml",
+        "tune_jobs/report/templates/report.html",
+    ):
         assert (package.parent / name).read_bytes() == (ROOT / name).read_bytes()
     assert (package.parent / "bin" / "resnet-dist").is_file()
 

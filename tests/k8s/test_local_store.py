@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.storage import open_storage
+from cluster.storage.opening import open_storage
 from tests.k8s.rendering import Document, the
 
 Rendered = Callable[[str], list[Document]]

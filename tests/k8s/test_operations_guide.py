@@ -16,7 +16,7 @@ from tests.k8s import test_kuberay_rules as rules
 from tests.k8s.rendering import OVERLAYS, ROOT, documents, of_kind, the
 from tests.k8s.schemas import KUBERNETES, errors
 from tests.tune_jobs.recorded import record_experiment, record_result
-from tune_jobs.experiment import load_experiment
+from tune_jobs.grid.experiment import load_experiment
 
 GUIDE = ROOT / "docs" / "operations.md"
 BLOCK = re.compile(r"^\*(Run by the tests|Not run here):\*\n\n```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)

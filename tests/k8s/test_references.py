@@ -10,8 +10,8 @@ import pytest
 
 from tests.k8s.rendering import OVERLAYS, ROOT, Document, Pod, documents, of_kind, pods, selects, the
 from tune_jobs.command_line import make_parser
-from tune_jobs.experiment import load_experiment
-from tune_jobs.options import normalise
+from tune_jobs.commands.options import normalise
+from tune_jobs.grid.experiment import load_experiment
 
 Rendered = Callable[[str], list[Document]]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

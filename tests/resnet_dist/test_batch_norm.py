@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from resnet_dist.batch_norm import SynchronisedBatchNorm, combine, set_momentum
-from resnet_dist.configuration import BatchNormConfig, NetworkConfig
-from resnet_dist.networks import ResidualNetwork
+from resnet_dist.configuration.batch_norm import BatchNormConfig
+from resnet_dist.configuration.network import NetworkConfig
+from resnet_dist.networks.batch_norm import SynchronisedBatchNorm, combine, set_momentum
+from resnet_dist.networks.cifar import ResidualNetwork
 from tests.worker_processes import run_workers
 
 CHANNELS = 3

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from resnet_dist.batches import BatchOrder, EpochPlan, Standardiser, TrainingBatches, shift_and_flip
-from resnet_dist.configuration import DataConfig
+from resnet_dist.configuration.data import DataConfig
+from resnet_dist.data.batches import BatchOrder, EpochPlan, Standardiser, TrainingBatches, shift_and_flip
 from resnet_dist.workers import Workers
 
 CPU = torch.device("cpu")

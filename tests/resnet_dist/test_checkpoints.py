@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from cluster.storage import LocalStorage
-from resnet_dist.checkpoints import Checkpoints, decode, encode
+from cluster.storage.local import LocalStorage
 from resnet_dist.errors import CheckpointError
+from resnet_dist.records.checkpoints import Checkpoints, decode, encode
 from tests.small_runs import small_config
 
 PREFIX = "experiment/trials/0/checkpoints/"

@@ -7,14 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnet_dist.configuration import (
-    BatchNormConfig,
-    DataConfig,
-    NetworkConfig,
-    ScheduleConfig,
-    SolverConfig,
-    TrainingConfig,
-)
+from resnet_dist.configuration.batch_norm import BatchNormConfig
+from resnet_dist.configuration.data import DataConfig
+from resnet_dist.configuration.network import NetworkConfig
+from resnet_dist.configuration.schedule import ScheduleConfig
+from resnet_dist.configuration.solver import SolverConfig
+from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import ConfigurationError
 
 

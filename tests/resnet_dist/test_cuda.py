@@ -13,10 +13,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from cluster.storage import LocalStorage
-from resnet_dist import checkpoints
-from resnet_dist.numerics import settings_of_run
-from resnet_dist.training import Training
+from cluster.storage.local import LocalStorage
+from resnet_dist.records import checkpoints
+from resnet_dist.training.numerics import settings_of_run
+from resnet_dist.training.state import Training
 from resnet_dist.workers import alone, current
 from tests.killed_runs import Moment, attempt, outcome
 from tests.resnet_dist.test_batch_norm import SHARDS, Case, Outcome, assert_shards_equal, layer_and_input

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from resnet_dist import custom
-from resnet_dist.batch_norm import SynchronisedBatchNorm, convert
-from resnet_dist.configuration import TrainingConfig
-from resnet_dist.custom_checks import check_code
-from resnet_dist.custom_data import custom_images
+from resnet_dist import custom_code as custom
+from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.data.custom_source import custom_images
 from resnet_dist.errors import ConfigurationError, DataError, UserError
+from resnet_dist.networks.batch_norm import SynchronisedBatchNorm, convert
+from resnet_dist.training.custom_checks import check_code
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ NETWORK = """
 import torch
 from torch import nn
 import torch.nn.functional as F
-from resnet_dist.batch_norm import SynchronisedBatchNorm, convert
+from resnet_dist.networks.batch_norm import SynchronisedBatchNorm, convert
 
 class Network(nn.Module):
     def __init__(self, network, batch_norm, classes):
@@ -159,7 +159,7 @@ def test_a_solver_must_be_given_a_learning_rate_and_may_use_every_setting() -> N
 
 DATA = """
 import numpy as np
-from resnet_dist.decoded_images import DecodedImages
+from resnet_dist.data.decoded_images import DecodedImages
 
 def source():
     images, labels = np.zeros((4, 3, 32, 32), np.uint8), np.arange(4) % 2
@@ -187,7 +187,7 @@ def test_a_data_source_of_the_wrong_form_is_refused_in_one_line(old: str, new: s
 
 
 def test_a_data_source_is_decoded_once_until_its_text_changes(cache: Path) -> None:
-    from resnet_dist.dataset import load_dataset
+    from resnet_dist.data.dataset import load_dataset
 
     data = config_of(data__source="own:source", data__batch_size=2).data
     text = DATA.replace(
@@ -277,8 +277,8 @@ def test_names_that_are_none_are_refused_with_the_nearest() -> None:
 
 
 def test_initial_weights_follow_the_seed_and_the_studys_rule_unless_a_module_keeps_its_own() -> None:
-    from resnet_dist.initialisation import initialise
-    from resnet_dist.networks import make_network
+    from resnet_dist.networks.initialisation import initialise
+    from resnet_dist.networks.registry import make_network
 
     text = NETWORK.replace("self.linear = ", "self.free = nn.Parameter(torch.randn(3)); self.linear = ")
 
@@ -320,6 +320,6 @@ def test_data_that_is_checked_is_numpys(cache: Path) -> None:
     custom.install({"own.py": DATA})
     assert isinstance(custom_images("own:source").train_images, np.ndarray)
     with pytest.raises(DataError, match="flat colour"):
-        from resnet_dist.dataset import load_dataset
+        from resnet_dist.data.dataset import load_dataset
 
         load_dataset(config_of(data__source="own:source", data__batch_size=2).data)

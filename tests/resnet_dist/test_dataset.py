@@ -12,13 +12,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnet_dist import synthetic
-from resnet_dist.configuration import DataConfig
-from resnet_dist.dataset import dataset_fingerprint, load_dataset
-from resnet_dist.dataset_cache import cache_directory
-from resnet_dist.decoded_images import DecodedImages, interleaved_order
+from resnet_dist.cache_directory import cache_directory
+from resnet_dist.configuration.data import DataConfig
+from resnet_dist.data import synthetic
+from resnet_dist.data.dataset import dataset_fingerprint, load_dataset
+from resnet_dist.data.decoded_images import DecodedImages, interleaved_order
+from resnet_dist.data.image_folder import folder_images
 from resnet_dist.errors import DataError
-from resnet_dist.image_folder import folder_images
 from tests.image_trees import encoded, image_tree, write_archive, write_directory
 
 
@@ -165,7 +165,7 @@ def test_another_fingerprint_than_the_one_insisted_on_is_refused(archive: Path, 
 
 def test_a_cached_fingerprint_is_read_without_torch(cache: Path) -> None:
     program = (
-        "import sys; from resnet_dist.configuration import DataConfig; from resnet_dist.dataset import *; "
+        "import sys; from resnet_dist.configuration.data import DataConfig; from resnet_dist.data.dataset import *; "
         "print(dataset_fingerprint(DataConfig()), 'torch' in sys.modules, 'PIL' in sys.modules)"
     )
     expected = f"{dataset_fingerprint(DataConfig())} False False\n"
@@ -175,7 +175,7 @@ def test_a_cached_fingerprint_is_read_without_torch(cache: Path) -> None:
 
 def test_a_source_is_decoded_once(archive: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load_dataset(config(archive))
-    monkeypatch.setattr("resnet_dist.image_folder.folder_images", lambda _: pytest.fail("decoded again"))
+    monkeypatch.setattr("resnet_dist.data.image_folder.folder_images", lambda _: pytest.fail("decoded again"))
     second = load_dataset(config(archive, train_limit=9))
     assert second.fingerprint == first.fingerprint and torch.equal(second.train_images, first.train_images[:9])
 
@@ -273,12 +273,12 @@ def test_of_several_processes_one_decodes_and_the_others_wait(tmp_path: Path) ->
     started.mkdir()
     program = f"""
 import os, pathlib, time
-from resnet_dist import dataset_cache, synthetic
+from resnet_dist.data import cache, synthetic
 def decode():
     pathlib.Path({str(started)!r}, str(os.getpid())).touch()
     time.sleep(1)
     return synthetic.synthetic_images()
-print(dataset_cache.cached("shared", decode, pathlib.Path({str(tmp_path / "cache")!r})).fingerprint)
+print(cache.cached("shared", decode, pathlib.Path({str(tmp_path / "cache")!r})).fingerprint)
 """
     command = [sys.executable, "-c", program]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from cluster.storage import LocalStorage
-from resnet_dist import doubts, spooled_storage
+from cluster.storage.local import LocalStorage
 from resnet_dist.errors import StorageError, WaitingError
-from resnet_dist.spool import Spool
-from resnet_dist.spooled_storage import SpooledStorage, SupersededError, flush
-from resnet_dist.storage import TrialKeys
+from resnet_dist.storage import doubts
+from resnet_dist.storage import spooled as spooled_storage
+from resnet_dist.storage.interface import TrialKeys
+from resnet_dist.storage.spool import Spool
+from resnet_dist.storage.spooled import SpooledStorage, SupersededError, flush
 from tests.unreliable_storage import UnreliableStorage
 
 TRIAL = "a" * 16

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from torchvision import datasets
 
-from resnet_dist import downloads
-from resnet_dist.configuration import DataConfig
-from resnet_dist.dataset import dataset_fingerprint, load_dataset
-from resnet_dist.downloads import downloaded_images
+from resnet_dist.configuration.data import DataConfig
+from resnet_dist.data import downloads
+from resnet_dist.data.dataset import dataset_fingerprint, load_dataset
+from resnet_dist.data.downloads import downloaded_images
 from resnet_dist.errors import DataError
 
 

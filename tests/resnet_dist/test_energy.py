@@ -11,11 +11,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from cluster.storage import open_storage
-from resnet_dist import training
-from resnet_dist.energy import Counter, EnergyMeter, energy_meter, nvml_counter
-from resnet_dist.recorder import Recorder
-from resnet_dist.storage import TrialKeys
+from cluster.storage.opening import open_storage
+from resnet_dist.records.recorder import Recorder
+from resnet_dist.storage.interface import TrialKeys
+from resnet_dist.training import loop as training
+from resnet_dist.training.energy import Counter, EnergyMeter, energy_meter, nvml_counter
 from resnet_dist.workers import Workers, alone
 from tests.small_runs import small_config, small_dataset
 from tests.worker_processes import run_workers

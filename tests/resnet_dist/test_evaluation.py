@@ -6,11 +6,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from resnet_dist.batches import Standardiser
-from resnet_dist.configuration import BatchNormConfig, NetworkConfig
-from resnet_dist.evaluation import BATCH, Evaluation, ImageSet
-from resnet_dist.initialisation import initialise
-from resnet_dist.networks import ResidualNetwork
+from resnet_dist.configuration.batch_norm import BatchNormConfig
+from resnet_dist.configuration.network import NetworkConfig
+from resnet_dist.data.batches import Standardiser
+from resnet_dist.networks.cifar import ResidualNetwork
+from resnet_dist.networks.initialisation import initialise
+from resnet_dist.training.evaluation import BATCH, Evaluation, ImageSet
 from resnet_dist.workers import Workers, alone, current
 from tests.worker_processes import run_workers
 

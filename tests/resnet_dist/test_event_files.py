@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.storage import LocalStorage
-from resnet_dist.event_files import FILES, EventFiles
-from resnet_dist.storage import TrialKeys
-from resnet_dist.summaries import Segment
+from cluster.storage.local import LocalStorage
+from resnet_dist.storage.interface import TrialKeys
+from resnet_dist.summaries.epochs import Segment
+from resnet_dist.summaries.event_files import FILES, EventFiles
 from tests.killed_runs import points
 
 KEYS = TrialKeys("experiment", "0" * 16)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from resnet_dist.errors import ConfigurationError
-from resnet_dist.exact import tree_combine, tree_sum
-from resnet_dist.training import Training
+from resnet_dist.training.exact import tree_combine, tree_sum
+from resnet_dist.training.state import Training
 from resnet_dist.workers import Workers
 from tests.small_runs import Trace, small_config, small_dataset, trace
 from tests.worker_processes import run_workers

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_dist.archives import SUFFIXES
-from resnet_dist.decoded_images import DecodedImages
+from resnet_dist.data.archives import SUFFIXES
+from resnet_dist.data.decoded_images import DecodedImages
+from resnet_dist.data.image_folder import folder_images, folder_key
 from resnet_dist.errors import DataError
-from resnet_dist.image_folder import folder_images, folder_key
 from tests.image_trees import CLASSES, encoded, image_tree, pixels, write_archive, write_directory
 
 

@@ -6,10 +6,11 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from resnet_dist.configuration import BatchNormConfig, NetworkConfig
-from resnet_dist.initialisation import initialise
-from resnet_dist.networks import ResidualNetwork
-from resnet_dist.training import Training
+from resnet_dist.configuration.batch_norm import BatchNormConfig
+from resnet_dist.configuration.network import NetworkConfig
+from resnet_dist.networks.cifar import ResidualNetwork
+from resnet_dist.networks.initialisation import initialise
+from resnet_dist.training.state import Training
 from resnet_dist.workers import alone
 from tests.small_runs import small_config, small_dataset
 

@@ -11,14 +11,15 @@ import ray.tune.integration.ray_train
 from ray import tune
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
-from cluster.storage import LocalStorage, open_storage
+from cluster.storage.local import LocalStorage
+from cluster.storage.opening import open_storage
 from resnet_dist.errors import DataError, DivergedError, StorageError, UserError, WaitingError
 from resnet_dist.gpus import DeviceError
 from resnet_dist.launch import Job, run_on_workers
 from resnet_dist.process_group import ProcessGroupConfig
-from resnet_dist.recorder import record_failure
+from resnet_dist.records.recorder import record_failure
 from tests.small_runs import small_config
-from tune_jobs.grid import _train_trial
+from tune_jobs.grid.run import _train_trial
 
 CONFIG = small_config(run__workers=2, run__device="cpu")
 

@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 import torch
 
-from resnet_dist.batches import BatchOrder, Draw
-from resnet_dist.configuration import DataConfig, TrainingConfig
-from resnet_dist.exact import tree_sum
-from resnet_dist.training import Training
+from resnet_dist.configuration.data import DataConfig
+from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.data.batches import BatchOrder, Draw
+from resnet_dist.training.exact import tree_sum
+from resnet_dist.training.state import Training
 from resnet_dist.workers import current
 from tests.small_runs import Trace, small_config, small_dataset, trace
 from tests.worker_processes import run_workers

@@ -15,10 +15,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.storage import LocalStorage
-from resnet_dist.configuration import TrainingConfig
-from resnet_dist.recorder import Recorder
-from resnet_dist.training import train
+from cluster.storage.local import LocalStorage
+from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.records.recorder import Recorder
+from resnet_dist.training.loop import train
 from resnet_dist.workers import alone
 from tests.killed_runs import EXPERIMENT, NAME, Moment, Outcome, attempt, outcome
 from tests.small_runs import small_config, small_dataset

@@ -15,8 +15,8 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
-from resnet_dist.configuration import NOT_IDENTITY, TrainingConfig
-from resnet_dist.sections import field_types
+from resnet_dist.configuration.sections import field_types
+from resnet_dist.configuration.training import NOT_IDENTITY, TrainingConfig
 
 # A change here changes the identity of every trial in every storage: raise IDENTITY_VERSION with it, knowingly.
 GOLDEN: dict[str, dict[str, Any]] = {
@@ -201,7 +201,7 @@ def test_the_hash_does_not_depend_on_the_order_of_keys(seed: int) -> None:
 def test_the_hash_is_the_same_in_another_process(hash_seed: str) -> None:
     program = (
         "import json, sys\n"
-        "from resnet_dist.configuration import TrainingConfig\n"
+        "from resnet_dist.configuration.training import TrainingConfig\n"
         "print([TrainingConfig().override(s).trial_id() for s in json.load(sys.stdin)])"
     )
     answer = subprocess.run(

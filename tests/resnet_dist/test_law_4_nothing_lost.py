@@ -17,20 +17,20 @@ from typing import Any
 
 import pytest
 
-from cluster.storage import LocalStorage
-from resnet_dist import event_files
-from resnet_dist.recorder import Recorder, record_failure
-from resnet_dist.spool import Spool, spooled_trials
-from resnet_dist.spooled_storage import SpooledStorage, flush
-from resnet_dist.storage import Storage, TrialKeys, experiment_key
-from resnet_dist.training import train
+from cluster.storage.local import LocalStorage
+from resnet_dist.records.recorder import Recorder, record_failure
+from resnet_dist.storage.interface import Storage, TrialKeys, experiment_key
+from resnet_dist.storage.spool import Spool, spooled_trials
+from resnet_dist.storage.spooled import SpooledStorage, flush
+from resnet_dist.summaries import event_files
+from resnet_dist.training.loop import train
 from resnet_dist.workers import alone
 from tests.killed_runs import Outcome, outcome, points
 from tests.small_runs import small_config, small_dataset
 from tests.unreliable_storage import UnreliableStorage
 from tune_jobs.command_line import main
-from tune_jobs.results import read_experiment
-from tune_jobs.summary import summarise_experiment
+from tune_jobs.report.summary import summarise_experiment
+from tune_jobs.results.trials import read_experiment
 
 # Steps 4 and 3 of two epochs; checkpoints after steps 2, 4, 6 and 7, each of two objects and the last two kept.
 CONFIG = small_config(run__precision="float32", run__checkpoint_steps=2, run__summary_steps=2)

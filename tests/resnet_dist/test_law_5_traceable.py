@@ -12,18 +12,19 @@ from typing import Any
 import pytest
 import torch
 
-from cluster.storage import open_storage
-from resnet_dist import recorder, source
-from resnet_dist.configuration import DataConfig
-from resnet_dist.provenance import describe, machines
-from resnet_dist.recorder import Recorder
-from resnet_dist.source import BUILD_RECORD, PATCH_LIMIT, SourceState, source_state
-from resnet_dist.training import train
+from cluster.storage.opening import open_storage
+from resnet_dist.configuration.data import DataConfig
+from resnet_dist.records import recorder
+from resnet_dist.records import source_code as source
+from resnet_dist.records.provenance import describe, machines
+from resnet_dist.records.recorder import Recorder
+from resnet_dist.records.source_code import BUILD_RECORD, PATCH_LIMIT, SourceState, source_state
+from resnet_dist.training.loop import train
 from resnet_dist.workers import Workers, alone, current
 from tests.small_runs import small_config, small_dataset
 from tests.worker_processes import run_workers
 
-PACKAGE = Path(source.__file__).parent
+PACKAGE = Path(source.__file__).parents[1]
 PASSWORD = "correct-horse-" + "battery-staple"
 KEY = "AKIA" + "ABCDEFGHIJKLMNOP"  # in two pieces, or this file would be left out of patches itself
 
@@ -39,7 +40,7 @@ def checkout(tmp_path: Path) -> Path:
     """A repository with a copy of the package, committed."""
     root = tmp_path / "checkout"
     (root / "resnet_dist").mkdir(parents=True)
-    for name in ("provenance.py", "source.py", "solvers.py"):
+    for name in ("errors.py", "logs.py", "workers.py"):
         shutil.copy(PACKAGE / name, root / "resnet_dist" / name)
     (root / ".gitignore").write_text("ignored/\n*.log\n")
     git(root, "init", "--quiet")
@@ -92,9 +93,9 @@ def test_a_new_file_beside_results_is_a_change(checkout: Path, name: str) -> Non
 def test_commit_and_patch_give_the_very_files_back(checkout: Path, tmp_path: Path) -> None:
     git(checkout, "config", "diff.noprefix", "true")  # what users set must not spoil the patch
     git(checkout, "config", "color.diff", "always")
-    solvers = checkout / "resnet_dist" / "solvers.py"
-    solvers.write_bytes(solvers.read_bytes().replace(b"dampening=0", b"dampening=0.5"))
-    (checkout / "resnet_dist" / "provenance.py").write_bytes(b"carriage returns\r\nand latin-1: \xe9\n")
+    workers = checkout / "resnet_dist" / "workers.py"
+    workers.write_bytes(workers.read_bytes().replace(b"rank == 0", b"rank == 1"))
+    (checkout / "resnet_dist" / "logs.py").write_bytes(b"carriage returns\r\nand latin-1: \xe9\n")
     (checkout / "new file.py").write_text("new = 1\n")
     (checkout / "weights.bin").write_bytes(bytes(range(256)) * 3)
     (checkout / "empty").touch()
@@ -161,7 +162,7 @@ def test_a_file_named_like_a_credential_is_left_out_and_named(name: str, checkou
         "token = ghp_" + 24 * "a",
     ],
 )
-@pytest.mark.parametrize("file", ["new.py", "resnet_dist/solvers.py"])
+@pytest.mark.parametrize("file", ["new.py", "resnet_dist/workers.py"])
 def test_a_file_that_holds_what_looks_like_a_credential_is_left_out_and_named(
     file: str, text: str, checkout: Path
 ) -> None:
@@ -247,7 +248,7 @@ def recorded(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def set_source(monkeypatch: pytest.MonkeyPatch, state: SourceState) -> None:
-    for module in ("resnet_dist.provenance", "resnet_dist.recorder"):
+    for module in ("resnet_dist.records.provenance", "resnet_dist.records.recorder"):
         monkeypatch.setattr(f"{module}.running_source", lambda: state)
 
 

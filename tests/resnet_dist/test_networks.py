@@ -6,8 +6,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from resnet_dist.configuration import BatchNormConfig, NetworkConfig
-from resnet_dist.networks import Block, ResidualNetwork, SubsampledIdentity, make_network, parameter_count
+from resnet_dist.configuration.batch_norm import BatchNormConfig
+from resnet_dist.configuration.network import NetworkConfig
+from resnet_dist.networks.blocks import SubsampledIdentity
+from resnet_dist.networks.cifar import Block, ResidualNetwork
+from resnet_dist.networks.registry import make_network, parameter_count
 from tests.naive_network import NaiveNetwork
 
 RESIDUAL = [

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from cluster.storage import LocalStorage
-from resnet_dist.custom import install
-from resnet_dist.numerics import settings_of_run
-from resnet_dist.recorder import Recorder
-from resnet_dist.training import train
+from cluster.storage.local import LocalStorage
+from resnet_dist.custom_code import install
+from resnet_dist.records.recorder import Recorder
+from resnet_dist.training.loop import train
+from resnet_dist.training.numerics import settings_of_run
 from resnet_dist.workers import alone
 from tests.small_runs import small_config, small_dataset
 from tests.worker_processes import run_workers

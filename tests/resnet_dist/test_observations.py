@@ -14,13 +14,14 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.metadata import parse_session_start_info_plugin_data
 from tensorboard.util.tensor_util import make_ndarray
 
-from cluster.storage import LocalStorage
-from resnet_dist.configuration import TrainingConfig
-from resnet_dist.dashboards import hyperparameters
-from resnet_dist.dataset import Dataset
-from resnet_dist.pictures import COLUMNS, GAP, SAMPLES, confusion_picture, sample_grid
-from resnet_dist.recorder import Recorder
-from resnet_dist.training import Training, train
+from cluster.storage.local import LocalStorage
+from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.data.dataset import Dataset
+from resnet_dist.records.recorder import Recorder
+from resnet_dist.summaries.dashboards import hyperparameters
+from resnet_dist.summaries.pictures import COLUMNS, GAP, SAMPLES, confusion_picture, sample_grid
+from resnet_dist.training.loop import train
+from resnet_dist.training.state import Training
 from resnet_dist.workers import alone
 from tests.small_runs import small_config, small_dataset
 

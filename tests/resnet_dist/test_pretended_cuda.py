@@ -15,15 +15,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cluster.storage import LocalStorage, open_storage
-from resnet_dist import checkpoints, energy
+from cluster.storage.local import LocalStorage
+from cluster.storage.opening import open_storage
 from resnet_dist import gpus as gpus_of_ray
-from resnet_dist.energy import Counter
 from resnet_dist.gpus import Cuda, Gpu, faults_of_gpus, read_cuda
 from resnet_dist.launch import Job, _train_worker
-from resnet_dist.numerics import settings_of_run
-from resnet_dist.recorder import Recorder
-from resnet_dist.training import Training, train
+from resnet_dist.records import checkpoints
+from resnet_dist.records.recorder import Recorder
+from resnet_dist.training import energy
+from resnet_dist.training.energy import Counter
+from resnet_dist.training.loop import train
+from resnet_dist.training.numerics import settings_of_run
+from resnet_dist.training.state import Training
 from resnet_dist.workers import Workers, alone, choose_device, current
 from tests import pretended_cuda
 from tests.killed_runs import outcome
@@ -143,7 +146,7 @@ def run_of_ray_train(directory: Path, on_gpus: bool, **settings: Any) -> None:
         patch.setattr(gpus_of_ray, "assigned_device", lambda: device)
         patch.setattr(ray.train, "report", lambda metrics: None)
         patch.setattr("resnet_dist.launch._dataset", lambda content: dataset)
-        patch.setattr("resnet_dist.staged_data.is_at_hand", lambda data: True)
+        patch.setattr("resnet_dist.data.staged.is_at_hand", lambda data: True)
 
         def counter(device: torch.device) -> Counter:
             return Counter(f"GPU-{device}", Joules(device).read)

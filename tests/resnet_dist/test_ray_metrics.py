@@ -10,8 +10,8 @@ import pytest
 
 from resnet_dist import ray_metrics
 from resnet_dist.ray_metrics import COUNTERS, GAUGES, TrialMetrics, reported
-from resnet_dist.storage import TrialKeys
-from resnet_dist.storage_counts import StorageCounts
+from resnet_dist.storage.counts import StorageCounts
+from resnet_dist.storage.interface import TrialKeys
 from tests.small_runs import small_config
 
 CONFIG = small_config(run__epochs=3)  # batches of 16

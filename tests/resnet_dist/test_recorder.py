@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.storage import LocalStorage
+from cluster.storage.local import LocalStorage
 from resnet_dist.errors import StorageError
-from resnet_dist.recorder import Recorder
+from resnet_dist.records.recorder import Recorder
 from resnet_dist.workers import alone
 from tests.small_runs import small_config
 

@@ -5,18 +5,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnet_dist.configuration import (
-    BatchNormConfig,
-    CodeConfig,
-    DataConfig,
-    NetworkConfig,
-    RunConfig,
-    ScheduleConfig,
-    SolverConfig,
-    TrainingConfig,
+from resnet_dist.configuration.batch_norm import BatchNormConfig
+from resnet_dist.configuration.code import CodeConfig
+from resnet_dist.configuration.data import DataConfig
+from resnet_dist.configuration.network import NetworkConfig
+from resnet_dist.configuration.run import RunConfig
+from resnet_dist.configuration.schedule import ScheduleConfig
+from resnet_dist.configuration.sections import (
+    build,
+    choices,
+    convert,
+    describe_type,
+    field_docs,
+    field_types,
+    section_name,
+    to_plain,
 )
+from resnet_dist.configuration.solver import SolverConfig
+from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import ConfigurationError
-from resnet_dist.sections import build, choices, convert, describe_type, field_docs, field_types, section_name, to_plain
 
 SECTIONS: list[Any] = [NetworkConfig, DataConfig, BatchNormConfig, SolverConfig, ScheduleConfig, RunConfig, CodeConfig]
 

@@ -8,12 +8,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from resnet_dist.batch_norm import SynchronisedBatchNorm
-from resnet_dist.batches import EpochPlan
-from resnet_dist.configuration import BatchNormConfig, NetworkConfig, ScheduleConfig, SolverConfig, TrainingConfig
-from resnet_dist.networks import ResidualNetwork
-from resnet_dist.solvers import batch_norm_momentum, learning_rate, make_solver
-from resnet_dist.training import Training
+from resnet_dist.configuration.batch_norm import BatchNormConfig
+from resnet_dist.configuration.network import NetworkConfig
+from resnet_dist.configuration.schedule import ScheduleConfig
+from resnet_dist.configuration.solver import SolverConfig
+from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.data.batches import EpochPlan
+from resnet_dist.networks.batch_norm import SynchronisedBatchNorm
+from resnet_dist.networks.cifar import ResidualNetwork
+from resnet_dist.training.solvers import batch_norm_momentum, learning_rate, make_solver
+from resnet_dist.training.state import Training
 from resnet_dist.workers import alone
 from tests.small_runs import small_config, small_dataset
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.storage import LocalStorage
+from cluster.storage.local import LocalStorage
 from resnet_dist.errors import StorageError
-from resnet_dist.spool import Spool, SpoolInUseError, spooled_trials
+from resnet_dist.storage.spool import Spool, SpoolInUseError, spooled_trials
 
 
 @pytest.fixture
@@ -61,7 +61,8 @@ def test_each_storage_and_trial_has_its_own(storage: LocalStorage, tmp_path: Pat
 
 def test_a_spool_has_one_owner_and_is_free_when_that_one_is_killed(storage: LocalStorage) -> None:
     code = (
-        "import sys, time; from cluster.storage import LocalStorage; from resnet_dist.spool import Spool\n"
+        "import sys, time; from cluster.storage.local import LocalStorage\n"
+        "from resnet_dist.storage.spool import Spool\n"
         f"spool = Spool(LocalStorage({storage.uri!r}), 'experiment', {'a' * 16!r}, 0)\n"
         "spool.append('put', 'a', b'1'); print('open', flush=True); time.sleep(100)"
     )
@@ -167,11 +168,11 @@ def test_a_spool_that_could_not_be_opened_can_be_later(storage: LocalStorage, mo
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("resnet_dist.spool.save", full)
+        patch.setattr("resnet_dist.storage.spool.save", full)
         with pytest.raises(StorageError, match="No space left on device"):
             opened(storage)
     spool = opened(storage)
-    monkeypatch.setattr("resnet_dist.spool.save", full)
+    monkeypatch.setattr("resnet_dist.storage.spool.save", full)
     with pytest.raises(StorageError, match="No space left on device"):
         spool.expect({"digest"})
     spool.close()

@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from resnet_dist.decoded_images import DecodedImages
-from resnet_dist.synthetic import CLASSES, PATTERNS, draw_images, synthetic_images
+from resnet_dist.data.decoded_images import DecodedImages
+from resnet_dist.data.synthetic import CLASSES, PATTERNS, draw_images, synthetic_images
 
 GOLDEN_FINGERPRINT = "75eb2e6596c4ecd2"
 

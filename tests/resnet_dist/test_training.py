@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from cluster.storage import open_storage
-from resnet_dist.recorder import Recorder
-from resnet_dist.training import train
+from cluster.storage.opening import open_storage
+from resnet_dist.records.recorder import Recorder
+from resnet_dist.training.loop import train
 from resnet_dist.workers import alone
 from tests.small_runs import small_config, small_dataset
 

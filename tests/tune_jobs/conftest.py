@@ -2,17 +2,17 @@ from pathlib import Path
 
 import pytest
 
-from resnet_dist.storage import Storage
+from resnet_dist.storage.interface import Storage
 from tests.tune_jobs.recorded import TWO_ROWS, experiment_from, record_experiment, record_result
 from tests.tune_jobs.report_reading import ERRORS, Finished
-from tune_jobs.experiment import Trial
+from tune_jobs.grid.experiment import Trial
 
 
 @pytest.fixture
 def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports are written without figures, which take most of the time."""
-    monkeypatch.setattr("tune_jobs.report.draw", lambda table, measure: None)
-    monkeypatch.setattr("tune_jobs.report.draw_overview", lambda tables: None)
+    monkeypatch.setattr("tune_jobs.report.write.draw", lambda table, measure: None)
+    monkeypatch.setattr("tune_jobs.report.write.draw_overview", lambda tables: None)
 
 
 @pytest.fixture

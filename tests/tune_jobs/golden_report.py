@@ -9,7 +9,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from resnet_dist.storage import Storage, experiment_key
+from resnet_dist.storage.interface import Storage, experiment_key
 from tests.tune_jobs.recorded import (
     experiment_from,
     record_experiment,
@@ -18,8 +18,8 @@ from tests.tune_jobs.recorded import (
     record_result,
 )
 from tests.tune_jobs.report_reading import NOW
-from tune_jobs.report import write_report
-from tune_jobs.summary import ReportOptions
+from tune_jobs.report.summary import ReportOptions
+from tune_jobs.report.write import write_report
 
 FOLDER = Path(__file__).with_name("golden_report")
 FILES = ("report.md", "report.html", "results.csv", "tables.csv")

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.storage import open_storage
-from resnet_dist.storage import Storage, TrialKeys, experiment_key
-from tune_jobs.experiment import Experiment, Trial, experiment_record, load_experiment, trials
+from cluster.storage.opening import open_storage
+from resnet_dist.storage.interface import Storage, TrialKeys, experiment_key
+from tune_jobs.grid.experiment import Experiment, Trial, experiment_record, load_experiment, trials
 
 TWO_ROWS = """
 name = "two-rows"

@@ -8,9 +8,9 @@ from html.parser import HTMLParser
 
 from rich.console import Console
 
-from resnet_dist.storage import Storage
-from tune_jobs.experiment import Trial
-from tune_jobs.report import Report
+from resnet_dist.storage.interface import Storage
+from tune_jobs.grid.experiment import Trial
+from tune_jobs.report.write import Report
 
 NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 ERRORS = [0.101, 0.099, 0.1, 0.0605, 0.0595, 0.06]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from resnet_dist.configuration import TrainingConfig
-from resnet_dist.sections import field_types
+from resnet_dist.configuration.sections import field_types
+from resnet_dist.configuration.training import TrainingConfig
 from tests.tune_jobs.recorded import TWO_ROWS, experiment_from, record_experiment, record_failure
 from tune_jobs.command_line import main, make_parser
-from tune_jobs.options import normalise
+from tune_jobs.commands.options import normalise
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:

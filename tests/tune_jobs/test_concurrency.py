@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tune_jobs.concurrency import FollowsCluster, groups_that_fit
+from tune_jobs.grid.concurrency import FollowsCluster, groups_that_fit
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ GONE = {"Alive": False, "Resources": {"CPU": 64.0}}
 
 @pytest.fixture
 def cluster_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, float]], None]:
-    monkeypatch.setattr("tune_jobs.concurrency.REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr("tune_jobs.grid.concurrency.REFRESH_SECONDS", 0.0)
 
     def set_resources(resources: dict[str, float]) -> None:
         monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": resources}, GONE])
@@ -84,7 +84,7 @@ def ray_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setattr("tune_jobs.concurrency.REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr("tune_jobs.grid.concurrency.REFRESH_SECONDS", 0.0)
     cluster = Cluster()
     for attempts_left in (2, 1, 0):
         try:

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from resnet_dist.configuration import TrainingConfig
+from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import UserError
 from tests.tune_jobs.recorded import TWO_ROWS, experiment_from
-from tune_jobs.experiment import experiment_record, load_experiment, registered, trials
-from tune_jobs.trial_names import trial_names
+from tune_jobs.grid.experiment import experiment_record, load_experiment, registered, trials
+from tune_jobs.grid.trial_names import trial_names
 
 REFERENCE = tomllib.loads((Path(__file__).parent / "reference_tables.toml").read_text())
 STUDY_TABLES = tuple(REFERENCE)

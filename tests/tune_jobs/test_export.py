@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-from cluster.storage import LocalStorage
-from resnet_dist import checkpoints
-from resnet_dist.dataset import Dataset
-from resnet_dist.recorder import Recorder
-from resnet_dist.storage import TrialKeys
-from resnet_dist.training import train
+from cluster.storage.local import LocalStorage
+from resnet_dist.data.dataset import Dataset
+from resnet_dist.records import checkpoints
+from resnet_dist.records.recorder import Recorder
+from resnet_dist.storage.interface import TrialKeys
+from resnet_dist.training.loop import train
 from resnet_dist.workers import alone
 from tests.small_runs import small_config, small_dataset
-from tune_jobs import evaluate_command
 from tune_jobs.command_line import main
+from tune_jobs.commands import evaluate as evaluate_command
 
 CONFIG = small_config(run__precision="float32", data__source="cifar10")
 DATASET = replace(small_dataset(train=48, test=30), source="cifar10")
@@ -38,7 +38,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data(monkeypatch: pytest.MonkeyPatch) -> list[Dataset]:
     """What loading any source gives: the data set in this list."""
     loaded = [DATASET]
-    monkeypatch.setattr("resnet_dist.dataset.load_dataset", lambda config: loaded[0])
+    monkeypatch.setattr("resnet_dist.data.dataset.load_dataset", lambda config: loaded[0])
     return loaded
 
 

@@ -14,12 +14,12 @@ from tests.tune_jobs.recorded import (
     record_result,
 )
 from tests.tune_jobs.report_reading import NOW, Finished, Page, text_of
-from tune_jobs.curves import Measure
-from tune_jobs.figures import draw
-from tune_jobs.inline_figures import hover_values
-from tune_jobs.report import write_report
-from tune_jobs.results import read_experiment
-from tune_jobs.summary import summarise_experiment
+from tune_jobs.report.curves import Measure
+from tune_jobs.report.figures import draw
+from tune_jobs.report.inline_figures import hover_values
+from tune_jobs.report.summary import summarise_experiment
+from tune_jobs.report.write import write_report
+from tune_jobs.results.trials import read_experiment
 
 
 def test_reports_of_the_same_results_have_the_same_bytes(finished: Finished) -> None:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.storage import BrowsableStorage, open_storage
+from cluster.storage.keys import BrowsableStorage
+from cluster.storage.opening import open_storage
 from resnet_dist.errors import StorageError
-from resnet_dist.spooled_storage import SpooledStorage, flush
+from resnet_dist.storage.spooled import SpooledStorage, flush
 from tests.unreliable_storage import UnreliableStorage
 from tune_jobs.command_line import main
 
@@ -63,7 +64,7 @@ def test_a_storage_that_cannot_be_opened_does_not_stop_the_others(
         storage.broken = True
         spooled.put("a", b"1")
         spooled.close()
-    monkeypatch.setattr("tune_jobs.flush_command.open_storage", _unless_gone)
+    monkeypatch.setattr("tune_jobs.commands.flush.open_storage", _unless_gone)
     assert main(["storage", "flush"]) == 1
     said = sorted(capsys.readouterr().out.splitlines())
     assert said[0].endswith("gone: 0 writes of 0 trials that waited have been made; the rest waits: gone")

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from cluster.ray_cluster import Resources
+from cluster.ray_cluster.connection import Resources
 from tests.small_runs import small_config
-from tune_jobs import grid
-from tune_jobs.experiment import Trial
+from tune_jobs.grid import run as grid
+from tune_jobs.grid.experiment import Trial
 
 MIXED = Resources(cpus=8, gpus=2, nodes=2, gpu_workers=2)
 ON_CPUS = Resources(cpus=8, gpus=0, nodes=2)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.storage import open_storage
+from cluster.storage.opening import open_storage
 from tests.image_trees import image_tree, write_directory
 from tune_jobs.command_line import main
 

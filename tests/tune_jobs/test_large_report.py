@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from tests.tune_jobs.report_reading import Page, rows_of
-from tune_jobs.experiment import experiment_record, load_experiment
-from tune_jobs.report_csv import cells_csv, trials_csv
-from tune_jobs.report_html import html_page
-from tune_jobs.report_links import RecordLinks
-from tune_jobs.report_markdown import markdown
-from tune_jobs.results import ExperimentResults, TrialResults
-from tune_jobs.summary import ReportSummary, summarise_experiment
+from tune_jobs.grid.experiment import experiment_record, load_experiment
+from tune_jobs.report.csv_files import cells_csv, trials_csv
+from tune_jobs.report.html_page import html_page
+from tune_jobs.report.links import RecordLinks
+from tune_jobs.report.markdown import markdown
+from tune_jobs.report.summary import ReportSummary, summarise_experiment
+from tune_jobs.results.trials import ExperimentResults, TrialResults
 
 WHERE = RecordLinks("/results", "full-grid")
 

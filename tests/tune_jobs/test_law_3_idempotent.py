@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from cluster.storage import open_storage
+from cluster.storage.opening import open_storage
 from resnet_dist.errors import StorageError
-from resnet_dist.storage import Storage, TrialKeys, experiment_key
+from resnet_dist.storage.interface import Storage, TrialKeys, experiment_key
 from tests.tune_jobs.recorded import record_metrics, record_result
-from tune_jobs.experiment import Trial, experiment_record, load_experiment, trials
-from tune_jobs.plan import Plan, make_plan
+from tune_jobs.grid.experiment import Trial, experiment_record, load_experiment, trials
+from tune_jobs.grid.plan import Plan, make_plan
 
 NAME = "law-3"
 CELLS: dict[str, dict[str, Any]] = {

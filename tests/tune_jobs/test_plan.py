@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from resnet_dist.configuration import TrainingConfig
+from resnet_dist.configuration.training import TrainingConfig
 from tests.tune_jobs.recorded import TWO_ROWS, experiment_from, record_experiment, record_metrics, record_result
-from tune_jobs import calibration
-from tune_jobs.calibration import Calibration, Cost, measure
 from tune_jobs.command_line import main
-from tune_jobs.plan import make_plan
+from tune_jobs.grid import calibration
+from tune_jobs.grid.calibration import Calibration, Cost, measure
+from tune_jobs.grid.plan import make_plan
 
 ROWS = {
     name: table["rows"]

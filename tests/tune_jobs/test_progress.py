@@ -9,11 +9,11 @@ import pytest
 import ray.exceptions
 import torch
 
-from cluster.storage import open_storage
-from resnet_dist.configuration import TrainingConfig
-from resnet_dist.storage import TrialKeys
-from tune_jobs.experiment import Trial
-from tune_jobs.progress import Observer, Progress, failure_of
+from cluster.storage.opening import open_storage
+from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.storage.interface import TrialKeys
+from tune_jobs.grid.experiment import Trial
+from tune_jobs.grid.progress import Observer, Progress, failure_of
 
 TRIAL = Trial(TrainingConfig(), "a-trial")
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from cluster.s3 import S3Storage
-from cluster.storage import open_storage
-from resnet_dist.storage import Storage, TrialKeys, experiment_key
+from cluster.storage.opening import open_storage
+from cluster.storage.s3 import S3Storage
+from resnet_dist.storage.interface import Storage, TrialKeys, experiment_key
 from tests.tune_jobs.recorded import TWO_ROWS, experiment_from, record_metrics, record_result
-from tune_jobs import results
-from tune_jobs.experiment import Trial, experiment_record, trials
-from tune_jobs.results import read_experiment
+from tune_jobs.grid.experiment import Trial, experiment_record, trials
+from tune_jobs.results import trials as results
+from tune_jobs.results.trials import read_experiment
 
 SEEDS = 6
 

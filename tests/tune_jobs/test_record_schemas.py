@@ -9,20 +9,21 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from cluster.storage import LocalStorage
-from resnet_dist import custom, training
-from resnet_dist.configuration import TrainingConfig
-from resnet_dist.energy import Counter, EnergyMeter
+from cluster.storage.local import LocalStorage
+from resnet_dist import custom_code as custom
+from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import DivergedError
-from resnet_dist.recorder import Recorder, record_failure
-from resnet_dist.storage import TrialKeys, experiment_key
+from resnet_dist.records.recorder import Recorder, record_failure
+from resnet_dist.storage.interface import TrialKeys, experiment_key
+from resnet_dist.training import loop as training
+from resnet_dist.training.energy import Counter, EnergyMeter
 from resnet_dist.workers import alone
 from tests.small_runs import small_config, small_dataset
 from tests.stored_records import faults, faults_of_experiment, records
 from tests.tune_jobs.recorded import TWO_ROWS, experiment_from
-from tune_jobs.experiment import experiment_record
-from tune_jobs.record_schemas import RECORDS, record_schema, schema_text, settings_schema
-from tune_jobs.stored_record import record_single_run
+from tune_jobs.grid.experiment import experiment_record
+from tune_jobs.results.experiment_record import record_single_run
+from tune_jobs.results.schemas import RECORDS, record_schema, schema_text, settings_schema
 
 
 class Kept(LocalStorage):
@@ -101,7 +102,7 @@ def test_another_property_or_a_missing_one_is_noticed(storage: Kept) -> None:
 
 
 def test_the_settings_schema_is_that_of_the_configuration() -> None:
-    assert record_schema("settings") == settings_schema(), "run: python -m tune_jobs.record_schemas"
+    assert record_schema("settings") == settings_schema(), "run: python -m tune_jobs.results.schemas"
     packaged = Path(__file__).parents[2] / "tune_jobs" / "schemas"
     assert (packaged / "settings.json").read_text() == schema_text(settings_schema())
 

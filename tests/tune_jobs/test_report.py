@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_dist.storage import TrialKeys
+from resnet_dist.storage.interface import TrialKeys
 from tests.tune_jobs.recorded import (
     TWO_ROWS,
     experiment_from,
@@ -16,10 +16,10 @@ from tests.tune_jobs.recorded import (
     record_result,
 )
 from tests.tune_jobs.report_reading import NOW, Finished, rows_of, shown, text_of
-from tune_jobs.cost import experiment_cost
-from tune_jobs.report import write_report
-from tune_jobs.results import read_experiment
-from tune_jobs.summary import ReportOptions, summarise_experiment
+from tune_jobs.report.cost import experiment_cost
+from tune_jobs.report.summary import ReportOptions, summarise_experiment
+from tune_jobs.report.write import write_report
+from tune_jobs.results.trials import read_experiment
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 

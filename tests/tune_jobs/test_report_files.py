@@ -17,12 +17,12 @@ from tests.tune_jobs.recorded import (
 )
 from tests.tune_jobs.report_reading import ERRORS, NOW, Finished, Page, rows_of, shown, text_of
 from tune_jobs.command_line import main
-from tune_jobs.report import write_report
-from tune_jobs.report_html import html_page
-from tune_jobs.report_links import RecordLinks
-from tune_jobs.report_markdown import markdown
-from tune_jobs.results import read_experiment
-from tune_jobs.summary import ReportOptions, summarise_experiment
+from tune_jobs.report.html_page import html_page
+from tune_jobs.report.links import RecordLinks
+from tune_jobs.report.markdown import markdown
+from tune_jobs.report.summary import ReportOptions, summarise_experiment
+from tune_jobs.report.write import write_report
+from tune_jobs.results.trials import read_experiment
 
 
 def test_page_is_one_file_that_asks_for_nothing(finished: Finished) -> None:

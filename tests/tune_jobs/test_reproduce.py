@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 import torch
 
-from cluster.storage import open_storage
-from resnet_dist import checkpoints
-from resnet_dist.configuration import TrainingConfig
-from resnet_dist.dataset import dataset_fingerprint
+from cluster.storage.opening import open_storage
+from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.data.dataset import dataset_fingerprint
 from resnet_dist.launch import Job, run_in_process
-from resnet_dist.provenance import describe
-from resnet_dist.source import SourceState
+from resnet_dist.records import checkpoints
+from resnet_dist.records.provenance import describe
+from resnet_dist.records.source_code import SourceState
 from resnet_dist.workers import alone
 from tests.image_trees import image_tree, write_directory
 from tests.small_runs import small_config
 from tune_jobs.command_line import main
-from tune_jobs.options import read_config
-from tune_jobs.recorded_trial import find_trial
+from tune_jobs.commands.options import read_config
+from tune_jobs.results.recorded_trial import find_trial
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_directory(folder / "images", image_tree())
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RESNET_DIST_CACHE", str(folder / "cache"))
-        for module in ("resnet_dist.provenance", "resnet_dist.recorder"):
+        for module in ("resnet_dist.records.provenance", "resnet_dist.records.recorder"):
             patch.setattr(
                 f"{module}.running_source", lambda: SourceState("1f" * 20, True, "git", b"the patch\n", ("x",))
             )
@@ -167,7 +167,7 @@ def test_weights_that_differ_are_named_with_the_largest_difference(
 
 
 def test_what_a_result_depends_on_is_in_the_provenance() -> None:
-    from tune_jobs.reproduce_command import CAUSES
+    from tune_jobs.commands.reproduce import CAUSES
 
     assert set(CAUSES) <= set(describe(alone("cpu"), "data"))
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from resnet_dist.errors import StorageError, UserError
-from resnet_dist.storage import TrialKeys, experiment_key
+from resnet_dist.storage.interface import TrialKeys, experiment_key
 from tests.tune_jobs.recorded import (
     TWO_ROWS,
     experiment_from,
@@ -13,7 +13,7 @@ from tests.tune_jobs.recorded import (
     record_metrics,
     record_result,
 )
-from tune_jobs.results import read_experiment
+from tune_jobs.results.trials import read_experiment
 
 
 def test_every_state_is_told_apart(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from pyarrow import parquet
 
-from cluster.storage import LocalStorage
-from resnet_dist.configuration import TrainingConfig
-from resnet_dist.storage import LAYOUT, StoredObject, TrialKeys
+from cluster.storage.local import LocalStorage
+from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.storage.interface import LAYOUT, StoredObject, TrialKeys
 from tests.tune_jobs.recorded import (
     experiment_from,
     record_experiment,
@@ -21,8 +21,8 @@ from tests.tune_jobs.recorded import (
     record_result,
 )
 from tune_jobs.command_line import main
-from tune_jobs.result_table import ResultTable, varying_settings
-from tune_jobs.results import iterate_trials
+from tune_jobs.results.tidy_table import ResultTable, varying_settings
+from tune_jobs.results.trials import iterate_trials
 
 EXPERIMENT = """
 name = "mixed"

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from cluster.storage import open_storage
-from resnet_dist.recorder import record_failure
-from resnet_dist.storage import Storage, TrialKeys, experiment_key
+from cluster.storage.opening import open_storage
+from resnet_dist.records.recorder import record_failure
+from resnet_dist.storage.interface import Storage, TrialKeys, experiment_key
 from tests.tune_jobs.recorded import TWO_ROWS, experiment_from, record_result
-from tune_jobs.experiment import Trial, experiment_record, trials
-from tune_jobs.plan import make_plan
-from tune_jobs.results import read_experiment
-from tune_jobs.summary import summarise_experiment
+from tune_jobs.grid.experiment import Trial, experiment_record, trials
+from tune_jobs.grid.plan import make_plan
+from tune_jobs.report.summary import summarise_experiment
+from tune_jobs.results.trials import read_experiment
 
 REASON = "stopped by asha after epoch 4 of 200, at a test error of 50.00 %"
 

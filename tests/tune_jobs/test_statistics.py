@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tune_jobs.statistics import (
+from tune_jobs.report.statistics import (
     Summary,
     holm,
     pooled_sd,

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster.storage import LocalStorage
-from resnet_dist.configuration import TrainingConfig
+from cluster.storage.local import LocalStorage
+from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import UserError
-from resnet_dist.storage import TrialKeys, experiment_key
-from tune_jobs.results import read_experiment
-from tune_jobs.stored_record import read_record, record_single_run
+from resnet_dist.storage.interface import TrialKeys, experiment_key
+from tune_jobs.results.experiment_record import read_record, record_single_run
+from tune_jobs.results.trials import read_experiment
 
 
 def run(seed: int) -> TrainingConfig:

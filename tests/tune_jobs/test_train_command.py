@@ -12,17 +12,17 @@ import ray.exceptions
 import ray.train
 from rich.console import Console
 
-from cluster.lease import lease
-from cluster.ray_cluster import Resources
-from cluster.storage import LocalStorage
-from resnet_dist.configuration import TrainingConfig
-from resnet_dist.dataset import dataset_fingerprint
+from cluster.ray_cluster.connection import Resources
+from cluster.storage.lease import lease
+from cluster.storage.local import LocalStorage
+from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.data.dataset import dataset_fingerprint
 from resnet_dist.errors import UserError
 from resnet_dist.launch import Job
-from resnet_dist.storage import TrialKeys, experiment_key
+from resnet_dist.storage.interface import TrialKeys, experiment_key
 from tests.unreliable_storage import UnreliableStorage
 from tune_jobs.command_line import main
-from tune_jobs.train_command import _Display, _Follower, _one_line
+from tune_jobs.commands.train import _Display, _Follower, _one_line
 
 SETTINGS = {"network.depth": 8, "network.width": 2, "run.epochs": 2, "schedule.milestones": [1]}
 CONFIG = TrainingConfig().override(SETTINGS)
@@ -90,7 +90,7 @@ def test_whether_there_are_gpus_for_several_workers_is_the_clusters_to_say(
     def connected() -> Iterator[Resources]:
         yield Resources(cpus=2, gpus=0, nodes=1)
 
-    monkeypatch.setattr("cluster.ray_cluster.connected", connected)
+    monkeypatch.setattr("cluster.ray_cluster.connection.connected", connected)
     line = error_of([*command, "--workers", "2", "--device", "cuda"], capsys)
     assert "2 workers need 2 GPUs and the cluster has none" in line
 

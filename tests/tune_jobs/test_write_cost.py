@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from cluster.storage import LocalStorage
+from cluster.storage.local import LocalStorage
 from resnet_dist import launch
-from resnet_dist.configuration import TrainingConfig
+from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.launch import Job, run_in_process
-from resnet_dist.solvers import make_solver
+from resnet_dist.training.solvers import make_solver
 from tests.small_runs import small_config, small_dataset
 from tests.unreliable_storage import UnreliableStorage
 from tune_jobs.command_line import main
-from tune_jobs.write_cost import SOLVER_TENSORS, WriteCost, in_words, solver_tensors, total, write_cost
+from tune_jobs.grid.write_cost import SOLVER_TENSORS, WriteCost, in_words, solver_tensors, total, write_cost
 
 RUNS: dict[str, dict[str, Any]] = {
     "each epoch": {"run__epochs": 10},

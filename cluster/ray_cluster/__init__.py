@@ -1,0 +1,1 @@
+"""The Ray cluster: found or started, asked before a grid, given jobs."""

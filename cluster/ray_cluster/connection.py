@@ -1,0 +1,179 @@
+"""The Ray cluster that a command uses: the one it runs on, one given by address, or a local one of its own."""
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.ray_cluster.local import running_cluster
+from cluster.signals import uninterrupted
+from resnet_dist.errors import UserError
+
+DRIVER_RESOURCE = "trial_driver"
+"""Custom resource of the nodes on which the processes that start worker groups are to run: those that stay."""
+
+
+def ray_storage(uri: str, experiment: str) -> dict[str, Any]:
+    """Where Ray keeps its own state of an experiment's runs, as arguments of Ray's `RunConfig`."""
+    place = f"{uri.rstrip('/')}/{experiment}/.ray"
+    if not place.startswith("s3://"):
+        return {"storage_path": place}
+    from cluster.ray_cluster.filesystem import bucket_filesystem
+
+    path = place.removeprefix("s3://")
+    return {"storage_path": path, "storage_filesystem": bucket_filesystem(path.partition("/")[0])}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a cluster has in total, or can have where an autoscaler adds nodes."""
+
+    cpus: int
+    """Workers that find a CPU."""
+    gpus: int
+    nodes: int
+    driver_slots: int = 0
+    """Places for processes that start worker groups, where the cluster offers them (resource `trial_driver`)."""
+    is_ours: bool = True
+    """Whether the cluster was started on this machine by this process."""
+    gpu_workers: int | None = None
+    """Workers that find a GPU and a CPU on one node; None if that is as many as GPUs."""
+
+    def uses_gpu(self, device: str) -> bool:
+        """Whether workers of a run with this `run.device` are to have GPUs: `auto` takes them where there are any."""
+        return device == "cuda" or (device == "auto" and self.gpus > 0)
+
+    def workers(self, use_gpu: bool) -> int:
+        """Places for workers, each with one CPU and, on GPUs, one GPU."""
+        return self.cpus if not use_gpu else self.gpus if self.gpu_workers is None else self.gpu_workers
+
+    def require_workers(self, workers: int, use_gpu: bool) -> None:
+        """Raise a `UserError` unless `workers` workers fit, each with one CPU and, on GPUs, one GPU."""
+        places, have, kind = self.workers(use_gpu), self.gpus if use_gpu else self.cpus, "GPU" if use_gpu else "CPU"
+        if workers <= places:
+            return
+        wanted = f"run.workers: {workers} worker{' needs' if workers == 1 else 's need'} {workers} {kind}{_s(workers)}"
+        fewer = f"give --workers {places} or fewer, or " if places else ""
+        remedy = f"{fewer}add nodes{', or give --device cpu' if use_gpu else ''}"
+        if not have:
+            raise UserError(f"{wanted} and the cluster has none; {remedy}")
+        if workers <= have:
+            raise UserError(
+                f"{wanted}, each with a CPU of its node, and the cluster has {places} such; start Ray there with a "
+                f"higher --num-cpus, or {remedy}"
+            )
+        raise UserError(f"{wanted} and the cluster has {have} {kind}{_s(have)}; {remedy}")
+
+
+def _s(count: int) -> str:
+    return "" if count == 1 else "s"
+
+
+def living_nodes() -> list[dict[str, Any]]:
+    """The nodes of the connected cluster, as Ray describes them."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def places_of_node(resources: Mapping[str, float], use_gpu: bool) -> int:
+    """Workers that a node of these resources holds, each with one CPU and, on GPUs, one GPU."""
+    cpus = int(resources.get("CPU", 0))
+    return min(cpus, int(resources.get("GPU", 0))) if use_gpu else cpus
+
+
+@contextmanager
+def connected(address: str | None = None) -> Iterator[Resources]:
+    """Connect to a cluster for the duration of the block.
+
+    With neither `address` nor RAY_ADDRESS (which `ray job submit` sets) a local cluster is started, and stopped at
+    the end.
+    """
+    # Quiet what Ray says by default on every start; errors still come through.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # our own event files go to tb/
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints a banner even when told to be silent
+    # Tune's own handler ends one run of Tune and lets the program go on to the next one.
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    import ray
+
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address and address.startswith(("http://", "https://")):
+        raise UserError(
+            f"RAY_ADDRESS: {address} is the address of a job server; give this command to it with "
+            "`resnet-dist submit -- …`, or unset RAY_ADDRESS to run it on this machine alone"
+        )
+    if address and (started := running_cluster()) and address in (started.address, "auto"):
+        started.use_token()
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        if address:
+            _require_listener(address)
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        else:
+            _start_local()
+        # Ray's own handler exits where it stands; the caller's, by which a stopped job unwinds, stays in force.
+        if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
+    except Exception as error:  # Ray raises bare ones, too: its own node did not start within half a minute
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if address:
+            raise UserError(
+                f"cannot connect to the Ray cluster at {address}: {first}; check RAY_ADDRESS and that the cluster runs"
+            ) from error
+        raise UserError(
+            f"cannot start Ray on this machine: {first}; try again when the machine is less busy"
+        ) from error
+    try:
+        yield resources_of([node["Resources"] for node in living_nodes()], _autoscaled(), is_ours=not address)
+    finally:
+        with uninterrupted():
+            ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """Raise an `OSError` if nothing listens at `host:port`, for which Ray would wait for many minutes."""
+    host, _, port = address.rpartition(":")
+    if host and "/" not in host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=30).close()
+
+
+def resources_of(nodes: Sequence[Mapping[str, float]], autoscaled: Mapping[str, float], is_ours: bool) -> Resources:
+    """What nodes of these resources have together, or what an autoscaler brings them to at most."""
+
+    def total(name: str) -> int:
+        return int(max(sum(node.get(name, 0) for node in nodes), autoscaled.get(name, 0)))
+
+    def workers(use_gpu: bool) -> int:
+        # Of nodes that are to come only the sum is known.
+        return max(sum(places_of_node(node, use_gpu) for node in nodes), places_of_node(autoscaled, use_gpu))
+
+    return Resources(workers(False), total("GPU"), len(nodes), total(DRIVER_RESOURCE), is_ours, workers(True))
+
+
+def _autoscaled() -> dict[str, float]:
+    """The most that the cluster's autoscaler may bring it to; empty without one."""
+    from ray._private.state import state
+
+    return {name: float(most) for name, most in (state.get_max_resources_from_cluster_config() or {}).items()}
+
+
+def _start_local() -> None:
+    """Start Ray on this machine; a second time where the first was not up within Ray's 30 s, as on a busy machine."""
+    import ray
+
+    for last in (False, True):
+        try:
+            # Not one that happens to run here: whoever wants that one names it, and it stays as it is.
+            ray.init("local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+            return
+        except Exception as error:
+            ray.shutdown()
+            if last or "timed out during startup" not in str(error):
+                raise

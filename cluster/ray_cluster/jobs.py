@@ -1,0 +1,191 @@
+"""Jobs on a Ray cluster, through its job server: submit, follow, stop. Every failure is a `UserError` of one line."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from aiohttp import ClientError
+
+from cluster.ray_cluster.local import running_cluster
+from resnet_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+RECONNECTS = 10
+"""Times in a row, without a word of the job, that following a log starts again when the connection breaks."""
+
+_OVERRIDES = "RAY_API_SERVER_ADDRESS"  # Ray lets it, and RAY_ADDRESS, win over the address that it is given
+
+# Ray tells of every request and every upload, and advises on authentication at length.
+_TALKATIVE = (
+    "ray.dashboard.modules.job.sdk",
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray._private.runtime_env.packaging",
+    "ray._private.authentication.authentication_token_setup",
+)
+
+
+@dataclass(frozen=True)
+class JobState:
+    """A job as the job server knows it."""
+
+    job_id: str
+    status: str
+    """PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED."""
+    entrypoint: str
+    started: float | None
+    """Seconds since 1970."""
+    ended: float | None
+    message: str
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it will not run any more."""
+        return self.status in ("STOPPED", "SUCCEEDED", "FAILED")
+
+
+class Jobs:
+    """The jobs of one cluster."""
+
+    def __init__(self, address: str | None = None) -> None:
+        """Connect to `address`, http://host:8265.
+
+        Without it: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, the cluster that `cluster up` started here, or port 8265.
+        """
+        started = running_cluster()
+        self.address = address or os.environ.get(_OVERRIDES) or os.environ.get("RAY_ADDRESS")
+        if self.address in (None, "auto"):
+            self.address = started.dashboard if started else DEFAULT_ADDRESS
+        assert self.address
+        if started and self.address.rstrip("/") == started.dashboard:
+            started.use_token()
+        if not self.address.startswith(("http://", "https://")):
+            raise UserError(
+                f"{self.address}: is not the address of a job server; give --address http://<head>:8265 (its dashboard)"
+            )
+        self.address = self.address.rstrip("/")
+        with self._one_line():
+            self._client: JobSubmissionClient = self._connect()
+
+    def submit(self, entrypoint: str, working_dir: str, variables: dict[str, str], job_id: str | None) -> str:
+        """Upload a directory and start a command in it; returns the job's id."""
+        environment: dict[str, Any] = {"working_dir": working_dir}
+        if variables:
+            environment["env_vars"] = variables
+        with self._one_line(job_id):
+            return str(
+                self._client.submit_job(entrypoint=entrypoint, runtime_env=environment, submission_id=job_id or None)
+            )
+
+    def state(self, job_id: str) -> JobState:
+        """What is known of a job."""
+        with self._one_line(job_id):
+            return _state(self._client.get_job_info(job_id))
+
+    def all(self) -> list[JobState]:
+        """Every job that was submitted to this cluster, the newest first."""
+        with self._one_line():
+            details = [item for item in self._client.list_jobs() if item.submission_id]
+        return sorted(map(_state, details), key=lambda job: job.started or 0, reverse=True)
+
+    def logs(self, job_id: str) -> str:
+        """What a job has printed so far."""
+        with self._one_line(job_id):
+            return str(self._client.get_job_logs(job_id))
+
+    def follow(self, job_id: str, write: Callable[[str], None]) -> JobState:
+        """Pass on what a job prints, from its first line on, until it is over."""
+        written = 0
+
+        async def tail() -> None:
+            nonlocal written
+            seen = 0  # a new connection begins at the start of the log
+            async for text in self._client.tail_job_logs(job_id):
+                if (fresh := text[max(0, written - seen) :]) and seen + len(text) > written:
+                    write(fresh)
+                    written = seen + len(text)
+                seen += len(text)
+
+        left = RECONNECTS
+        while left:
+            before = written
+            self.state(job_id)  # refuses a job that is not there
+            with contextlib.suppress(RuntimeError, OSError, ClientError):
+                asyncio.run(tail())
+            if (state := self.state(job_id)).is_over:
+                return state
+            left = RECONNECTS if written > before else left - 1
+            time.sleep(1.0)
+        raise UserError(f"job {job_id}: its log cannot be followed; it goes on, and `job status {job_id}` says how far")
+
+    def stop(self, job_id: str) -> bool:
+        """Ask a job to end. False if it was over already."""
+        with self._one_line(job_id):
+            return bool(self._client.stop_job(job_id))
+
+    def _connect(self) -> "JobSubmissionClient":
+        from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+        from ray.job_submission import JobSubmissionClient
+
+        for name in _TALKATIVE:  # importing them has set their levels
+            logging.getLogger(name).setLevel(logging.ERROR)
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        before = os.environ.get(_OVERRIDES)
+        os.environ[_OVERRIDES] = str(self.address)
+        try:
+            return JobSubmissionClient(self.address)
+        finally:
+            if before is None:
+                del os.environ[_OVERRIDES]
+            else:
+                os.environ[_OVERRIDES] = before
+
+    @contextlib.contextmanager
+    def _one_line(self, job_id: str | None = None) -> Iterator[None]:
+        """Turn what Ray raises into a `UserError` that says what to do; it never holds a token."""
+        from ray.exceptions import AuthenticationError
+
+        place = _without_user(str(self.address))
+        try:
+            yield
+        except AuthenticationError:
+            raise UserError(
+                f"the cluster at {place} wants a token that is not the one at hand; set RAY_AUTH_MODE=token, and "
+                "RAY_AUTH_TOKEN_PATH to the file that holds this cluster's"
+            ) from None
+        except OSError:  # requests' errors are among these
+            raise UserError(
+                f"no job server answers at {place}; give --address http://<head>:8265, or start a cluster here with "
+                "`cluster up`"
+            ) from None
+        except (RuntimeError, ValueError) as error:
+            if "does not exist" in str(error):
+                raise UserError(f"there is no job {job_id} at {place}; `job status` lists those there are") from None
+            if "already" in str(error) and job_id:
+                raise UserError(f"there is a job {job_id} at {place} already; give another --id") from None
+            first = " ".join(str(error).split())[:300]
+            raise UserError(f"the job server at {place} refuses: {first}") from None
+
+
+def _state(details: Any) -> JobState:
+    return JobState(
+        str(details.submission_id),
+        str(getattr(details.status, "value", details.status)),
+        str(details.entrypoint),
+        details.start_time / 1000 if details.start_time else None,
+        details.end_time / 1000 if details.end_time else None,
+        " ".join((details.message or "").partition(", last available logs")[0].split()),  # `logs` has those
+    )
+
+
+def _without_user(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -1,0 +1,25 @@
+"""Storage by URI: a directory, or S3."""
+
+import re
+
+from cluster.storage.keys import BrowsableStorage
+from cluster.storage.local import LocalStorage
+from resnet_dist.errors import StorageError
+
+
+def open_storage(uri: str) -> BrowsableStorage:
+    """Storage at a directory (absolute or relative) or at `s3://bucket[/prefix]`.
+
+    Nothing is read or written yet. The object can be pickled to other processes; it holds no credentials.
+    """
+    if uri.startswith("s3://"):
+        # Imported here because only those who use S3 should pay for boto3, and because it imports this module.
+        from cluster.storage.s3 import S3Storage
+
+        return S3Storage(uri)
+    if scheme := re.match(r"([sS]3):|([^/]*)://", uri):
+        # The rest is not shown: it may hold a password.
+        raise StorageError(f"storage {scheme[0]}… is not known; give a directory, or s3://bucket/prefix")
+    if not uri.strip() or "\0" in uri:
+        raise StorageError(f"storage {uri!r} has no name; give a directory, or s3://bucket/prefix")
+    return LocalStorage(uri)

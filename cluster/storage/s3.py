@@ -1,0 +1,362 @@
+"""Storage in S3 and in what speaks its language (Ceph's gateway, MinIO): objects below `s3://bucket/prefix`.
+
+boto3 is configured by its standard environment variables and profiles (`AWS_ENDPOINT_URL[_S3]`, `AWS_REGION`,
+`AWS_PROFILE`, `AWS_CA_BUNDLE`, web identity …); no key is an argument here, and none is pickled.
+"""
+
+import functools
+import io
+import math
+import os
+import random
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import boto3
+import botocore.session
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
+
+from cluster.storage.keys import probe, validate_key, validate_prefix
+from cluster.storage.s3_errors import code_of, is_transient, may_still_happen, status_of, storage_error
+from resnet_dist.errors import StorageError
+from resnet_dist.storage.counts import StorageCounts
+from resnet_dist.storage.interface import StoredObject
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+T = TypeVar("T")
+
+TIMEOUT_VARIABLE = "RESNET_DIST_STORAGE_TIMEOUT"
+DEFAULT_TIMEOUT = 60.0
+CHECK_TIMEOUT = 10.0
+"""Seconds for which `check_writable` retries: nothing has begun yet, and the user waits."""
+CONNECT_TIMEOUT, READ_TIMEOUT = 5.0, 60.0
+PART_BYTES = 16 * 2**20
+MULTIPART_BYTES = 64 * 2**20
+"""Objects of this size and more go in parts."""
+
+
+class S3Storage:
+    """Objects below a prefix of one bucket.
+
+    Every request is tried again, with growing random pauses, while the failure is one that can pass (overload, a
+    lost connection, a restarting server) and `timeout` seconds have not gone by; then a `StorageError` says what
+    failed. The last try may wait for an answer that does not come, so an operation ends after 1.5 × `timeout` at
+    the latest, apart from uploads of 64 MiB and more, which have this bound per part.
+    """
+
+    def __init__(self, uri: str, timeout: float | None = None) -> None:
+        self.bucket, self.prefix = parse_s3_uri(uri)
+        self.uri = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+        self.timeout = timeout or timeout_from_environment()
+        self._open()
+
+    @property
+    def counts(self) -> StorageCounts:
+        """Every HTTP request, under the name that S3 gives the operation."""
+        return self._counts
+
+    @property
+    def unanswered(self) -> dict[str, float]:
+        """A try that timed out may be under way yet, in a proxy or in the store, although the next one was answered."""
+        return self._unanswered
+
+    @property
+    def settling(self) -> float:
+        """As long as an operation is tried again."""
+        return self.timeout
+
+    @property
+    def place(self) -> str:
+        """The endpoint and the URI: buckets of one name are on many servers."""
+        return f"{self.endpoint()} {self.uri}"
+
+    @property
+    def is_remote(self) -> bool:
+        """Yes."""
+        return True
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write an object, replacing an older one."""
+        name = self._name(key)
+        if len(data) < MULTIPART_BYTES:
+            self._try("write", key, lambda: self._client().put_object(Bucket=self.bucket, Key=name, Body=data))
+            return
+        transfer = TransferConfig(
+            multipart_threshold=MULTIPART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=4
+        )
+        # A part that fails is tried again by botocore, so that one slow answer does not send all the others again.
+        self._try(
+            "write",
+            key,
+            lambda: self._client(attempts=6).upload_fileobj(io.BytesIO(data), self.bucket, name, Config=transfer),
+        )
+
+    def grow(self, key: str, data: bytes) -> None:
+        """Write an object that begins with what it held before; a store of objects replaces it."""
+        self.put(key, data)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write an object unless one is there already. True if this call wrote it."""
+        name = self._name(key)
+        writer = secrets.token_hex(8)
+        tries = 0
+
+        def request() -> bool:
+            nonlocal tries
+            tries += 1
+            try:
+                self._client().put_object(
+                    Bucket=self.bucket, Key=name, Body=data, IfNoneMatch="*", Metadata={"writer": writer}
+                )
+            except ClientError as error:
+                if status_of(error) != 412:
+                    raise
+                # An earlier try may have written the object although its answer was lost.
+                return tries > 1 and self._writer_of(name) == writer
+            return True
+
+        return self._try("write", key, request)
+
+    def get(self, key: str) -> bytes | None:
+        """Read an object; None if there is none."""
+        found = self.get_with_version(key)
+        return None if found is None else found[0]
+
+    def get_with_version(self, key: str) -> tuple[bytes, str] | None:
+        """Content and version of an object, the latter as a listing has it; None if there is none."""
+        name = self._name(key)
+
+        def request() -> tuple[bytes, str] | None:
+            try:
+                answer = self._client().get_object(Bucket=self.bucket, Key=name)
+                data = answer["Body"].read()
+                self._counts.received(len(data))
+                return data, answer["ETag"].strip('"')
+            except ClientError as error:
+                missing = code_of(error) == "NoSuchKey" or (code_of(error) == "AccessDenied" and self._unlisted(name))
+                if missing:
+                    return None
+                raise
+
+        return self._try("read", key, request)
+
+    def _unlisted(self, name: str) -> bool:
+        """Whether a listing says that there is no object of this name.
+
+        Who may list a prefix alone is denied an object that is missing, like one that is forbidden.
+        """
+        try:
+            page = self._client().list_objects_v2(Bucket=self.bucket, Prefix=name, MaxKeys=1)
+        except ClientError:
+            return False
+        return all(item["Key"] != name for item in page.get("Contents", ()))
+
+    def list(self, prefix: str) -> list[StoredObject]:
+        """Every object whose key starts with `prefix`, in key order.
+
+        Keys that this interface could not have written (such as the `folder/` markers of some consoles) are left
+        out.
+        """
+        validate_prefix(prefix)
+        found = []
+        for page in self._pages(prefix):
+            for item in page.get("Contents", ()):
+                key = item["Key"].removeprefix(self._root)
+                if _is_valid(key):
+                    found.append(StoredObject(key, item["Size"], item["ETag"].strip('"')))
+        return found
+
+    def delete(self, key: str) -> None:
+        """Remove an object. One that is not there is no error."""
+        name = self._name(key)
+        self._try("delete", key, lambda: self._client().delete_object(Bucket=self.bucket, Key=name))
+
+    def folders(self, prefix: str) -> tuple[str, ...]:
+        """Names one level below `prefix` (empty, or ending in `/`) that have objects below them, sorted."""
+        validate_prefix(prefix)
+        start = self._root + prefix
+        names = (
+            item["Prefix"].removeprefix(start).rstrip("/")
+            for page in self._pages(prefix, Delimiter="/")
+            for item in page.get("CommonPrefixes", ())
+        )
+        return tuple(name for name in names if _is_valid(name))
+
+    def check_writable(self) -> None:
+        """Write, read, list and delete a small object; a `StorageError` says what is missing."""
+        probe(S3Storage(self.uri, min(self.timeout, CHECK_TIMEOUT)))
+
+    def endpoint(self) -> str:
+        """URL of the store, without what may be secret in it."""
+        self._client()
+        return self._endpoint
+
+    def client(self) -> "S3Client":
+        """boto3's client, for questions that this interface does not answer; it tries again by itself."""
+        return self._client(attempts=3)
+
+    @property
+    def _root(self) -> str:
+        return f"{self.prefix}/" if self.prefix else ""
+
+    def _name(self, key: str) -> str:
+        validate_key(key)
+        validate_key(self._root + key)  # the two together may be too long
+        return self._root + key
+
+    def _writer_of(self, name: str) -> str | None:
+        try:
+            return self._client().head_object(Bucket=self.bucket, Key=name)["Metadata"].get("writer")
+        except ClientError as error:
+            if status_of(error) == 404:
+                return None
+            raise
+
+    def _pages(self, prefix: str, **options: Any) -> Iterator[Any]:
+        while True:
+            page: Any = self._try(
+                "list",
+                prefix,
+                lambda: self._client().list_objects_v2(Bucket=self.bucket, Prefix=self._root + prefix, **options),
+            )
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            options["ContinuationToken"] = page["NextContinuationToken"]
+
+    def _try(self, action: str, key: str, request: Callable[[], T]) -> T:
+        end = time.monotonic() + self.timeout
+        longest_pause = 0.1
+        while True:
+            try:
+                return request()
+            except (BotoCoreError, ClientError, ResponseParserError) as error:
+                if action in ("write", "delete") and may_still_happen(error):
+                    self._unanswered[key] = time.time()
+                pause = random.uniform(0, longest_pause)
+                if not is_transient(error) or time.monotonic() + pause > end:
+                    target = f"{self.uri}/{key}".rstrip("/")
+                    raise storage_error(error, action, target, self._endpoint) from None
+            time.sleep(pause)
+            self._counts.retry()
+            longest_pause = min(2 * longest_pause, 5.0)
+
+    def _client(self, attempts: int = 1) -> "S3Client":
+        """The client that sends each request at most `attempts` times; made at first use, shared by threads."""
+        with self._lock:
+            if attempts not in self._clients:
+                self._clients[attempts] = _new_client(self.timeout, attempts)
+                self._clients[attempts].meta.events.register("before-send.s3", self._count)
+                self._endpoint = _without_user(self._clients[attempts].meta.endpoint_url)
+            return self._clients[attempts]
+
+    def _count(self, event_name: str, request: Any, **_: Any) -> None:
+        """Called by boto3 before each HTTP request, those included that it makes again by itself."""
+        headers = {name.lower(): str(value) for name, value in request.headers.items()}
+        self._counts.request(event_name.rpartition(".")[2], int(headers.get("content-length", 0)))
+        attempt = re.search(r"attempt=(\d+)", headers.get("amz-sdk-request", ""))
+        if attempt and int(attempt[1]) > 1:
+            self._counts.retry()
+
+    def _open(self) -> None:
+        self._lock = threading.Lock()
+        self._counts = StorageCounts()
+        self._clients: dict[int, S3Client] = {}
+        self._unanswered: dict[str, float] = {}
+        self._endpoint = "the configured endpoint"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without clients, which hold credentials: the other process has an environment of its own."""
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """With no client yet."""
+        vars(self).update(state)
+        self._open()
+
+
+def parse_s3_uri(uri: str) -> tuple[str, str]:
+    """Bucket and prefix (without a slash at either end, possibly empty) of `s3://bucket[/prefix]`."""
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    if "@" in bucket:  # not shown: it may hold a password
+        raise StorageError("storage s3://…@…: keys do not belong in a URI; set the AWS_* variables or a profile")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]", bucket):
+        raise StorageError(f"storage s3://{bucket}: {bucket!r} is no bucket name; give s3://bucket/prefix")
+    if "?" in prefix:
+        raise StorageError(
+            f"storage s3://{bucket}/…?…: settings do not belong in a URI; set AWS_ENDPOINT_URL, AWS_REGION …"
+        )
+    prefix = prefix.rstrip("/")
+    if prefix:
+        validate_key(prefix)
+    return bucket, prefix
+
+
+def timeout_from_environment() -> float:
+    """Seconds for which an operation is tried again: `RESNET_DIST_STORAGE_TIMEOUT`, or 60."""
+    text = os.environ.get(TIMEOUT_VARIABLE, "")
+    if not text:
+        return DEFAULT_TIMEOUT
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise StorageError(f"{TIMEOUT_VARIABLE}={text!r} is not allowed; it must be a number of seconds above 0")
+    return seconds
+
+
+def _new_client(timeout: float, attempts: int) -> "S3Client":
+    session = botocore.session.get_session()
+    session.register_component("data_loader", _service_descriptions())
+    configured = session.get_scoped_config()
+    # The newer default, trailing checksums, is refused by some stores.
+    checksums = {
+        name: "when_required"
+        for name in ("request_checksum_calculation", "response_checksum_validation")
+        if f"AWS_{name.upper()}" not in os.environ and name not in configured
+    }
+    settings = Config(
+        connect_timeout=min(CONNECT_TIMEOUT, timeout / 2),
+        read_timeout=min(READ_TIMEOUT, timeout / 2),
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        max_pool_connections=32,
+        **checksums,  # type: ignore[arg-type]
+    )
+    boto_session = boto3.session.Session(botocore_session=session)
+    region = boto_session.region_name or os.environ.get("AWS_REGION") or "us-east-1"
+    try:
+        return boto_session.client("s3", region_name=region, config=settings)
+    except ValueError:  # its text is left out: an endpoint may hold a password
+        raise StorageError(
+            "the S3 endpoint or region is malformed; correct AWS_ENDPOINT_URL_S3 / AWS_ENDPOINT_URL or AWS_REGION"
+        ) from None
+
+
+@functools.cache
+def _service_descriptions() -> Any:
+    """botocore's reader of API descriptions, shared: reading S3's takes four fifths of the 0.2 s of a new client."""
+    return botocore.session.get_session().get_component("data_loader")
+
+
+def _without_user(url: str) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], path=parts.path.rstrip("/")))
+
+
+def _is_valid(key: str) -> bool:
+    try:
+        validate_key(key)
+    except StorageError:
+        return False
+    return True

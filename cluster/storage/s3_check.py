@@ -1,0 +1,151 @@
+"""What a check of storage asks an S3 store beyond the operations of every storage."""
+
+import email.utils
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import botocore.session
+from botocore.exceptions import BotoCoreError, ClientError
+
+from cluster.storage.check_outcome import ROUNDS, Seen, median_seconds
+from cluster.storage.s3 import S3Storage
+from cluster.storage.s3_errors import status_of, storage_error
+
+CLOCK_NOTE, CLOCK_LIMIT = 60.0, 900.0
+"""Seconds between the clocks from which a word is due, and from which S3 refuses every request."""
+
+
+def access_to(storage: S3Storage) -> str:
+    """Endpoint, region, addressing and where the credentials come from."""
+    try:
+        place = f"{storage.endpoint()}, region {storage.client().meta.region_name}"
+        return f"{place}, {_addressing(storage)} addressing, credentials from {_source_of_credentials()}"
+    except BotoCoreError as error:
+        raise storage_error(error, "check", storage.uri, "the configured endpoint") from None
+
+
+def steps_of(storage: S3Storage) -> dict[str, Callable[[str], Seen]]:
+    """Further steps of a check: each is called with the folder of the objects that the check has written."""
+    questions: dict[str, tuple[str, Callable[[_Object], Seen]]] = {
+        "head": ("read", _head),
+        "parts": ("write", _parts),
+        "clock": ("write", _clock),
+        "checksums": ("write", _checksums),
+        "versions": ("write", _versions),
+        "encryption": ("write", _encryption),
+    }
+
+    def step(action: str, question: Callable[["_Object"], Seen], folder: str) -> Seen:
+        key = folder + "special"
+        try:
+            return question(_Object(storage, key))
+        except (BotoCoreError, ClientError) as error:
+            raise storage_error(error, action, f"{storage.uri}/{key}", storage.endpoint()) from None
+
+    return {name: functools.partial(step, action, question) for name, (action, question) in questions.items()}
+
+
+class _Object:
+    """An object that a step may write; the check deletes it."""
+
+    def __init__(self, storage: S3Storage, key: str) -> None:
+        self.client = storage.client()
+        self.bucket = storage.bucket
+        self.name = f"{storage.prefix}/{key}".lstrip("/")
+
+    def put(self, **options: Any) -> Mapping[str, Any]:
+        return self.client.put_object(Bucket=self.bucket, Key=self.name, Body=b"1", **options)
+
+
+def _head(thing: _Object) -> Seen:
+    thing.put()
+    return Seen(
+        seconds=median_seconds(lambda _: thing.client.head_object(Bucket=thing.bucket, Key=thing.name), range(ROUNDS))
+    )
+
+
+def _parts(thing: _Object) -> Seen:
+    """An upload in parts, of which the only one is small."""
+    client, bucket, key = thing.client, thing.bucket, thing.name
+    upload = client.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
+    try:
+        part = client.upload_part(Bucket=bucket, Key=key, UploadId=upload, PartNumber=1, Body=b"1")
+        client.complete_multipart_upload(
+            Bucket=bucket,
+            Key=key,
+            UploadId=upload,
+            MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]},
+        )
+    except ClientError:
+        client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload)
+        raise
+    return Seen("objects of 64 MiB and more go in parts")
+
+
+def _clock(thing: _Object) -> Seen:
+    headers = thing.put()["ResponseMetadata"]["HTTPHeaders"]
+    apart = abs(time.time() - email.utils.parsedate_to_datetime(headers["date"]).timestamp())
+    if apart < CLOCK_NOTE:
+        return Seen("agrees with the server's")  # which tells whole seconds
+    return Seen(
+        f"this machine's and the server's are {apart:.0f} s apart; from {CLOCK_LIMIT:.0f} s on every request is "
+        "refused: set the clock",
+        state="note",
+    )
+
+
+def _checksums(thing: _Object) -> Seen:
+    """An upload with a checksum after the data, as newer clients send it by themselves."""
+
+    def after_the_data(params: dict[str, Any], **_: Any) -> None:
+        params["context"]["checksum"]["request_algorithm"]["in"] = "trailer"
+
+    events = thing.client.meta.events
+    events.register("before-call.s3.PutObject", after_the_data)
+    try:
+        thing.put(ChecksumAlgorithm="CRC32")
+    except ClientError as error:
+        if status_of(error) >= 500:
+            raise
+        return Seen(
+            "the server takes none after the data; this program sends none and says so to Ray, but other clients "
+            "need AWS_REQUEST_CHECKSUM_CALCULATION=when_required",
+            state="note",
+        )
+    finally:
+        events.unregister("before-call.s3.PutObject", after_the_data)
+    return Seen("the server takes them after the data, too")
+
+
+def _versions(thing: _Object) -> Seen:
+    if thing.put().get("VersionId", "null") == "null":
+        return Seen("what is deleted or replaced is gone")
+    return Seen(
+        "the bucket keeps what is deleted or replaced, old checkpoints too, and it counts as used space; "
+        "give the bucket a lifecycle rule that expires noncurrent versions",
+        state="note",
+    )
+
+
+def _encryption(thing: _Object) -> Seen:
+    answer = thing.put()
+    kind = answer.get("ServerSideEncryption")
+    if not kind:
+        return Seen("the server names none")
+    key = answer.get("SSEKMSKeyId", "").rpartition("/")[2]
+    return Seen(f"the bucket encrypts objects with {kind}" + (f", key {key}" if key else ""))
+
+
+def _addressing(storage: S3Storage) -> str:
+    """Whether the bucket stands in the path or in the host name of a request, as a signed URL shows."""
+    url = storage.client().generate_presigned_url("head_object", {"Bucket": storage.bucket, "Key": "k"})
+    return "virtual-host" if urlsplit(url).netloc.startswith(f"{storage.bucket}.") else "path-style"
+
+
+def _source_of_credentials() -> str:
+    credentials = botocore.session.get_session().get_credentials()
+    method = "nowhere" if credentials is None else str(credentials.method)
+    return "the environment" if method == "env" else method

@@ -1,0 +1,166 @@
+"""What an S3 client's error means, in one line for the user, and whether trying again can help."""
+
+from collections.abc import Mapping
+
+from botocore import exceptions as boto
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
+
+from cluster.storage.keys import RefusedError
+from resnet_dist.errors import StorageError
+
+TRANSIENT_CODES = frozenset(
+    {
+        "SlowDown",
+        "Throttling",
+        "ThrottlingException",
+        "RequestLimitExceeded",
+        "TooManyRequests",
+        "RequestTimeout",
+        "ConditionalRequestConflict",
+        "OperationAborted",
+    }
+)
+"""Error codes below 500 (and SlowDown, which is 503) that go away by themselves."""
+
+_CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+_ENDPOINT = "check AWS_ENDPOINT_URL_S3 / AWS_ENDPOINT_URL and that the server runs"
+
+_BY_CODE: Mapping[str, str] = {
+    "NoSuchBucket": "the bucket does not exist; create it, or correct its name",
+    "InvalidBucketName": "the bucket's name is not a valid one; correct it",
+    "InvalidAccessKeyId": f"the access key is not known there; {_CREDENTIALS}",
+    "SignatureDoesNotMatch": "the secret key does not belong to the access key; correct AWS_SECRET_ACCESS_KEY",
+    "InvalidToken": "the session token is not valid; renew the credentials",
+    "ExpiredToken": "the session token has expired; renew the credentials",
+    "RequestTimeTooSkewed": "this machine's clock and the server's differ too much; set the clock",
+    "RequestExpired": "this machine's clock and the server's differ too much; set the clock",
+    "AuthorizationHeaderMalformed": "the bucket is in another region; set AWS_REGION to the bucket's",
+    "PermanentRedirect": "the bucket is in another region or at another endpoint; set AWS_REGION",
+    "IllegalLocationConstraintException": "the bucket is in another region; set AWS_REGION to the bucket's",
+    "QuotaExceeded": "the quota is used up; delete something, or have it raised",
+    "KMS.DisabledException": "the bucket's encryption key is disabled; have it enabled",
+    "KeyTooLongError": "the key is too long; choose a shorter prefix or shorter names",
+    "NotImplemented": "the server lacks a feature (writing only if absent?); use a newer server",
+    "MissingContentLength": "the server wants no trailing checksums; set "
+    "AWS_REQUEST_CHECKSUM_CALCULATION=when_required",
+    "XAmzContentSHA256Mismatch": "the server rejects the checksum; set AWS_REQUEST_CHECKSUM_CALCULATION=when_required",
+}
+
+_PERMISSIONS = {
+    "read": "s3:GetObject (and s3:ListBucket, without which a missing object answers the same)",
+    "list": "s3:ListBucket for this prefix",
+    "write": "s3:PutObject",
+    "delete": "s3:DeleteObject",
+}
+
+
+def status_of(error: Exception) -> int:
+    """HTTP status of a server's answer; 0 where there was none."""
+    if not isinstance(error, ClientError):
+        return 0
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def code_of(error: Exception) -> str:
+    """S3's error code; empty where there was none."""
+    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether the same request may succeed later: overload, a lost connection, a server that restarts."""
+    if isinstance(error, ClientError):
+        status = status_of(error)
+        return code_of(error) in TRANSIENT_CODES or status == 429 or (status >= 500 and status != 501)
+    if isinstance(error, boto.SSLError):
+        return not (_is_plain_http(error) or _is_untrusted(error))
+    return isinstance(
+        error,
+        (
+            boto.ConnectionError,
+            boto.ConnectionClosedError,
+            boto.ReadTimeoutError,
+            boto.ResponseStreamingError,
+            boto.IncompleteReadError,
+        ),
+    )
+
+
+def may_still_happen(error: Exception) -> bool:
+    """Whether a request that failed in this way may take effect after all, even later than one that is made next.
+
+    No answer came, or one of something in between that had none either. (A connection that was never made, or an
+    answer of the store itself that refuses, leaves nothing under way.)
+    """
+    if isinstance(error, ClientError):
+        return status_of(error) in (500, 502, 504)
+    return isinstance(
+        error, (boto.ReadTimeoutError, boto.ConnectionClosedError, boto.HTTPClientError, ResponseParserError)
+    ) and not isinstance(error, (boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.ProxyConnectionError))
+
+
+def storage_error(error: Exception, action: str, target: str, endpoint: str) -> StorageError:
+    """One line: what (`action`, one of read, list, write, delete) failed at `target`, why, and what to do.
+
+    The texts that servers send are left out: some repeat the access key.
+    """
+    kind = RefusedError if code_of(error) in ("AccessDenied", "NotImplemented", "MethodNotAllowed") else StorageError
+    return kind(f"cannot {action} {target} at {endpoint}: {_cause(error, action, endpoint)}")
+
+
+def _cause(error: Exception, action: str, endpoint: str) -> str:
+    if isinstance(error, ClientError):
+        return _answer(error, action)
+    causes: list[tuple[type[Exception] | tuple[type[Exception], ...], str]] = [
+        ((boto.NoCredentialsError, boto.PartialCredentialsError), f"there are no credentials; {_CREDENTIALS}"),
+        (boto.ProfileNotFound, "the profile that AWS_PROFILE names does not exist; correct it"),
+        (boto.SSLError, _tls_cause(error)),
+        (boto.ConnectTimeoutError, f"no connection in time; {_ENDPOINT}"),
+        (boto.ReadTimeoutError, f"the server accepts connections but does not answer in time; {_ENDPOINT}"),
+        (boto.ProxyConnectionError, "the proxy cannot be reached; check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"),
+        (boto.EndpointConnectionError, f"the server cannot be reached; {_ENDPOINT}"),
+        (
+            (boto.ConnectionClosedError, boto.ResponseStreamingError, boto.IncompleteReadError),
+            "the server ends the connection before it has answered; "
+            + (f"does it want https:// ? {_ENDPOINT}" if endpoint.startswith("http://") else _ENDPOINT),
+        ),
+        (ResponseParserError, f"what answers there is not S3; {_ENDPOINT}"),
+        (
+            (boto.CredentialRetrievalError, boto.TokenRetrievalError, boto.SSOError),
+            "the credentials cannot be had from where the configuration says; log in there again",
+        ),
+    ]
+    for kinds, cause in causes:
+        if isinstance(error, kinds):
+            return cause
+    assert isinstance(error, BotoCoreError)
+    return f"{type(error).__name__}; check the AWS_* settings"
+
+
+def _answer(error: ClientError, action: str) -> str:
+    code, status = code_of(error), status_of(error)
+    if code in _BY_CODE:
+        return _BY_CODE[code]
+    if status == 403:
+        return f"access is denied; these credentials need {_PERMISSIONS[action]}"
+    if is_transient(error):
+        return f"the server is overloaded or out of order ({code}, status {status}); try again later"
+    if status == 404:
+        return f"what answers there knows no such bucket, or is not S3; {_ENDPOINT}"
+    return f"the server refuses ({code}, status {status}); check the bucket, the region and the endpoint"
+
+
+def _tls_cause(error: Exception) -> str:
+    if _is_plain_http(error):
+        return "the server speaks plain HTTP; write the endpoint with http://"
+    if _is_untrusted(error):
+        return "its certificate is not trusted; name the authority's file in AWS_CA_BUNDLE, or correct the host"
+    return f"no secure connection; {_ENDPOINT}"
+
+
+def _is_plain_http(error: Exception) -> bool:
+    return any(sign in str(error).upper() for sign in ("WRONG_VERSION_NUMBER", "RECORD_LAYER", "RECORD LAYER"))
+
+
+def _is_untrusted(error: Exception) -> bool:
+    return any(sign in str(error).upper() for sign in ("CERTIFICATE", "NO SUCH FILE"))  # the latter: of authorities

@@ -1,0 +1,77 @@
+"""What of a configuration concerns images, their order and their augmentation."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from resnet_dist.configuration.code import choose, is_custom
+from resnet_dist.configuration.sections import Section
+from resnet_dist.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class DataConfig(Section):
+    """Images, their order and their augmentation."""
+
+    source: str = "synthetic"
+    """`synthetic` (built in), `cifar10`, `cifar100` (downloaded), or `folder:PATH`, a directory or a .tar,
+    .tar.gz, .tar.xz or .zip archive with train/<class>/ and test/<class>/ images of 32x32 pixels; or a source of your
+    own, as `module:callable`."""
+    fingerprint: str = ""
+    """Hash of the decoded images and labels. Filled in when the data is loaded; give it to insist on it."""
+    train_limit: int = 0
+    """Use only the first so many training images (they are interleaved by class); 0 means all."""
+    test_limit: int = 0
+    """Use only the first so many test images; 0 means all."""
+    holdout: int = 0
+    """Training images held out as a validation set, whose error is reported beside the test error (the paper
+    held out 5000)."""
+    batch_size: int = 128
+    """Images per update of the weights, over all workers together."""
+    accumulation: int = 1
+    """Sub-batches that a batch is split into to save memory; batch norm sees one sub-batch at a time."""
+    sampling: Literal["replacement", "permutation"] = "replacement"
+    """`replacement`: every batch drawn uniformly from the training set, as the study did. `permutation`: each
+    image once an epoch, in a new order each time."""
+    shift: int = 4
+    """Training images are shifted by up to so many pixels each way, the gap filled with zeros."""
+    flip: bool = True
+    """Whether training images are flipped horizontally with probability one half."""
+
+    def check(self) -> None:
+        """Refuse unknown sources and impossible sizes."""
+        kind, _, path = self.source.partition(":")
+        if kind == "folder":
+            if not path:
+                raise ConfigurationError("data.source: 'folder:' needs a path, as in folder:/data/cifar10.tar.xz")
+            # Workers have another working directory than whoever wrote the path.
+            object.__setattr__(self, "source", f"folder:{Path(os.path.expanduser(path)).absolute()}")  # noqa: PTH111
+        else:
+            choose("data.source", self.source, ("synthetic", "cifar10", "cifar100", "folder:PATH"))
+        for name in ("train_limit", "test_limit", "holdout"):
+            self.require(name, getattr(self, name) >= 0, "at least 0")
+        self.require("batch_size", self.batch_size >= 2, "at least 2 (batch norm needs two images)")
+        self.require(
+            "accumulation",
+            1 <= self.accumulation <= self.batch_size // 2,
+            f"from 1 to {self.batch_size // 2} (batch norm needs two images in each sub-batch)",
+        )
+        self.require("shift", 0 <= self.shift <= 31, "from 0 to 31")
+
+    @property
+    def identified_by_content(self) -> bool:
+        """Whether a hash of the images, and not the source's name, says what they are."""
+        return self.source.startswith("folder:") or is_custom(self.source)
+
+    @property
+    def caveat(self) -> str | None:
+        """A sentence to stand beside every number from this data that readers may take for one on CIFAR-10."""
+        if is_custom(self.source):
+            return "These images come from a source of the user's own: errors on them compare with no published ones."
+        if not self.source.startswith("folder:"):
+            return None
+        return (
+            "These images were read from a folder or archive: errors on them are not comparable with published ones. "
+            "CIFAR-10 re-encoded as JPEG, for one, is a harder task than CIFAR-10 itself."
+        )

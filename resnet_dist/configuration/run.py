@@ -1,0 +1,46 @@
+"""What of a configuration says how a run is carried out."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from resnet_dist.configuration.sections import Section
+
+
+@dataclass(frozen=True)
+class RunConfig(Section):
+    """How the run is carried out."""
+
+    seed: int = 0
+    """Determines the initial weights, the order of samples and the augmentation."""
+    epochs: int = 200
+    """Passes over the training set. Milestones of the schedule stay where they are."""
+    precision: Literal["float64", "float32", "bfloat16"] = "float32"
+    """Arithmetic of the network; `bfloat16` is autocast with float32 weights and statistics."""
+    workers: int = 1
+    """Processes that share each batch. It changes the result by rounding at most; with `exact`, not at all."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes CUDA where there is one."""
+    exact: bool = False
+    """Give the same bits on any number of workers up to `virtual_shards`, on one kind of processor."""
+    virtual_shards: int = 8
+    """Shards of exact mode, a power of two. Part of the result: another number rounds differently."""
+    checkpoint_epochs: int = 1
+    """Epochs between checkpoints; the last epoch always has one until the result is written."""
+    checkpoint_steps: int = 0
+    """Updates between checkpoints inside an epoch; 0 means none."""
+    summary_steps: int = 10
+    """Updates between points of TensorBoard's training curves."""
+    histogram_epochs: int = 0
+    """Epochs between TensorBoard's histograms of weights and gradients by layer; 0 means none."""
+
+    def check(self) -> None:
+        """Refuse impossible counts."""
+        self.require("seed", 0 <= self.seed < 2**63, "from 0 to 2^63 - 1")
+        for name in ("epochs", "workers", "checkpoint_epochs", "summary_steps"):
+            self.require(name, getattr(self, name) >= 1, "at least 1")
+        shards = self.virtual_shards
+        self.require("virtual_shards", shards >= 1 and shards & (shards - 1) == 0, "a power of two")
+        if self.exact:
+            self.require("workers", self.workers <= shards, f"at most run.virtual_shards, {shards}, in exact mode")
+        for name in ("checkpoint_steps", "histogram_epochs"):
+            self.require(name, getattr(self, name) >= 0, "at least 0")

@@ -1,0 +1,75 @@
+"""What of a configuration concerns the solver, with each solver's defaults."""
+
+from dataclasses import dataclass, fields
+
+from resnet_dist.configuration.code import choose, is_custom
+from resnet_dist.configuration.sections import Section
+from resnet_dist.errors import ConfigurationError
+
+# What each solver takes, with the study's settings (Torch7's optim of January 2016, which had no weight decay
+# in RMSprop, Adagrad and Adadelta). torch's own defaults differ: RMSprop's alpha is 0.99 there. Adam and AdamW are not
+# in the study: theirs are the papers' (arXiv:1412.6980; arXiv:1711.05101, with torch's weight decay).
+SOLVER_DEFAULTS: dict[str, dict[str, float | bool]] = {
+    "sgd": {"learning_rate": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4},
+    "rmsprop": {"learning_rate": 1e-2, "alpha": 0.9, "eps": 1e-8, "weight_decay": 0.0},
+    "adagrad": {"learning_rate": 1e-1, "eps": 1e-10, "weight_decay": 0.0},
+    "adadelta": {"learning_rate": 1.0, "rho": 0.3, "eps": 1e-6, "weight_decay": 0.0},
+    "adam": {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0},
+    "adamw": {"learning_rate": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 1e-2},
+}
+
+
+@dataclass(frozen=True)
+class SolverConfig(Section):
+    """The solver. A setting left out takes the study's value for the chosen solver."""
+
+    kind: str = "sgd"
+    """The update rule: `sgd`, `rmsprop`, `adagrad`, `adadelta`, `adam`, `adamw`; or one of your own, as
+    `module:callable`, which may use any of these settings."""
+    learning_rate: float | None = None
+    """Step size before the schedule acts: by default 0.1 for sgd and adagrad, 0.01 for rmsprop, 1 for adadelta,
+    0.001 for adam and adamw."""
+    momentum: float | None = None
+    """Momentum of sgd: 0.9 by default."""
+    nesterov: bool | None = None
+    """Nesterov's form of momentum, for sgd: on by default. Dampening is 0."""
+    weight_decay: float | None = None
+    """L2 penalty on every parameter, biases and batch norm included: by default 1e-4 for sgd, 0 for others. For adamw
+    it is no penalty in the gradient: each update takes learning_rate x weight_decay of the weights (0.01)."""
+    alpha: float | None = None
+    """Smoothing constant of rmsprop: 0.9 by default."""
+    rho: float | None = None
+    """Smoothing constant of adadelta: 0.3 by default."""
+    eps: float | None = None
+    """Keeps the division of rmsprop, adam, adamw (1e-8), adagrad (1e-10) and adadelta (1e-6) finite."""
+    beta1: float | None = None
+    """Smoothing constant of the gradients' mean in adam and adamw: 0.9 by default."""
+    beta2: float | None = None
+    """Smoothing constant of their squares in adam and adamw: 0.999 by default."""
+
+    def check(self) -> None:
+        """Fill in the solver's defaults; refuse settings that it does not have."""
+        choose("solver.kind", self.kind, tuple(SOLVER_DEFAULTS))
+        if is_custom(self.kind):
+            self.require("learning_rate", self.learning_rate is not None, "given: a solver of your own has no default")
+        defaults = SOLVER_DEFAULTS.get(self.kind, {})
+        for item in () if is_custom(self.kind) else fields(self)[1:]:
+            if item.name in defaults:
+                if getattr(self, item.name) is None:
+                    object.__setattr__(self, item.name, defaults[item.name])
+            elif getattr(self, item.name) is not None:
+                raise ConfigurationError(
+                    f"solver.{item.name}: {getattr(self, item.name)!r} has no effect with solver.kind "
+                    f"{self.kind!r}, which takes {', '.join(defaults)}; leave it out"
+                )
+        for name in ("learning_rate", "eps"):
+            value = getattr(self, name)
+            self.require(name, value is None or value > 0, "greater than 0")
+        for name in ("momentum", "alpha", "rho", "beta1", "beta2"):
+            value = getattr(self, name)
+            self.require(name, value is None or 0 <= value < 1, "at least 0 and less than 1")
+        self.require("weight_decay", (self.weight_decay or 0) >= 0, "at least 0")
+        if self.nesterov and not self.momentum:
+            raise ConfigurationError(
+                "solver.nesterov: True needs solver.momentum greater than 0; set nesterov to false"
+            )

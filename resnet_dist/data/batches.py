@@ -1,0 +1,185 @@
+"""Training batches as functions of (seed, step): which images, how they are shifted and flipped, who holds them.
+
+Every worker draws the whole batch and takes its own slice, so the batch does not depend on the number of workers
+(law 1), and a run that resumes at any step draws what it would have drawn (law 2).
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from resnet_dist.configuration.data import DataConfig
+from resnet_dist.data import draws
+from resnet_dist.data.draws import Stream
+from resnet_dist.workers import Shards
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """Where epochs begin and how many images each step's batch has."""
+
+    images: int
+    """Training images, N."""
+    batch_size: int
+    sampling: str
+
+    def start(self, epoch: int) -> int:
+        """First step of an epoch, counted from 0.
+
+        With replacement an epoch ends, as in the study's code, at the step at which another N images have been
+        seen: 390 or 391 steps for 50,000 images in batches of 128. A permutation ends with a smaller batch.
+        """
+        if self.sampling == "permutation":
+            return epoch * math.ceil(self.images / self.batch_size)
+        return -(-epoch * self.images // self.batch_size)
+
+    def epoch(self, step: int) -> int:
+        """The epoch to which a step belongs."""
+        if self.sampling == "permutation":
+            return step // math.ceil(self.images / self.batch_size)
+        return step * self.batch_size // self.images
+
+    def size(self, step: int) -> int:
+        """Images in the batch of a step."""
+        if self.sampling == "replacement":
+            return self.batch_size
+        position = (step - self.start(self.epoch(step))) * self.batch_size
+        return min(self.batch_size, self.images - position)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One step's whole batch, before any image is touched."""
+
+    indices: NDArray[np.int64]
+    """Positions in the training set, [B]."""
+    shifts: NDArray[np.int64]
+    """Pixels by which each image moves down and right, [B, 2], each from -shift to +shift."""
+    flips: NDArray[np.bool_]
+    """Which images are mirrored after the shift, [B]."""
+
+
+class BatchOrder:
+    """Draws the batch of any step."""
+
+    def __init__(self, data: DataConfig, images: int, seed: int) -> None:
+        self.plan = EpochPlan(images, data.batch_size, data.sampling)
+        self.data = data
+        self.seed = seed
+        self._permutation: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+
+    def draw(self, step: int) -> Draw:
+        """The batch of a step, counted from 0 over the whole run."""
+        size = self.plan.size(step)
+        if self.data.sampling == "replacement":
+            indices = draws.integers(draws.raw(self.seed, Stream.ORDER, step, size), self.plan.images)
+        else:
+            epoch = self.plan.epoch(step)
+            position = (step - self.plan.start(epoch)) * self.data.batch_size
+            indices = self._epoch_permutation(epoch)[position : position + size]
+        bits = draws.raw(self.seed, Stream.AUGMENTATION, step, 3 * size).reshape(size, 3)
+        shifts = draws.integers(bits[:, :2], 2 * self.data.shift + 1) - self.data.shift
+        flips = draws.integers(bits[:, 2], 2).astype(bool)
+        return Draw(indices, shifts, flips if self.data.flip else np.zeros(size, bool))
+
+    def _epoch_permutation(self, epoch: int) -> NDArray[np.int64]:
+        if self._permutation[0] != epoch:
+            order = draws.permutation(draws.raw(self.seed, Stream.ORDER, epoch, self.plan.images))
+            self._permutation = (epoch, order)
+        return self._permutation[1]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One shard of a sub-batch."""
+
+    images: Tensor
+    """Standardised images [b, 3, 32, 32] in the channels-last memory format; b may be 0."""
+    labels: Tensor
+    """int64 [b]."""
+
+
+class Standardiser:
+    """Subtracts the per-pixel mean of the training set and divides by its one standard deviation."""
+
+    def __init__(self, mean: Tensor, std: float, dtype: torch.dtype, device: torch.device) -> None:
+        # mean: float64 [3, 32, 32], kept as [32, 32, 3], the order in which the images lie in memory
+        self.mean = mean.permute(1, 2, 0).to(device, dtype)
+        self.scale = 1.0 / std
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 [b, 32, 32, 3] → floating point, the same shape."""
+        return (images.to(self.mean.dtype) - self.mean) * self.scale
+
+
+def shift_and_flip(images: Tensor, shifts: Tensor, flips: Tensor, reach: int) -> Tensor:
+    """Move each image by its own shift, filling with zeros, then mirror those to be flipped.
+
+    images: [b, H, W, C]; shifts: int64 [b, 2], pixels down and right, each within ±reach; flips: bool [b].
+    """
+    if reach:
+        count, height, width, _ = images.shape
+        padded = F.pad(images, (0, 0, reach, reach, reach, reach))
+        windows = padded.unfold(1, height, 1).unfold(2, width, 1)  # [b, 2r+1, 2r+1, C, H, W], a view
+        each = torch.arange(count, device=images.device)
+        moved = windows[each, reach - shifts[:, 0], reach - shifts[:, 1]]  # [b, C, H, W]
+        images = moved.permute(0, 2, 3, 1)
+    return torch.where(flips[:, None, None, None], images.flip(2), images)
+
+
+class TrainingBatches:
+    """The training set on the device, and its batches."""
+
+    def __init__(
+        self, images: Tensor, labels: Tensor, standardise: Standardiser, data: DataConfig, seed: int, shards: Shards
+    ) -> None:
+        # images: uint8 [N, 3, 32, 32]; they stay uint8, four to eight times smaller than standardised ones
+        self.device = standardise.mean.device
+        self.images = images.permute(0, 2, 3, 1).contiguous().to(self.device)
+        self.labels = labels.to(self.device)
+        self.standardise = standardise
+        self.order = BatchOrder(data, len(labels), seed)
+        self.accumulation = data.accumulation
+        self.shards = shards
+
+    def step(self, step: int) -> tuple[int, Iterator[list[Batch]]]:
+        """Images in the whole batch of a step, and this worker's shards of each of its sub-batches."""
+        draw = self.order.draw(step)
+        size = len(draw.indices)
+        parts = min(self.accumulation, size)
+        bounds = [size * part // parts for part in range(parts + 1)]
+        parts_of_worker = (self.shards.bounds(a, b) for a, b in pairwise(bounds))
+        return size, ([self._batch(draw, a, b) for a, b in part] for part in parts_of_worker)
+
+    def pixels(self, step: int, most: int) -> Tensor:
+        """The first images of a step's whole batch, at most so many, shifted and flipped: uint8 [b, 32, 32, 3].
+
+        The gap that a shift leaves, which the network sees as zeros, has the mean colour.
+        """
+        draw = self.order.draw(step)
+        indices, shifts, flips = self._on_device(draw, 0, most)
+        colour = self.standardise.mean.mean((0, 1))
+        moved = shift_and_flip(self.images[indices] - colour, shifts, flips, self.order.data.shift)
+        return (moved + colour).round().to(torch.uint8)
+
+    def _on_device(self, draw: Draw, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Indices, shifts and flips of a part of a batch, on the device."""
+        columns = np.column_stack([draw.indices, draw.shifts, draw.flips])[start:stop]  # int64 [b, 4]: one copy
+        drawn = torch.from_numpy(columns)
+        if self.device.type == "cuda":
+            drawn = drawn.pin_memory()  # from other memory a copy waits for all that the GPU has yet to do
+        drawn = drawn.to(self.device, non_blocking=True)
+        return drawn[:, 0], drawn[:, 1:3], drawn[:, 3].bool()
+
+    def _batch(self, draw: Draw, start: int, stop: int) -> Batch:
+        indices, shifts, flips = self._on_device(draw, start, stop)
+        images = shift_and_flip(self.standardise(self.images[indices]), shifts, flips, self.order.data.shift)
+        images = images.contiguous().permute(0, 3, 1, 2)  # [b, 3, 32, 32]; its memory is channels last already
+        return Batch(images, self.labels[indices])

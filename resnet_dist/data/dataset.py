@@ -1,0 +1,181 @@
+"""The images of a run: loaded from any source through the cache, limited, and split for validation."""
+
+import functools
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_dist.cache_directory import cache_directory
+from resnet_dist.configuration.code import is_custom
+from resnet_dist.configuration.data import DataConfig
+from resnet_dist.data.cache import CachedImages, cached, opened, staged_entry, writing
+from resnet_dist.data.decoded_images import DecodedImages
+from resnet_dist.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images and labels in main memory, and the constants that standardise them."""
+
+    source: str
+    """`data.source` as configured."""
+    train_images: "Tensor"
+    """uint8 [N, 3, 32, 32], balanced by class in every prefix."""
+    train_labels: "Tensor"
+    """int64 [N]."""
+    validation_images: "Tensor"
+    """uint8 [V, 3, 32, 32], held out from the end of the training images; V is `data.holdout`."""
+    validation_labels: "Tensor"
+    """int64 [V]."""
+    test_images: "Tensor"
+    """uint8 [M, 3, 32, 32]."""
+    test_labels: "Tensor"
+    """int64 [M]."""
+    classes: tuple[str, ...]
+    """Name of each class."""
+    fingerprint: str
+    """Hash of the whole source before limits and holdout: 16 hexadecimal digits."""
+    mean: "Tensor"
+    """float64 [3, 32, 32]: mean of `train_images` at each pixel and channel, in units of the raw values 0 to 255."""
+    std: float
+    """Standard deviation of all values of `train_images` about their one overall mean, in the same units. (The
+    study's code takes it of the raw data, before it subtracts the per-pixel mean.)"""
+
+
+def load_dataset(data: DataConfig, cache: Path | None = None) -> Dataset:
+    """Load what `data` asks for, decoding the source if it is not in the cache.
+
+    Images stay in memory-mapped files that the processes of a host share. Raises `DataError` if the source is
+    missing or damaged, differs from `data.fingerprint`, or has too few images.
+    """
+    import torch
+
+    source = load_source(data, cache)
+    images = source.images
+    used, kept = _training_counts(data, len(images.train_labels))
+    tested = _limit(data, "test_limit", len(images.test_labels))
+    mean, std = _standardisation(images.train_images[:used])
+    if not std:
+        raise DataError(f"data.source: all training images of {data.source} are one flat colour")
+    train_images, train_labels = torch.from_numpy(images.train_images), torch.from_numpy(images.train_labels)
+    return Dataset(
+        source=data.source,
+        train_images=train_images[:used],
+        train_labels=train_labels[:used],
+        validation_images=train_images[used:kept],
+        validation_labels=train_labels[used:kept],
+        test_images=torch.from_numpy(images.test_images)[:tested],
+        test_labels=torch.from_numpy(images.test_labels)[:tested],
+        classes=images.classes,
+        fingerprint=source.fingerprint,
+        mean=torch.from_numpy(mean),
+        std=std,
+    )
+
+
+def load_source(data: DataConfig, cache: Path | None = None) -> CachedImages:
+    """The whole source of `data`, before limits and holdout, and its fingerprint. It is decoded if need be.
+
+    Raises `DataError` if the source is missing or damaged, or differs from `data.fingerprint`.
+    """
+    cache = (cache or cache_directory()).absolute()
+    staged = staged_entry(data.fingerprint)
+    if data.source.startswith("folder:") and data.fingerprint and (entry := opened(staged, cache)):
+        return entry  # whether the folder itself is at hand or not
+    key, decode = _decoder(data.source, cache)
+    found = cached(key, decode, cache)
+    if data.fingerprint not in ("", found.fingerprint):
+        raise DataError(
+            f"data.fingerprint: {data.source} has the fingerprint {found.fingerprint}, not {data.fingerprint}; "
+            f"give the images that the configuration was made for, or leave data.fingerprint out"
+        )
+    return found
+
+
+def dataset_fingerprint(data: DataConfig, cache: Path | None = None) -> str:
+    """Fingerprint of the source of `data`: 16 hexadecimal digits.
+
+    It is read from the cache; a source that is not there is decoded first. Raises `DataError` as `load_dataset`
+    does for the source, and if `data.fingerprint` is set and differs.
+    """
+    return load_source(data, cache).fingerprint
+
+
+def dataset_sizes(data: DataConfig, cache: Path | None = None) -> tuple[int, int]:
+    """Training and test images of the source of `data`, before limits and holdout. It is decoded if need be."""
+    images = load_source(data, cache).images
+    return len(images.train_labels), len(images.test_labels)
+
+
+def _decoder(source: str, cache: Path) -> tuple[str, Callable[[], DecodedImages]]:
+    """Name of the source's cache entry, and what decodes it."""
+    kind, _, location = source.partition(":")
+    if kind == "synthetic":
+        from resnet_dist.data import synthetic
+
+        return f"synthetic-{synthetic.VERSION}", synthetic.synthetic_images
+    if kind == "folder":
+        from resnet_dist.data.image_folder import folder_images, folder_key
+
+        path = Path(location)
+        return folder_key(path), functools.partial(folder_images, path)
+    if is_custom(source):
+        from resnet_dist.custom_code import fingerprint, installed, part
+        from resnet_dist.data.custom_source import custom_images
+
+        readable = re.sub(r"\W+", "-", source)
+        return f"custom-{readable}-{fingerprint(part(installed(), [source]))}", functools.partial(custom_images, source)
+    name = cast(Literal["cifar10", "cifar100"], kind)
+
+    def download() -> DecodedImages:
+        from resnet_dist.data.downloads import downloaded_images
+
+        directory = cache / "downloads"
+        with writing(cache):
+            directory.mkdir(parents=True, exist_ok=True)
+        return downloaded_images(name, directory)
+
+    return name, download
+
+
+def _training_counts(data: DataConfig, available: int) -> tuple[int, int]:
+    """Images to train on, and with those held out for validation."""
+    kept = _limit(data, "train_limit", available)
+    used = kept - data.holdout
+    if used < data.batch_size:
+        held = f" less the {data.holdout} of data.holdout" if data.holdout else ""
+        raise DataError(
+            f"data.batch_size: a batch of {data.batch_size} needs as many training images, and there are "
+            f"{kept}{held}; lower data.batch_size{' or data.holdout' if data.holdout else ''}"
+        )
+    return used, kept
+
+
+def _limit(data: DataConfig, name: str, available: int) -> int:
+    limit: int = getattr(data, name)
+    if limit > available:
+        raise DataError(f"data.{name}: {limit} is more than the {available} images of {data.source}; 0 takes all")
+    return limit or available
+
+
+def _standardisation(images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], float]:
+    """Per-pixel mean, float64 [3, 32, 32], and overall standard deviation, from exact integer sums."""
+    sums = np.zeros(images.shape[1:], np.int64)
+    squares = 0
+    # In pieces that stay in the processor's cache, whose sums of values fit 32 bits.
+    for first in range(0, len(images), 256):
+        piece = images[first : first + 256]
+        sums += piece.sum(axis=0, dtype=np.uint32)
+        squares += int(np.square(piece, dtype=np.uint16).sum(dtype=np.uint64))
+    count, total = images.size, int(sums.sum())
+    variance = (count * squares - total * total) / (count * count)
+    return sums / len(images), math.sqrt(variance)

@@ -1,0 +1,1 @@
+"""The networks: `registry.py` makes them, a family of networks is a file; batch norm over the global batch."""

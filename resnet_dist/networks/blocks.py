@@ -1,0 +1,54 @@
+"""What the networks for small images are made of: shortcuts and the shapes of their blocks."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resnet_dist.configuration.batch_norm import BatchNormConfig
+from resnet_dist.configuration.network import NetworkConfig
+from resnet_dist.networks.batch_norm import SynchronisedBatchNorm
+
+
+class SubsampledIdentity(nn.Module):
+    """Shortcut A: every `stride`-th pixel, and zero channels appended after the existing ones."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.extra = out_channels - in_channels
+        self.stride = stride
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, C, H, W] → [N, C + extra, H / stride, W / stride]."""
+        return F.pad(images[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
+
+
+class PointwiseConvolution(nn.Conv2d):
+    """A 1x1 convolution that takes the pixels of its stride first, and then goes on with stride 1.
+
+    It computes what `nn.Conv2d` does. That one, with stride 2, channels last, in float32 on the CPU and 3 to 7 input
+    channels, writes beyond its gradient's memory in torch 2.14.1.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[N, C, H, W] → [N, C', H / stride, W / stride]."""
+        down, across = self.stride
+        pixels = input[:, :, ::down, ::across].contiguous(memory_format=torch.channels_last)
+        return F.conv2d(pixels, self.weight, self.bias)
+
+
+def projection(in_channels: int, out_channels: int, stride: int, batch_norm: BatchNormConfig) -> nn.Module:
+    """Shortcuts B and C: a 1x1 convolution and batch norm."""
+    return nn.Sequential(
+        PointwiseConvolution(in_channels, out_channels, 1, stride),
+        SynchronisedBatchNorm(out_channels, batch_norm.eps),
+    )
+
+
+def block_shapes(network: NetworkConfig) -> list[tuple[int, int, int]]:
+    """Channels in, channels out and stride of each block: three groups, the later two begin with stride 2."""
+    shapes, channels = [], network.width
+    for group in range(3):
+        for index in range(network.blocks_per_group):
+            shapes.append((channels, network.width << group, 2 if group and not index else 1))
+            channels = network.width << group
+    return shapes

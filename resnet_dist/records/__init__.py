@@ -1,0 +1,1 @@
+"""What a trial leaves: checkpoints, metrics, weights, provenance and, last, its result."""

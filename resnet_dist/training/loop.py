@@ -1,0 +1,134 @@
+"""One training run, from configuration to result record. The same function runs on one worker or on many.
+
+configuration → network, data, solver → for each step: batch → loss → gradients → update
+              → each epoch: test error → summaries, metrics line, checkpoint → result record
+"""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.data.dataset import Dataset
+from resnet_dist.networks.registry import parameter_count
+from resnet_dist.records import checkpoints
+from resnet_dist.records.model_file import encode_model
+from resnet_dist.records.recorder import Recorder
+from resnet_dist.training.energy import energy_meter
+from resnet_dist.training.numerics import settings_of_run
+from resnet_dist.training.observations import observe
+from resnet_dist.training.state import Training
+from resnet_dist.workers import Workers
+
+OnStep = Callable[[int, Tensor], None]
+"""Called after each update with the number of updates so far and this worker's part of the loss, as `update` returns
+it: on the device, for which reading it waits."""
+OnEpoch = Callable[[dict[str, Any]], None]
+"""Called after each epoch, on every worker, with the epoch's metrics line."""
+
+
+def train(
+    config: TrainingConfig,
+    dataset: Dataset,
+    workers: Workers,
+    recorder: Recorder | None,
+    on_epoch: OnEpoch | None = None,
+    on_step: OnStep | None = None,
+) -> dict[str, Any]:
+    """Train to the end, from the newest checkpoint if there is one. Returns the result record, on every worker.
+
+    `recorder` is given on the first worker alone. A finished trial is not trained again.
+    """
+    with settings_of_run(config.run.exact):
+        return _train(config, dataset, workers, recorder, on_epoch, on_step)
+
+
+def _train(
+    config: TrainingConfig,
+    dataset: Dataset,
+    workers: Workers,
+    recorder: Recorder | None,
+    on_epoch: OnEpoch | None,
+    on_step: OnStep | None,
+) -> dict[str, Any]:
+    result = workers.broadcast(recorder.result() if recorder else None)
+    if result is not None:
+        return dict(result)
+    training = Training(config, dataset, workers)
+    if recorder:
+        recorder.start(workers, dataset.fingerprint)
+    data = workers.broadcast(recorder.checkpoints.latest() if recorder else None)
+    if data is not None:
+        training.load(checkpoints.decode(data))
+
+    run, plan, meter = config.run, training.plan, energy_meter(workers)
+    while training.step < plan.start(run.epochs):
+        epoch = training.epoch
+        training.start_epoch()
+        if meter:
+            meter.start()
+        started, first = time.perf_counter(), training.step
+        while training.step < plan.start(epoch + 1):
+            loss = training.update()
+            if on_step:
+                on_step(training.step, loss)
+            inside = training.step < plan.start(epoch + 1)
+            if run.checkpoint_steps and inside and training.step % run.checkpoint_steps == 0:
+                _checkpoint(training, recorder)
+        losses = training.epoch_losses()  # waits for the device, so the time is right
+        elapsed = time.perf_counter() - started
+        joules = meter.joules() if meter else None
+        # After a resume inside an epoch, time and energy of the whole one are estimated from the part that was run.
+        whole = (plan.start(epoch + 1) - plan.start(epoch)) / (training.step - first)
+        line = training.epoch_line(losses, elapsed * whole, joules if joules is None else joules * whole)
+        if recorder:
+            rates = [training.learning_rate(step) for step in _steps(training, epoch)]
+            recorder.epoch(line, losses, rates, observe(training, epoch))
+        last = epoch + 1 == run.epochs
+        if last or (epoch + 1) % run.checkpoint_epochs == 0:
+            _checkpoint(training, recorder)
+        if on_epoch:
+            on_epoch(line)
+    return _finish(training, recorder)
+
+
+def _steps(training: Training, epoch: int) -> range:
+    return range(training.plan.start(epoch), training.plan.start(epoch + 1))
+
+
+def _checkpoint(training: Training, recorder: Recorder | None) -> None:
+    state = training.state()  # a collective: every worker takes part
+    if recorder:
+        recorder.checkpoints.write(training.step, checkpoints.encode(state))
+
+
+def _finish(training: Training, recorder: Recorder | None) -> dict[str, Any]:
+    result = None
+    if recorder:
+        lines = [recorder.lines[epoch] for epoch in sorted(recorder.lines)]
+        last = lines[-1]
+        summary = {
+            "epochs": training.config.run.epochs,
+            "steps": training.step,
+            **{name: last[name] for name in ("top1_error", "top5_error", "test_loss", "train_loss")},
+            **({"validation_error": last["validation_error"]} if "validation_error" in last else {}),
+            "seconds": round(math.fsum(line["seconds"] for line in lines), 3),
+            "images_per_second": round(sum(line["images_per_second"] for line in lines) / len(lines), 1),
+            "workers": training.workers.size,
+            "device": training.workers.device.type,
+            "parameters": parameter_count(training.network),
+            **_energy(lines),
+        }
+        weights = encode_model(training.network, training.config, training.dataset)
+        result = recorder.finish(weights, summary)
+    return dict(training.workers.broadcast(result))
+
+
+def _energy(lines: list[dict[str, Any]]) -> dict[str, float]:
+    """Joules of a run, if each of its epochs knows its own: they may be of several attempts on several machines."""
+    if not all("energy_joules" in line for line in lines):
+        return {}
+    return {"energy_joules": round(math.fsum(line["energy_joules"] for line in lines), 3)}

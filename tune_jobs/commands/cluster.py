@@ -1,0 +1,39 @@
+"""`resnet-dist cluster up | down`."""
+
+import argparse
+
+from cluster.ray_cluster import local as local_cluster
+from resnet_dist.words import counted
+from tune_jobs.commands.output import print_json, program
+from tune_jobs.commands.terminal import make_console
+
+
+def up(args: argparse.Namespace) -> int:
+    """Start a local cluster and say what can be done with it."""
+    console = make_console(quiet=args.json)
+    with console.status("starting Ray"):
+        cluster = local_cluster.up(args.nodes, args.cpus)
+    variables = {"RAY_ADDRESS": cluster.dashboard, **cluster.environment}
+    if args.json:
+        print_json({"dashboard": cluster.dashboard, "address": cluster.address, "environment": variables})
+        return 0
+    for line in (
+        f"Ray runs on {counted(args.nodes, 'node')} with {counted(args.cpus, 'CPU')} each: {cluster.dashboard}",
+        f"  {program()} submit -- grid run demo --storage /absolute/path",
+        f"  {program()} job status",
+        f"  {program()} cluster down",
+        "For Ray's own commands (the cluster asks for a token, which this names the file of):",
+        "  export " + " ".join(f"{name}={value}" for name, value in variables.items()),
+    ):
+        console.print(line, markup=False, soft_wrap=True)
+    return 0
+
+
+def down(args: argparse.Namespace) -> int:
+    """End the cluster that `up` started."""
+    ended = local_cluster.down()
+    console = make_console(quiet=args.json)
+    if args.json:
+        print_json({"ended": ended.dashboard if ended else None})
+    console.print(f"Ended the cluster at {ended.dashboard}." if ended else "No cluster of `cluster up` runs here.")
+    return 0

@@ -1,0 +1,248 @@
+"""`resnet-dist grid run | status | report`; `grid plan` is in `plan_command.py`."""
+
+import argparse
+import difflib
+import json
+import logging
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from cluster.storage.keys import BrowsableStorage
+from cluster.storage.opening import open_storage
+from resnet_dist.errors import UserError
+from resnet_dist.logs import structured
+from resnet_dist.storage.interface import Storage, experiment_key
+from resnet_dist.words import counted
+from tune_jobs.commands.flush import flush_before_launch
+from tune_jobs.commands.output import print_json, program
+from tune_jobs.commands.plan import MANY, dry_run
+from tune_jobs.commands.terminal import make_console
+from tune_jobs.grid.experiment import Trial, experiment_record, load_experiment
+from tune_jobs.grid.plan import make_plan
+from tune_jobs.results.trials import STATES, ExperimentResults, read_experiment
+
+LOGGER = logging.getLogger(__name__)
+
+STYLES = {logging.WARNING: "yellow", logging.ERROR: "red"}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run what is missing and go on with what is half done; then report. One launch of an experiment at a time."""
+    from cluster.storage.lease import lease
+
+    if args.dry_run:
+        return dry_run(args)
+    console = make_console(quiet=args.json)
+    storage = open_storage(args.storage)
+    storage.check_writable()
+    name = load_experiment(args.experiment, args.settings, args.epochs).name
+    with lease(storage, name, on_wait=lambda text: console.print(escape(text), soft_wrap=True)):
+        return _run(args, storage, console)
+
+
+def _run(args: argparse.Namespace, storage: BrowsableStorage, console: Console) -> int:
+    from cluster.ray_cluster.connection import connected
+    from cluster.ray_cluster.preflight import check_cluster
+    from tune_jobs.grid.plan import KNOWN_SIZES
+    from tune_jobs.grid.run import run_trials
+
+    flush_before_launch(storage, console)
+    planned = make_plan(args.experiment, storage, args.seeds, args.epochs, args.settings)
+    name = planned.experiment.name
+    for config in {trial.config.data.source: trial.config for trial in planned.to_run()}.values():
+        if config.data.source in KNOWN_SIZES:  # a folder has been decoded already, to know its fingerprint
+            from resnet_dist.data.dataset import dataset_fingerprint
+            from resnet_dist.data.staged import bring
+
+            dataset_fingerprint(bring(config.data, storage))
+    record = experiment_record(planned.experiment, planned.seeds, planned.overrides, args.scheduler)
+    trials = planned.to_run(args.retry_failed, args.scheduler)
+    finished = sum(item.state == "finished" for item in planned.trials)
+    console.print(
+        f"[bold]{escape(planned.experiment.title)}[/]: {counted(len(planned.trials), 'trial')}, {finished} finished "
+        f"already, {len(trials)} to run"
+    )
+    if not trials:
+        _put_record(storage, record)
+    else:
+        from tune_jobs.grid.progress import Observer
+
+        with connected() as resources, _Display(console, name, trials) as display:
+            check_cluster(storage, [trial.config for trial in trials], resources)  # before anything is written
+            _put_record(storage, record)
+            observer = Observer(display.start, display.result, display.failure, display.stop, display.trouble)
+            run_trials(trials, name, storage.uri, resources, observer, args.scheduler)
+    results = read_experiment(storage, name)
+    searching = args.scheduler != "fifo"
+    unfinished = [
+        trial
+        for trial in results.trials.values()
+        if trial.state != "finished" and not (searching and trial.state == "early-stopped")
+    ]
+    from tune_jobs.report.write import write_report
+
+    written = write_report(storage, name)
+    if args.json:
+        print_json(_status_json(results) | {"started": len(trials), "report": list(written.uris)})
+    else:
+        _print_report(written, storage.uri, name, console)
+    return 1 if unfinished else 0
+
+
+def _put_record(storage: Storage, record: dict[str, Any]) -> None:
+    storage.put(experiment_key(record["experiment"]), (json.dumps(record, indent=1) + "\n").encode())
+
+
+class _Display:
+    """A bar over all epochs of a grid on a terminal, and a line an epoch everywhere."""
+
+    def __init__(self, console: Console, experiment: str, trials: list[Trial]) -> None:
+        self.console = console
+        self.experiment = experiment
+        self.done = {trial.trial_id: 0 for trial in trials}
+        self.bar = Progress(
+            TextColumn("epochs"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal or console.quiet,
+        )
+        self.total = sum(trial.config.run.epochs for trial in trials)
+        self.task = self.bar.add_task("grid", total=self.total)
+
+    def __enter__(self) -> "_Display":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def start(self, trial: Trial) -> None:
+        """Say that a worker group starts, which takes seconds, or longer where a node has to come first."""
+        if (workers := trial.config.run.workers) > 1:
+            self._say(trial, f"{trial.name}: starting {workers} workers")
+
+    def result(self, trial: Trial, line: dict[str, Any]) -> None:
+        """Show a trial's newest epoch."""
+        self.done[trial.trial_id] = max(self.done[trial.trial_id], line["epoch"])
+        self.bar.update(self.task, completed=sum(self.done.values()))
+        epochs = trial.config.run.epochs
+        workers = f", {trial.config.run.workers} workers" if trial.config.run.workers > 1 else ""
+        self._say(
+            trial,
+            f"[{sum(self.done.values()):>{len(str(self.total))}}/{self.total}] {trial.name}{workers}: "
+            f"epoch {line['epoch']}/{epochs}, train loss {line['train_loss']:.4f}, "
+            f"test error {100 * line['top1_error']:.2f} %",
+        )
+
+    def stop(self, trial: Trial, reason: str) -> None:
+        """Show that a search stopped a trial early."""
+        self._say(trial, f"{trial.name}: {reason}")
+
+    def failure(self, trial: Trial, reason: str) -> None:
+        """Show that a trial failed; the others go on."""
+        self._say(trial, f"{trial.name}: failed: {reason}", logging.ERROR)
+
+    def trouble(self, trial: Trial, reason: str) -> None:
+        """Show that a trial's records do not reach storage."""
+        self._say(trial, f"{trial.name}: {reason}", logging.WARNING)
+
+    def _say(self, trial: Trial, text: str, level: int = logging.INFO) -> None:
+        if structured():
+            LOGGER.log(level, text, extra={"fields": {"experiment": self.experiment, "trial": trial.trial_id}})
+        else:
+            self.console.print(text, markup=False, style=STYLES.get(level), soft_wrap=True)
+
+
+def status(args: argparse.Namespace) -> int:
+    """Print each trial's state, from storage alone."""
+    storage = open_storage(args.storage)
+    results = read_experiment(storage, _stored_name(args.experiment, storage), details=False)
+    if args.json:
+        print_json(_status_json(results))
+        return 0
+    console = make_console()
+    if len(results.trials) <= MANY or not sys.stdout.isatty():
+        table = Table("trial", "name", "state", "epochs", "test error", "", box=None, pad_edge=False)
+        for trial in results.trials.values():
+            last = trial.result or (trial.metrics[-1] if trial.metrics else {})
+            error = f"{100 * last['top1_error']:.2f} %" if last else ""
+            epochs = f"{trial.epochs_done}/{trial.epochs}"
+            table.add_row(trial.trial_id, escape(trial.name), trial.state, epochs, error, escape(trial.reason))
+        console.print(table)
+    counts = {state: results.count(state) for state in STATES}
+    console.print(
+        f"{counted(len(results.trials), 'trial')}: " + ", ".join(f"{n} {state}" for state, n in counts.items() if n)
+    )
+    return 0
+
+
+def _status_json(results: ExperimentResults) -> dict[str, Any]:
+    return {
+        "experiment": results.name,
+        "storage": results.uri,
+        "trials": [
+            {
+                "trial": trial.trial_id,
+                "name": trial.name,
+                "state": trial.state,
+                "epochs_done": trial.epochs_done,
+                "epochs": trial.epochs,
+                "top1_error": trial.result.get("top1_error"),
+                "reason": trial.reason,
+            }
+            for trial in results.trials.values()
+        ],
+    }
+
+
+def report(args: argparse.Namespace) -> int:
+    """Print the tables and write the report, from storage alone."""
+    from tune_jobs.report.summary import ReportOptions
+    from tune_jobs.report.write import write_report
+
+    storage = open_storage(args.storage)
+    name = _stored_name(args.experiment, storage)
+    options = ReportOptions(args.smallest_difference, args.best_epoch, args.preface)
+    written = write_report(storage, name, options=options, into=open_storage(args.into) if args.into else None)
+    if args.json:
+        print_json(written.to_dict())
+    else:
+        _print_report(written, storage.uri, name, make_console())
+    return 0
+
+
+def _print_report(written: Any, storage_uri: str, name: str, console: Console) -> None:
+    console.print(written.terminal)
+    console.print(f"Report:      {written.html_uri}", soft_wrap=True)
+    console.print(f"TensorBoard: {program()} tensorboard {storage_uri}/{name}", soft_wrap=True)
+
+
+def _stored_name(experiment: str, storage: BrowsableStorage) -> str:
+    """The name under which an experiment is stored: its own, or what the TOML file at a path says.
+
+    Raises a `UserError` that names those that are there unless it is one of them.
+    """
+    from tune_jobs.grid.experiment import is_file, load_experiment
+
+    name = experiment
+    if experiment.endswith(".toml") and is_file(experiment):
+        name = load_experiment(experiment).name
+    if storage.get(experiment_key(name)) is not None:
+        return name
+    stored = tuple(folder for folder in storage.folders("") if storage.get(experiment_key(folder)) is not None)
+    if not stored:
+        raise UserError(
+            f"{name}: no such experiment in {storage.uri}, which holds none; start one with: resnet-dist "
+            f"grid run EXPERIMENT --storage {storage.uri}"
+        )
+    near = difflib.get_close_matches(name, stored, n=1)
+    suggestion = f"; did you mean {near[0]!r}?" if near else ""
+    raise UserError(f"{name}: no such experiment in {storage.uri}, which holds {', '.join(stored)}{suggestion}")

@@ -1,0 +1,141 @@
+"""Command-line options for every setting of a configuration, made from the dataclasses and their docstrings."""
+
+import argparse
+import difflib
+import json
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any, NoReturn
+
+from resnet_dist.configuration.sections import describe_type, field_docs, field_types, section_name
+from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.errors import ConfigurationError, UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, with the nearest option named."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        keywords.setdefault("formatter_class", _Formatter)
+        keywords.setdefault("allow_abbrev", False)
+        super().__init__(*arguments, **keywords)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, and let the command that was given, whose options are known, report what it does not know."""
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            command = _chosen(self, parsed)
+            option = unknown[0].split("=")[0]
+            names = sorted(_option_names(command))
+            field = "." + option.lstrip("-").replace("-", "_")
+            near = [name for name in names if name.endswith(field)]  # `--depth`, said for `--network.depth`
+            near = near or difflib.get_close_matches(option, names, n=1, cutoff=0.75)
+            command.error(f"{option} is not an option" + (f"; did you mean {near[0]}?" if near else ""))
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit with 2."""
+        if wrong := re.match(r"argument \S+: invalid choice: '(.*)' \(choose from (.*)\)", message):
+            allowed = wrong.group(2).replace("'", "")
+            near = difflib.get_close_matches(wrong.group(1), allowed.split(", "), n=1)
+            message = f"{wrong.group(1)!r} is not known; it must be one of {allowed}"
+            message += f"; did you mean {near[0]!r}?" if near else ""
+        print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2)
+
+
+def _chosen(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> argparse.ArgumentParser:
+    """The parser of the command that was given: argparse has the outermost one report what none of them knows."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return _chosen(action.choices[getattr(parsed, action.dest)], parsed)
+    return parser
+
+
+def _option_names(parser: argparse.ArgumentParser) -> set[str]:
+    return {name for action in parser._actions for name in action.option_strings}
+
+
+class _Formatter(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34)
+
+
+SHORTHANDS = {
+    "run.workers": "--workers",
+    "run.seed": "--seed",
+    "run.epochs": "--epochs",
+    "run.precision": "--precision",
+    "run.device": "--device",
+    "run.exact": "--exact",
+    "run.virtual_shards": "--virtual-shards",
+}
+"""Settings that have a second, shorter spelling."""
+
+
+def add_settings(parser: argparse.ArgumentParser, shorthands: dict[str, str]) -> None:
+    """Add an option for every setting. What is given ends up in `args.settings`, as {"section.field": text}."""
+    parser.set_defaults(settings={})
+    for section, kind in field_types(TrainingConfig).items():
+        group = parser.add_argument_group(f"{section} settings", (kind.__doc__ or "").strip())
+        docs, default = field_docs(kind), kind()
+        assert section == section_name(kind)
+        for field, hint in field_types(kind).items():
+            name = f"{section}.{field}"
+            value = getattr(default, field)
+            shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            shown = str(shown).lower() if isinstance(shown, bool) else shown
+            text = docs[field].replace("`", "").replace("%", "%%")
+            if value not in (None, ""):
+                text += f" (default: {shown}; {describe_type(hint)})"
+            spellings = [shorthands[name]] if name in shorthands else []
+            flag: dict[str, Any] = (
+                {"nargs": "?", "const": "true"} if hint is bool else {}
+            )  # `--exact` means `--exact true`
+            group.add_argument(*spellings, f"--{name}", dest=name, action=_Setting, metavar="VALUE", help=text, **flag)
+
+
+class _Setting(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        namespace.settings = namespace.settings | {self.dest: values}
+
+
+def positive(text: str) -> int:
+    """A whole number from 1, as the `type` of an option."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def normalise(arguments: list[str]) -> list[str]:
+    """Let `--batch-norm.momentum` be spelt with hyphens, as options often are, beside `--batch_norm.momentum`."""
+    normal = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name.startswith("--") and "." in name:
+            argument = "--" + name[2:].replace("-", "_") + equals + value
+        normal.append(argument)
+    return normal
+
+
+def read_config(path: str) -> TrainingConfig:
+    """A configuration from a TOML or JSON file: sections of settings, or a trial's `config.json`."""
+    file = Path(path)
+    try:
+        text = file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        plain = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
+    except ValueError as error:  # both decoders' errors name line and column
+        raise ConfigurationError(f"--config {path}: {error}") from error
+    if not isinstance(plain, dict) or not plain:
+        raise ConfigurationError(
+            f"--config {path}: holds no settings; it must hold sections of them, as config.json does"
+        )
+    try:
+        return TrainingConfig.from_dict(plain["config"] if {"layout", "config"} <= plain.keys() else plain)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"--config {path}: {error}") from error

@@ -1,0 +1,201 @@
+"""`resnet-dist grid plan`, and `grid run --dry-run`: what a launch would do; nothing is run or written to storage."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cluster.storage.opening import open_storage
+from resnet_dist.words import counted
+from tune_jobs.commands.output import print_json
+from tune_jobs.commands.terminal import make_console
+from tune_jobs.grid.experiment import Trial, load_experiment
+from tune_jobs.grid.plan import Plan, PlannedCell, PlannedTrial, make_plan
+
+if TYPE_CHECKING:
+    from tune_jobs.grid.write_cost import WriteCost
+
+MANY = 60
+"""Cells, or trials to run, beyond which a terminal shows counts and no row for each."""
+
+
+def plan(args: argparse.Namespace) -> int:
+    """Print the cells of an experiment, their trials, steps, and the time and memory to expect."""
+    from tune_jobs.grid.calibration import calibrating
+    from tune_jobs.grid.write_cost import planned_costs
+
+    console = make_console(quiet=args.json)
+    storage = open_storage(args.storage)
+    what = (args.experiment, storage, args.seeds, args.epochs, args.settings)
+    if args.no_measure:
+        planned = make_plan(*what)
+    else:
+        experiment = load_experiment(args.experiment, args.settings, args.epochs)
+        devices = {cell.config.run.device for table in experiment.tables for cell in table.cells}
+        device = devices.pop() if len(devices) == 1 else "auto"
+        with console.status("measuring step times"), calibrating(device) as calibration:
+            planned = make_plan(*what, calibration=calibration)
+    costs = planned_costs(planned, storage.is_remote)
+    if args.json:
+        print_json(plan_json(planned, costs))
+    else:
+        print_plan(planned, costs, console)
+    return 0
+
+
+def dry_run(args: argparse.Namespace) -> int:
+    """Say which trials `grid run` would start, and in which order."""
+    from tune_jobs.grid.write_cost import planned_costs
+
+    console = make_console(quiet=args.json)
+    storage = open_storage(args.storage)
+    planned = make_plan(args.experiment, storage, args.seeds, args.epochs, args.settings)
+    costs = planned_costs(planned, storage.is_remote)
+    started = planned.to_run(args.retry_failed, args.scheduler)
+    if args.json:
+        print_json(plan_json(planned, costs) | {"would_start": [trial.trial_id for trial in started]})
+        return 0
+    print_plan(planned, costs, console)
+    _print_started(planned, started, console)
+    return 0
+
+
+def _print_started(planned: Plan, started: Sequence[Trial], console: Console) -> None:
+    if not started:
+        console.print("A launch would start nothing; it would write the report.")
+        return
+    console.print(f"A launch would start {counted(len(started), 'trial')}, the longest first:")
+    known = {item.trial.trial_id: item for item in planned.trials}
+    shown = started[:MANY] if console.is_terminal else started
+    for trial in shown:
+        item = known[trial.trial_id]
+        again = f", going on after step {item.steps_done:,}" if item.steps_done else ""
+        workers = f", {trial.config.run.workers} workers" if trial.config.run.workers > 1 else ""
+        console.print(f"  {trial.trial_id}  {trial.name}{workers}{again}", markup=False, soft_wrap=True)
+    if len(shown) < len(started):
+        console.print(f"  … and {len(started) - len(shown)} more")
+    console.print("Nothing was written.")
+
+
+def plan_json(planned: Plan, costs: Mapping[str, "WriteCost"]) -> dict[str, Any]:
+    """A plan as plain values. `costs` are those of the unfinished trials in storage, by id."""
+    from tune_jobs.grid.write_cost import total
+
+    return {
+        "experiment": planned.experiment.name,
+        "seeds": planned.seeds,
+        "cells": len(planned.cells),
+        "shared_trials": planned.shared,
+        "hours": planned.hours,
+        "hours_on_this_cluster": planned.cluster_hours,
+        "machine": planned.machine,
+        "slots": planned.slots,
+        "storage": asdict(total(costs.values())),
+        "tables": [
+            {
+                "name": table.name,
+                "cells": [
+                    {
+                        "label": cell.label,
+                        "trials": [item.trial.trial_id for item in cell.trials],
+                        "also_in": list(cell.also_in),
+                    }
+                    for cell in planned.cells
+                    if cell.table == table.name
+                ],
+            }
+            for table in planned.experiment.tables
+        ],
+        "trials": [_trial_json(item, costs.get(item.trial.trial_id)) for item in planned.trials],
+    }
+
+
+def _trial_json(item: PlannedTrial, cost: "WriteCost | None") -> dict[str, Any]:
+    return {
+        "trial": item.trial.trial_id,
+        "name": item.trial.name,
+        "state": item.state,
+        "workers": item.trial.config.run.workers,
+        "epochs": item.trial.config.run.epochs,
+        "steps": item.steps,
+        "steps_done": item.steps_done,
+        "hours": item.hours,
+        "memory_bytes": item.memory,
+        "storage": asdict(cost) if cost else None,
+        "config": item.trial.config.to_dict(),
+    }
+
+
+def print_plan(planned: Plan, costs: Mapping[str, "WriteCost"], console: Console) -> None:
+    """Print a plan: a row for each cell, and the sums."""
+    from tune_jobs.grid.write_cost import in_words, total
+
+    console.print(f"[bold]{escape(planned.experiment.title)}[/]")
+    for deviation in planned.experiment.deviations:
+        console.print(f"  {deviation.setting}: {_words(deviation.actual)} instead of {_words(deviation.recipe)}")
+    if len(planned.cells) <= MANY or not console.is_terminal:
+        for table in planned.experiment.tables:
+            _print_table(table.title, [cell for cell in planned.cells if cell.table == table.name], console)
+    waiting = [item for item in planned.trials if item.state != "finished"]
+    tables = len(planned.experiment.tables)
+    shared = f" ({planned.shared} of them in several tables)" if planned.shared else ""
+    console.print(
+        f"{counted(len(planned.cells), 'cell')} in {counted(tables, 'table')}, "
+        f"{counted(planned.configurations, 'different configuration')}{shared}, × {counted(planned.seeds, 'seed')}: "
+        f"{counted(len(planned.trials), 'trial')}, {len(planned.trials) - len(waiting)} finished, "
+        f"{sum(item.steps - item.steps_done for item in waiting):,} steps to run",
+        soft_wrap=True,
+    )
+    if waiting:
+        console.print(in_words(total(costs.values()), len(waiting)), soft_wrap=True)
+    if planned.hours is not None and waiting:
+        most = max(item.memory or 0 for item in waiting)
+        console.print(
+            f"Expected on this cluster: {_hours(planned.cluster_hours)} hours, {_hours(planned.hours)} worker-hours "
+            f"({planned.slots} workers at a time on {escape(planned.machine)}; step times measured, several workers "
+            f"taken to share the work evenly); up to {_memory(most)} of memory a worker",
+            soft_wrap=True,
+        )
+
+
+def _print_table(title: str, cells: Sequence[PlannedCell], console: Console) -> None:
+    rows = Table("cell", "trial", "also in", "workers", "epochs", "steps", "hours", "memory", "storage", box=None)
+    for cell in cells:
+        first = cell.trials[0]
+        run = first.trial.config.run
+        rows.add_row(
+            escape(cell.label),
+            first.trial.trial_id,
+            escape(", ".join(cell.also_in)),
+            str(run.workers),
+            str(run.epochs),
+            f"{first.steps:,}",
+            _hours(first.hours),
+            _memory(first.memory),
+            _states(cell.trials),
+        )
+    console.print(f"\n{escape(title)}" if title else "")
+    console.print(rows)
+
+
+def _states(trials: Sequence[PlannedTrial]) -> str:
+    states = [item.state for item in trials]
+    return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+
+
+def _hours(hours: float | None) -> str:
+    if hours is None:
+        return ""
+    return f"{hours:.3g}" if hours >= 0.01 or not hours else "< 0.01"
+
+
+def _memory(size: int | None) -> str:
+    return "" if size is None else f"{size / 2**30:.1f} GiB"
+
+
+def _words(values: tuple[Any, ...]) -> str:
+    return ", ".join(escape(str(value)) for value in values)

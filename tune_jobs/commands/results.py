@@ -1,0 +1,125 @@
+"""`resnet-dist results STORAGE/EXPERIMENT`: one tidy table for other tools, written row by row."""
+
+import argparse
+import contextlib
+import csv
+import itertools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from cluster.storage.keys import BrowsableStorage
+from cluster.storage.opening import open_storage
+from resnet_dist.errors import UserError
+from resnet_dist.storage.interface import experiment_key
+from tune_jobs.results.experiment_record import read_record
+from tune_jobs.results.tidy_table import Column, Kind, ResultTable, Value
+from tune_jobs.results.trials import iterate_trials
+
+ROW_GROUP = 10_000
+"""Rows of a Parquet file that are written at a time."""
+
+
+def results_command(args: argparse.Namespace) -> int:
+    """Write the table to a file or to standard output."""
+    if args.format == "parquet" and args.output is None:
+        raise UserError("--format parquet: is not for a terminal; name a file with --output FILE.parquet")
+    storage, name = open_experiment(args.experiment)
+    record = read_record(storage, name)
+    table = ResultTable(record, args.rows)
+    rows = table.rows(iterate_trials(storage, name, record["trials"]))
+    write = WRITERS[args.format]
+    if args.output is None:
+        write(table.columns, rows, sys.stdout)
+    else:
+        with _replacing(Path(args.output), binary=args.format == "parquet") as file:
+            write(table.columns, rows, file)
+    return 0
+
+
+def open_experiment(uri: str) -> tuple[BrowsableStorage, str]:
+    """Storage and name of the experiment at `STORAGE/EXPERIMENT`; a `UserError` names those there are."""
+    above, slash, name = uri.rstrip("/").rpartition("/")
+    root = (above or "/") if slash else "."
+    if not name or root in ("s3:", "s3:/"):
+        raise UserError(f"{uri}: is a storage; give STORAGE/EXPERIMENT")
+    storage = open_storage(root)
+    if storage.get(experiment_key(name)) is None:
+        within = open_storage(uri)
+        found = [folder for folder in within.folders("") if within.get(experiment_key(folder)) is not None]
+        if found:
+            raise UserError(
+                f"{uri}: is a storage; give one of its experiments: {uri.rstrip('/')}/{found[0]}{_others(found)}"
+            )
+    return storage, name
+
+
+def _others(found: list[str]) -> str:
+    return f" (or {', '.join(found[1:8])}{', …' if len(found) > 8 else ''})" if found[1:] else ""
+
+
+@contextlib.contextmanager
+def _replacing(path: Path, binary: bool) -> Iterator[IO[Any]]:
+    """A new file that takes the place of `path` when it is complete; a pipe or a device is written to."""
+    is_file = path.is_file() or not path.exists()
+    target = path.with_name(f".{path.name}.{os.getpid()}.tmp") if is_file else path
+    try:
+        try:
+            with target.open("wb") if binary else target.open("w", encoding="utf-8", newline="") as file:
+                yield file
+            if is_file:
+                target.replace(path)
+        finally:
+            if is_file:
+                target.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {path}: cannot be written: {error.strerror or error}") from error
+
+
+def write_csv(columns: tuple[Column, ...], rows: Iterator[list[Value]], file: IO[str]) -> None:
+    """Comma-separated values with a header; nothing where there is no value."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([column.name for column in columns])
+    for row in rows:
+        writer.writerow([str(value).lower() if isinstance(value, bool) else value for value in row])
+
+
+def write_json(columns: tuple[Column, ...], rows: Iterator[list[Value]], file: IO[str]) -> None:
+    """An array of objects, one a line."""
+    names = [column.name for column in columns]
+    separator = "["
+    for row in rows:
+        file.write(separator + "\n" + json.dumps(dict(zip(names, row, strict=True))))
+        separator = ","
+    file.write("\n]\n" if separator == "," else "[]\n")
+
+
+def write_parquet(columns: tuple[Column, ...], rows: Iterator[list[Value]], file: IO[bytes]) -> None:
+    """Parquet, in groups of rows."""
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetWriter
+
+    types: dict[Kind, Any] = {
+        "text": pa.string(),
+        "integer": pa.int64(),
+        "number": pa.float64(),
+        "boolean": pa.bool_(),
+    }
+    schema = pa.schema([(column.name, types[column.kind]) for column in columns])
+    with ParquetWriter(file, schema) as writer:
+        while group := list(itertools.islice(rows, ROW_GROUP)):
+            arrays = [
+                pa.array(values, types[column.kind])
+                for column, values in zip(columns, zip(*group, strict=True), strict=True)
+            ]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+
+WRITERS: dict[str, Callable[[tuple[Column, ...], Iterator[list[Value]], Any], None]] = {
+    "csv": write_csv,
+    "json": write_json,
+    "parquet": write_parquet,
+}

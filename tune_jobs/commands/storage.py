@@ -1,0 +1,47 @@
+"""`resnet-dist storage …`: what a storage can do."""
+
+import argparse
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cluster.storage.check import Finding, StorageCheck, check_storage
+from tune_jobs.commands.output import print_json
+from tune_jobs.commands.terminal import make_console
+
+STYLES = {"ok": "green", "note": "yellow", "failed": "red"}
+
+
+def check(args: argparse.Namespace) -> int:
+    """Try and measure everything that runs need of a storage. Returns 1 if something is missing."""
+    console = make_console(quiet=args.json)
+    with console.status("writing, reading and deleting small objects"):
+        result = check_storage(args.storage)
+    if args.json:
+        print_json(result.to_dict())
+    else:
+        _print(result, console)
+    return 1 if result.failed else 0
+
+
+def _print(result: StorageCheck, console: Console) -> None:
+    console.print(f"{escape(result.uri)}: {escape(result.access)}", soft_wrap=True)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for _ in range(3):
+        table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding in result.findings:
+        state = f"[{STYLES[finding.state]}]{finding.state}[/]"
+        table.add_row(f"  {finding.name}", state, _milliseconds(finding), escape(finding.text))
+    console.print(table)
+    if result.not_tried:
+        console.print(f"  not tried: {', '.join(result.not_tried)}", soft_wrap=True)
+    if result.failed:
+        console.print(f"Not fit for runs as it is: {', '.join(result.failed)} failed.", soft_wrap=True)
+    else:
+        console.print("Fit for runs and grids.")
+
+
+def _milliseconds(finding: Finding) -> str:
+    return "" if finding.seconds is None else f"{1000 * finding.seconds:.1f} ms"

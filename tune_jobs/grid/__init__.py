@@ -1,0 +1,1 @@
+"""From an experiment file to trials, and trials on Ray Tune."""

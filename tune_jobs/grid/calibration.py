@@ -1,0 +1,194 @@
+"""What training costs on this cluster: time and memory of one update, measured on a few and remembered on disk.
+
+Remembered for each kind of network, batch and precision, and for each kind of machine, so that a second plan measures
+nothing. Measured where trials would run: on a node of the cluster that RAY_ADDRESS names, or else in this process.
+"""
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from resnet_dist.cache_directory import cache_directory
+from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from cluster.ray_cluster.connection import Resources
+
+T = TypeVar("T")
+
+UPDATES = 3
+"""Updates that are timed, after one that is not; their median counts."""
+
+FILE = "calibration.json"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one update of the weights takes on one worker, which holds the whole batch."""
+
+    seconds: float
+    activations: int
+    """Bytes that the forward pass keeps for the backward pass."""
+    weights: int
+    """Bytes of the weights; the gradients take as much again, and the solver a multiple of it."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The costs of configurations on one kind of machine, and how many one-worker trials the cluster runs at a time."""
+
+    machine: str
+    """Name of the processor or GPU."""
+    slots: int
+    measure: Callable[[TrainingConfig], Cost]
+
+    def __call__(self, config: TrainingConfig) -> Cost:
+        """The cost of a configuration's updates: remembered, or else measured."""
+        file = cache_directory() / FILE
+        known, key = _read(file), json.dumps([self.machine, *_what_costs(config)])
+        if key not in known:
+            known[key] = asdict(self.measure(config))
+            with suppress(OSError):  # a plan of a cache that cannot be written measures again
+                _write(file, known)
+        return Cost(**known[key])
+
+
+@contextmanager
+def calibrating(device: str) -> Iterator[Calibration]:
+    """A calibration for runs with this `run.device`, on the cluster that a grid would run on."""
+    if os.environ.get("RAY_ADDRESS"):
+        from cluster.ray_cluster.connection import connected
+
+        with connected() as resources:
+            from resnet_dist.custom_code import installed
+
+            use_gpu = resources.uses_gpu(device)
+            yield Calibration(
+                _there(resources, device, _assigned_kind),
+                resources.workers(use_gpu),
+                lambda config: _there(resources, config.run.device, _measure_assigned, config, dict(installed())),
+            )
+        return
+    import torch
+
+    gpu = torch.cuda.is_available() and device != "cpu"
+    yield Calibration(machine_kind(device), torch.cuda.device_count() if gpu else os.cpu_count() or 1, measure)
+
+
+def machine_kind(device: str) -> str:
+    """Name of the processor or GPU that a run with this `run.device` computes on here."""
+    from resnet_dist.records.provenance import machine
+    from resnet_dist.workers import alone
+
+    return machine(alone(device))["device"]
+
+
+def measure(config: TrainingConfig) -> Cost:
+    """Train for a few updates here, with one CPU thread, as a grid's workers have, or on one GPU."""
+    import torch
+
+    from resnet_dist.data.dataset import load_dataset
+    from resnet_dist.training.numerics import settings_of_run
+    from resnet_dist.training.state import Training
+    from resnet_dist.workers import alone
+
+    size = config.data.batch_size
+    data = replace(config.data, source="synthetic", fingerprint="", train_limit=size, test_limit=10, holdout=0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        dataset = load_dataset(data)
+        with settings_of_run(config.run.exact):
+            training = Training(replace(config, data=data), dataset, alone(config.run.device))
+            activations = _activations(training)
+            times = []
+            for _ in range(UPDATES):
+                training.start_epoch()
+                started = time.perf_counter()
+                training.update().sum().item()  # waits for the device
+                times.append(time.perf_counter() - started)
+        weights = sum(parameter.nbytes for parameter in training.network.parameters())
+        return Cost(statistics.median(times), activations, weights)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _there(resources: "Resources", device: str, function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function on the connected cluster, on what a trial with this `run.device` trains on."""
+    import ray
+
+    use_gpu = resources.uses_gpu(device)
+    resources.require_workers(1, use_gpu)  # else Ray would wait for it
+    called: Any = ray.remote(num_cpus=1, num_gpus=int(use_gpu))(function)
+    try:
+        answer: T = ray.get(called.remote(*arguments))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from error
+        raise
+    return answer
+
+
+def _assigned_kind() -> str:
+    from resnet_dist.gpus import assigned_device
+
+    return machine_kind(assigned_device().type)
+
+
+def _measure_assigned(config: TrainingConfig, code: dict[str, str]) -> Cost:
+    from resnet_dist.custom_code import install
+    from resnet_dist.gpus import assigned_device
+
+    install(code)
+    return measure(config.override({"run.device": assigned_device().type}))
+
+
+def _activations(training: Any) -> int:
+    """Bytes that one update's forward passes keep, weights excepted, for the largest of its sub-batches."""
+    import torch
+
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Any) -> Any:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    training.start_epoch()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        training.update().item()
+    for weights in (*training.network.parameters(), *training.network.buffers()):
+        kept.pop(weights.untyped_storage().data_ptr(), None)
+    # Sub-batches are done one after the other: what one keeps is free for the next.
+    return sum(kept.values()) // int(training.config.data.accumulation)
+
+
+def _what_costs(config: TrainingConfig) -> list[Any]:
+    network, data, run = config.network, config.data, config.run
+    return [
+        *(network.depth, network.width, network.family, network.shortcut, network.block, config.code.fingerprint),
+        *(data.batch_size, data.accumulation),
+        *(run.precision, run.exact, run.device),
+    ]
+
+
+def _read(file: Path) -> dict[str, dict[str, Any]]:
+    try:
+        known = json.loads(file.read_text())
+        return {key: value for key, value in known.items() if value.keys() == Cost.__dataclass_fields__.keys()}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def _write(file: Path, known: dict[str, dict[str, Any]]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial.write_text(json.dumps(known, indent=1))
+    partial.replace(file)

@@ -1,0 +1,63 @@
+"""Code of the user's own that an experiment or a run names: read, checked, and bound to configurations by its text."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from resnet_dist import custom_code as custom
+from resnet_dist.configuration.code import CodeConfig
+from resnet_dist.configuration.training import TrainingConfig
+from tune_jobs.grid.experiment_file import Experiment, naming
+
+
+def bind_experiment(experiment: Experiment, file: str) -> Experiment:
+    """The experiment with the fingerprint of its cells' code in their configurations, the code installed and checked.
+
+    Modules are looked for beside the experiment's file, then in the current directory.
+    """
+    if not any(custom.named(cell.config) for table in experiment.tables for cell in table.cells):
+        return experiment
+    folders = list(dict.fromkeys([Path(file).absolute().parent, Path.cwd()]))
+    everything: dict[str, str] = {}
+    for table in experiment.tables:
+        for cell in table.cells:
+            with naming(f"table {table.name!r}, cell {cell.label!r}"):
+                everything |= custom.collect(custom.named(cell.config), folders)
+    custom.install(everything)
+    checked: set[str] = set()
+    tables = []
+    for table in experiment.tables:
+        cells = []
+        for cell in table.cells:
+            with naming(f"table {table.name!r}, cell {cell.label!r}"):
+                cells.append(replace(cell, config=_bound(cell.config, checked)))
+        tables.append(replace(table, cells=tuple(cells)))
+    return replace(experiment, tables=tuple(tables))
+
+
+def bind_config(config: TrainingConfig, modules: Mapping[str, str] | None = None) -> TrainingConfig:
+    """The same for one run, whose modules are looked for in the current directory unless they are given."""
+    if names := custom.named(config):
+        custom.install(custom.collect(names, [Path.cwd()]) if modules is None else modules)
+        return _bound(config, set())
+    return config
+
+
+def code_of(config: TrainingConfig) -> dict[str, str]:
+    """The text of a bound configuration's modules, which travels with its job."""
+    return custom.part(custom.installed(), custom.named(config).values())
+
+
+def _bound(config: TrainingConfig, checked: set[str]) -> TrainingConfig:
+    if not custom.named(config):
+        return config
+    found = custom.required_fingerprint(config, custom.installed())
+    config = replace(config, code=CodeConfig(found))
+    plain = config.to_dict()
+    key = repr([plain["network"], plain["batch_norm"], plain["solver"], plain["run"]["exact"], found])
+    if key not in checked:
+        from resnet_dist.training.custom_checks import check_code
+
+        check_code(config)
+        checked.add(key)
+    return config

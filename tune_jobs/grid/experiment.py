@@ -1,0 +1,208 @@
+"""Experiments: the registry, settings given at launch, and the trials that an experiment stands for."""
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+from resnet_dist.configuration.sections import choices
+from resnet_dist.configuration.training import NOT_IDENTITY, TrainingConfig
+from resnet_dist.errors import ConfigurationError
+from resnet_dist.storage.interface import LAYOUT
+from tune_jobs.grid.experiment_file import Cell, Deviation, Experiment, Table, naming, read_experiment_file
+from tune_jobs.grid.trial_names import settings_identity, trial_names
+
+__all__ = [
+    "Cell",
+    "Deviation",
+    "Experiment",
+    "Table",
+    "Trial",
+    "experiment_record",
+    "load_experiment",
+    "registered",
+    "trials",
+    "with_seed",
+]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training run of an experiment."""
+
+    config: TrainingConfig
+    name: str
+    """What varies in the experiment, and the seed: `relu/bn-before/seed-0`."""
+
+    @property
+    def trial_id(self) -> str:
+        """Hash of what determines the trial's numbers."""
+        return self.config.trial_id()
+
+
+def _registry() -> dict[str, Path]:
+    folder = Path(str(resources.files("tune_jobs"))) / "experiments"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def registered() -> tuple[str, ...]:
+    """Names of the packaged experiments."""
+    return tuple(_registry())
+
+
+def load_experiment(
+    name_or_path: str, overrides: Mapping[str, Any] | None = None, epochs: int | None = None
+) -> Experiment:
+    """A packaged experiment by name, or a user's TOML file.
+
+    `epochs` shortens (or lengthens) every cell with its milestones; `overrides`, as {"section.field": value},
+    then replace settings of every cell. Raises a `ConfigurationError` of one line for any mistake.
+    """
+    registry = _registry()
+    path = registry.get(name_or_path)
+    if path is None:
+        if not (name_or_path.endswith(".toml") or "/" in name_or_path or is_file(name_or_path)):
+            choices("experiment", name_or_path, ("FILE.toml", *registry))
+        path = Path(name_or_path)
+    declared = read_experiment_file(path, registry)
+    if epochs is not None and epochs < 1:
+        raise ConfigurationError(f"epochs: {epochs} is not allowed; it must be at least 1")
+    if "run.seed" in (overrides or {}):
+        raise ConfigurationError("run.seed: an experiment does not set it; choose the number of seeds with --seeds")
+    tables = tuple(_with_settings(table, dict(overrides or {}), epochs) for table in declared.tables)
+    for table in tables:
+        with naming(f"{declared.name}: table {table.name!r}"):
+            _refuse_equal_cells(table)
+    return replace(declared, tables=tables, deviations=_deviations(declared.tables, tables))
+
+
+def _with_settings(table: Table, overrides: dict[str, Any], epochs: int | None) -> Table:
+    cells = []
+    for cell in table.cells:
+        # Shortened first, so that milestones and epochs that the user names are taken as they are.
+        config = cell.config if epochs is None else cell.config.shortened(epochs)
+        with naming(f"table {table.name!r}, cell {cell.label!r}"):
+            cells.append(replace(cell, config=config.override(overrides)))
+    return replace(table, cells=tuple(cells))
+
+
+def _refuse_equal_cells(table: Table) -> None:
+    seen: dict[str, str] = {}
+    for cell in table.cells:
+        key = repr(settings_identity(cell.config))
+        if key in seen:
+            raise ConfigurationError(
+                f"cells {seen[key]!r} and {cell.label!r} are the same trial; let them differ in something that "
+                f"changes results ({', '.join(name for name in NOT_IDENTITY if name != 'data.source')} do not)"
+            )
+        seen[key] = cell.label
+
+
+def _deviations(declared: tuple[Table, ...], actual: tuple[Table, ...]) -> tuple[Deviation, ...]:
+    found: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+    unimportant = {*NOT_IDENTITY, "data.fingerprint"} - {"data.source"}
+    for before, after in zip(declared, actual, strict=True):
+        references = TrainingConfig().override(dict(before.reference_settings)).to_flat_dict()
+        for cell, changed in zip(before.cells, after.cells, strict=True):
+            recipe = cell.config.to_flat_dict()
+            if cell.reference is not None or cell.paper is not None:
+                recipe |= {name: references[name] for name, _ in before.reference_settings}
+            for setting, value in changed.config.to_flat_dict().items():
+                if setting not in unimportant and recipe[setting] != value:
+                    old, new = found.setdefault(setting, ({}, {}))
+                    old[repr(recipe[setting])] = recipe[setting]
+                    new[repr(value)] = value
+    return tuple(Deviation(setting, tuple(old.values()), tuple(new.values())) for setting, (old, new) in found.items())
+
+
+def trials(experiment: Experiment, seeds: int) -> tuple[Trial, ...]:
+    """Every trial of an experiment once, in the order of its tables, seeds 0 to `seeds - 1` of each cell.
+
+    The configuration of a `folder:` source must carry its data's fingerprint.
+    """
+    if seeds < 1:
+        raise ConfigurationError(f"seeds: {seeds} is not allowed; it must be at least 1")
+    # Cells that stand in several tables are one trial; the first decides settings such as run.workers.
+    unique: dict[str, TrainingConfig] = {}
+    for table in experiment.tables:
+        for cell in table.cells:
+            unique.setdefault(cell.config.trial_id(), cell.config)
+    names = trial_names(list(unique.values()))
+    assert len(set(names)) == len(names), "two trials have one name"
+    return tuple(
+        Trial(with_seed(config, seed), f"{name}/seed-{seed}" if name else f"seed-{seed}")
+        for config, name in zip(unique.values(), names, strict=True)
+        for seed in range(seeds)
+    )
+
+
+def is_file(name: str) -> bool:
+    """Whether there is a file of this name; none has one that is too long for the system."""
+    try:
+        return Path(name).is_file()
+    except OSError:
+        return False
+
+
+def with_seed(config: TrainingConfig, seed: int) -> TrainingConfig:
+    """The same cell with another seed."""
+    return replace(config, run=replace(config.run, seed=seed))
+
+
+def experiment_record(
+    experiment: Experiment, seeds: int, overrides: Mapping[str, Any] | None = None, scheduler: str = "fifo"
+) -> dict[str, Any]:
+    """What `experiment.json` holds: all that a report needs to know of what was asked."""
+    ids: dict[tuple[str, int], str] = {}
+    runs = {}
+    for trial in trials(experiment, seeds):
+        runs[trial.trial_id] = {"name": trial.name, "config": trial.config.to_dict()}
+    for table in experiment.tables:
+        for cell in table.cells:
+            for seed in range(seeds):
+                ids[table.name + "\n" + cell.label, seed] = with_seed(cell.config, seed).trial_id()
+    epochs = {cell.config.run.epochs for table in experiment.tables for cell in table.cells}
+    return {
+        "layout": LAYOUT,
+        "experiment": experiment.name,
+        "title": experiment.title,
+        "description": experiment.description,
+        "seeds": seeds,
+        "epochs": epochs.pop() if len(epochs) == 1 else None,
+        "overrides": dict(overrides or {}),
+        "deviations": [asdict(deviation) for deviation in experiment.deviations],
+        "tables": [
+            {
+                "name": table.name,
+                "title": table.title,
+                "caption": table.caption,
+                "baseline": table.baseline or table.cells[0].label,
+                "cells": [
+                    {
+                        "label": cell.label,
+                        "reference": cell.reference,
+                        "paper": cell.paper,
+                        "trials": [ids[table.name + "\n" + cell.label, seed] for seed in range(seeds)],
+                    }
+                    for cell in table.cells
+                ],
+            }
+            for table in experiment.tables
+        ],
+        "trials": runs,
+        "versions": _versions(),
+        **({} if scheduler == "fifo" else {"scheduler": scheduler}),
+    }
+
+
+def _versions() -> dict[str, str | None]:
+    def version(package: str) -> str | None:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return None
+
+    packages = {"resnet_dist": "resnet-dist", "torch": "torch", "ray": "ray"}
+    return {"python": platform.python_version(), **{key: version(name) for key, name in packages.items()}}

@@ -1,0 +1,242 @@
+"""What a grid will run: its trials, their state in storage, their steps and the time to expect."""
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.errors import UserError
+from resnet_dist.storage.interface import Storage
+from tune_jobs.grid.custom_code import bind_experiment
+from tune_jobs.grid.experiment import Experiment, Trial, load_experiment, trials, with_seed
+from tune_jobs.results.experiment_record import refuse_other_record
+from tune_jobs.results.trials import read_trials
+
+if TYPE_CHECKING:
+    from tune_jobs.grid.calibration import Calibration
+
+EVALUATION_COST = 1 / 3
+"""Cost of evaluating an image beside that of training on it: a forward pass without a backward one."""
+
+PROCESS_MEMORY = 400 * 2**20
+"""Bytes of a worker's process with its libraries, before there is a network or an image."""
+
+SOLVER_MEMORY = {"sgd": 1, "rmsprop": 1, "adagrad": 1, "adadelta": 2, "adam": 2, "adamw": 2}
+"""Numbers that a solver keeps for each weight."""
+
+IMAGE_BYTES = 3 * 32 * 32 + 8
+"""Bytes of an image and its label. Each worker holds all training images, and its share of the test images."""
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """One trial of a plan."""
+
+    trial: Trial
+    state: str
+    """As `results.TrialResults.state`; `missing` for one that storage knows nothing of."""
+    failure: str
+    """Kind of failure if it has failed, as in `failure.json`."""
+    steps: int
+    """Updates of the weights, over the whole run."""
+    steps_done: int
+    """Updates whose epochs are recorded already."""
+    hours: float | None
+    """Worker-hours that remain, from a measured step time; None if not measured."""
+    memory: int | None
+    """Bytes that each of its workers takes, computed from what was measured of one update; None if not measured."""
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """One row of one table."""
+
+    table: str
+    label: str
+    trials: tuple[PlannedTrial, ...]
+    """By seed."""
+    also_in: tuple[str, ...]
+    """Other tables in which the same trials stand."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A grid, expanded and held against storage."""
+
+    experiment: Experiment
+    overrides: dict[str, Any]
+    seeds: int
+    cells: tuple[PlannedCell, ...]
+    """Rows of all tables; a configuration that stands in several tables is several cells and one trial a seed."""
+    trials: tuple[PlannedTrial, ...]
+    machine: str = ""
+    """Processor or GPU on which step times were measured; empty if they were not."""
+    slots: int = 1
+    """Workers that the cluster runs at a time."""
+
+    @property
+    def configurations(self) -> int:
+        """Different configurations, whatever their seeds."""
+        return len({cell.trials[0].trial.trial_id for cell in self.cells})
+
+    @property
+    def shared(self) -> int:
+        """Configurations that stand in more than one table."""
+        return len({cell.trials[0].trial.trial_id for cell in self.cells if cell.also_in})
+
+    def to_run(self, retry_failed: bool = False, scheduler: str = "fifo") -> list[Trial]:
+        """Trials that a launch starts, the longest first.
+
+        One that diverged would do so again, and a search does not take up what it has stopped.
+        """
+        searching = scheduler != "fifo"
+        waiting = [
+            planned
+            for planned in self.trials
+            if planned.state != "finished"
+            and (
+                retry_failed or not (planned.failure == "diverged" or (searching and planned.state == "early-stopped"))
+            )
+        ]
+        return [planned.trial for planned in sorted(waiting, key=_cost, reverse=True)]
+
+    @property
+    def hours(self) -> float | None:
+        """Worker-hours that remain over all trials that are not finished."""
+        hours = [planned.hours for planned in self.trials if planned.state != "finished"]
+        return None if None in hours else sum(hour for hour in hours if hour is not None)
+
+    @property
+    def cluster_hours(self) -> float | None:
+        """Hours until all is done on the cluster, as a launch goes about it; None if nothing was measured.
+
+        Trials of each number of workers after those of more, the longest first, each as soon as there is room.
+        """
+        if self.hours is None:
+            return None
+        known = {planned.trial.trial_id: planned for planned in self.trials}
+        waiting = [known[trial.trial_id] for trial in self.to_run()]
+        total = 0.0
+        for workers in {planned.trial.config.run.workers for planned in waiting}:
+            free = [0.0] * max(1, self.slots // workers)  # when each place is free again
+            for planned in waiting:
+                if planned.trial.config.run.workers == workers:
+                    heapq.heapreplace(free, free[0] + (planned.hours or 0.0) / workers)
+            total += max(free)
+        return total
+
+
+def _cost(planned: PlannedTrial) -> float:
+    network = planned.trial.config.network
+    return network.depth * network.width**2 * planned.trial.config.data.batch_size * planned.steps
+
+
+def make_plan(
+    name_or_path: str,
+    storage: Storage,
+    seeds: int | None,
+    epochs: int | None,
+    overrides: dict[str, Any],
+    calibration: "Calibration | None" = None,
+) -> Plan:
+    """Expand an experiment and hold it against storage. Loads the data, if it is not cached, to know its size.
+
+    `calibration` gives what an update costs.
+    """
+    experiment = bind_experiment(load_experiment(name_or_path, overrides, epochs), name_or_path)
+    sources = {cell.config.data.source for table in experiment.tables for cell in table.cells}
+    by_content = {source for source in sources if replace(TrainingConfig().data, source=source).identified_by_content}
+    if len(sources) == 1 and by_content:
+        (source,) = sources
+        from resnet_dist.data.dataset import dataset_fingerprint
+        from resnet_dist.data.staged import bring
+
+        data = replace(TrainingConfig().data, source=source, fingerprint=overrides.get("data.fingerprint", ""))
+        overrides = overrides | {"data.fingerprint": dataset_fingerprint(bring(data, storage))}
+        experiment = bind_experiment(load_experiment(name_or_path, overrides, epochs), name_or_path)
+    elif by_content:
+        raise UserError(
+            f"{experiment.name}: cells on different sources, {min(by_content)} among them; give one with --data.source"
+        )
+    seeds = seeds or experiment.seeds
+    refuse_other_record(storage, experiment.name)
+    expanded = trials(experiment, seeds)
+    # By their own records, not by experiment.json: an earlier launch may have asked for others than the last one.
+    asked = {trial.trial_id: {"name": trial.name, "config": trial.config.to_dict()} for trial in expanded}
+    known, _ = read_trials(storage, experiment.name, asked, details=False)
+    planned = []
+    for trial in expanded:
+        results = known[trial.trial_id]
+        steps = _steps(trial.config, trial.config.run.epochs)
+        done = _steps(trial.config, results.epochs_done)
+        hours = memory = None
+        if calibration and results.state != "finished":
+            cost = calibration(trial.config)
+            share = 1 + EVALUATION_COST * test_images(trial.config) / train_images(trial.config)
+            hours = cost.seconds * (steps - done) * share / 3600
+            memory = _memory(trial.config, cost.activations, cost.weights)
+        planned.append(PlannedTrial(trial, results.state, results.failure, steps, done, hours, memory))
+    return Plan(
+        experiment,
+        overrides,
+        seeds,
+        _cells(experiment, seeds, planned),
+        tuple(planned),
+        calibration.machine if calibration else "",
+        calibration.slots if calibration else 1,
+    )
+
+
+def _cells(experiment: Experiment, seeds: int, planned: Sequence[PlannedTrial]) -> tuple[PlannedCell, ...]:
+    known = {item.trial.trial_id: item for item in planned}
+    first = {(table.name, cell.label): cell.config.trial_id() for table in experiment.tables for cell in table.cells}
+    return tuple(
+        PlannedCell(
+            table.name,
+            cell.label,
+            tuple(known[with_seed(cell.config, seed).trial_id()] for seed in range(seeds)),
+            tuple(
+                other
+                for (other, _), trial_id in first.items()
+                if trial_id == first[table.name, cell.label] and other != table.name
+            ),
+        )
+        for table in experiment.tables
+        for cell in table.cells
+    )
+
+
+def _memory(config: TrainingConfig, activations: int, weights: int) -> int:
+    workers = config.run.workers
+    copies = 2 + SOLVER_MEMORY.get(config.solver.kind, 2)  # themselves, their gradients, and what the solver keeps
+    images = (train_images(config) + config.data.holdout + test_images(config) // workers) * IMAGE_BYTES
+    return PROCESS_MEMORY + images + copies * weights + activations // workers
+
+
+def _steps(config: TrainingConfig, epochs: int) -> int:
+    from resnet_dist.data.batches import EpochPlan
+
+    return EpochPlan(train_images(config), config.data.batch_size, config.data.sampling).start(epochs)
+
+
+KNOWN_SIZES = {"synthetic": (10_000, 2_000), "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000)}
+"""Training and test images of the sources whose content is fixed."""
+
+
+def train_images(config: TrainingConfig) -> int:
+    """Images that a run trains on."""
+    return (config.data.train_limit or _sizes(config)[0]) - config.data.holdout
+
+
+def test_images(config: TrainingConfig) -> int:
+    """Images that a run is tested on at each epoch."""
+    return config.data.test_limit or _sizes(config)[1]
+
+
+def _sizes(config: TrainingConfig) -> tuple[int, int]:
+    if config.data.source in KNOWN_SIZES:
+        return KNOWN_SIZES[config.data.source]
+    from resnet_dist.data.dataset import dataset_sizes
+
+    return dataset_sizes(config.data)

@@ -1,0 +1,166 @@
+"""Runs the trials of a grid on a Ray cluster through Ray Tune: what is missing runs, what is half done goes on.
+
+A one-worker trial trains in the Tune actor itself, and actors are reused; only a trial that needs several workers
+starts Ray Train (its worker group costs seconds).
+"""
+
+import functools
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from cluster.ray_cluster.connection import DRIVER_RESOURCE, Resources, ray_storage
+from cluster.storage.opening import open_storage
+from resnet_dist.launch import Job
+from tune_jobs.grid.custom_code import code_of
+from tune_jobs.grid.experiment import Trial
+
+if TYPE_CHECKING:
+    from tune_jobs.grid.progress import Observer
+
+RETRIES = 2
+"""Times that a trial is started again after its process died, or its node."""
+
+DRIVER_MEMORY = 300 * 2**20
+"""Bytes of a process that starts a worker group and waits for it."""
+
+
+SCHEDULERS = ("fifo", "asha")
+"""fifo: every trial to its end. asha: for searching, trials that look bad are stopped early (arXiv:1810.05934)."""
+
+ASHA_REDUCTION = 4
+"""At each of asha's rungs the best quarter goes on."""
+
+
+def run_trials(
+    trials: Sequence[Trial],
+    experiment: str,
+    storage_uri: str,
+    resources: Resources,
+    observer: "Observer",
+    scheduler: str = "fifo",
+) -> None:
+    """Run trials on the connected cluster, in their order. A failed trial is recorded and does not stop the others."""
+    # Trials of one worker share reused actors; each other size is a run of its own, so that drivers waiting for
+    # worker groups never hold what those groups need. So are those on GPUs and those on processors.
+    groups: defaultdict[tuple[int, bool], list[Trial]] = defaultdict(list)
+    for trial in trials:
+        run = trial.config.run
+        groups[run.workers, resources.uses_gpu(run.device)].append(trial)
+    for workers, use_gpu in sorted(groups, reverse=True):
+        group = groups[workers, use_gpu]
+        _run_group(group, workers, use_gpu, experiment, storage_uri, resources, observer, scheduler)
+
+
+def _run_group(
+    trials: Sequence[Trial],
+    workers: int,
+    use_gpu: bool,
+    experiment: str,
+    storage_uri: str,
+    resources: Resources,
+    observer: "Observer",
+    scheduler: str,
+) -> None:
+    from ray import tune
+    from ray.tune.execution import class_cache
+
+    from tune_jobs.grid.concurrency import FollowsCluster
+    from tune_jobs.grid.progress import Progress
+
+    # Tune would hand the driver's keys to trials as part of their runtime environment, which Ray's agents write into
+    # log files. Every node has its own.
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
+        [name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")]
+    )
+    os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"  # a line each: who watches is told, and the traceback lies in .ray/
+    state = ray_storage(storage_uri, experiment)
+    jobs = {trial.trial_id: _job(trial, experiment, storage_uri, scheduler) for trial in trials}
+    trainable = tune.with_parameters(_train_trial, jobs=jobs, ray_storage=state, use_gpu=use_gpu)
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, tune.PlacementGroupFactory([actor_resources(workers, use_gpu, resources)])),
+        param_space={"trial_id": tune.grid_search(list(jobs))},
+        tune_config=tune.TuneConfig(
+            reuse_actors=workers == 1,
+            # Trials of one worker ask for their resources themselves, and Ray places them as nodes come.
+            search_alg=None if workers == 1 else FollowsCluster(workers, use_gpu),
+            scheduler=_asha(trials) if scheduler == "asha" else None,
+            trial_name_creator=lambda trial: trial.config["trial_id"],
+            trial_dirname_creator=lambda trial: trial.config["trial_id"],
+        ),
+        run_config=tune.RunConfig(
+            name=f"tune-{datetime.now(UTC):%Y%m%dT%H%M%S}-{workers}",
+            **state,
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            callbacks=[Progress({trial.trial_id: trial for trial in trials}, experiment, storage_uri, observer)],
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+
+
+def actor_resources(workers: int, use_gpu: bool, resources: Resources) -> dict[str, int | float]:
+    """What Tune's actor of a trial takes: what it trains on, or little, if it starts workers for that."""
+    if workers == 1:
+        return {"CPU": 1, "GPU": 1} if use_gpu else {"CPU": 1}
+    # The driver of a worker group waits and takes no CPU: the group brings its own placement group.
+    return {"memory": DRIVER_MEMORY, **({DRIVER_RESOURCE: 1} if resources.driver_slots else {})}
+
+
+def _asha(trials: Sequence[Trial]) -> Any:
+    """Asynchronous successive halving by the validation error where images are held out, else by the test error."""
+    from ray.tune.schedulers import ASHAScheduler
+
+    # Its last reports have no errors in them, of which Tune would complain.
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
+    held_out = all(trial.config.data.holdout for trial in trials)
+    return ASHAScheduler(
+        time_attr="epoch",
+        metric="validation_error" if held_out else "top1_error",
+        mode="min",
+        # A trial that has reached its last epoch is finished; no rung may stop it there, before its result is written.
+        max_t=max(1, max(trial.config.run.epochs for trial in trials) - 1),
+        stop_last_trials=False,
+        reduction_factor=ASHA_REDUCTION,
+    )
+
+
+def _job(trial: Trial, experiment: str, storage_uri: str, scheduler: str) -> Job:
+    return Job(
+        trial.config,
+        experiment,
+        trial.name,
+        functools.partial(open_storage, storage_uri),
+        code_of(trial.config),
+        scheduler,
+    )
+
+
+def _train_trial(config: dict[str, Any], jobs: dict[str, Job], ray_storage: dict[str, Any], use_gpu: bool) -> None:
+    """The function that Ray Tune calls for each trial."""
+    from ray import tune
+
+    from resnet_dist.errors import DivergedError, StorageError, UserError, WaitingError
+    from resnet_dist.launch import run_in_actor, run_on_workers
+
+    job = jobs[config["trial_id"]]
+    try:
+        if job.config.run.workers == 1:
+            run_in_actor(job, on_epoch=lambda line: tune.report(dict(line)))
+        else:
+            from ray.tune.integration.ray_train import TuneReportCallback
+
+            run_on_workers(job, ray_storage, use_gpu, callbacks=[TuneReportCallback()])
+        # Tune prints a line to standard output for a trial that reports nothing, as one has that was killed after
+        # its last epoch.
+        tune.report({"finished": True})
+    except DivergedError as error:
+        tune.report({"diverged": str(error)})  # recorded already; to Tune it is no failure to be retried
+    except WaitingError as error:
+        tune.report({"waiting": str(error)})  # trained already
+    except StorageError:
+        raise  # it may be back when Tune tries again
+    except UserError as error:
+        tune.report({"failed": str(error)})  # as it would again

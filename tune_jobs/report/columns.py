@@ -1,0 +1,183 @@
+"""The columns of the report's tables, the same in Markdown, HTML and the terminal."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from resnet_dist.words import counted
+from tune_jobs.report.cost import Cost, duration, trial_seconds, workers
+from tune_jobs.report.statistics import Summary
+from tune_jobs.report.summary import CellSummary, ReportOptions, ReportSummary, TableSummary
+from tune_jobs.results.trials import STATES, ExperimentResults, TrialResults
+
+NONE = "—"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a result table."""
+
+    title: str
+    text: Callable[[CellSummary], str]
+    key: Callable[[CellSummary], float | None] | None = None
+    """What a numeric column sorts by; None: it is text."""
+    note: Callable[[CellSummary], str] = lambda cell: ""
+    """What stands small below the text, such as a p-value."""
+    wide: bool = False
+    """Left out where there is little room."""
+
+    def full(self, cell: CellSummary) -> str:
+        """The text and its note on one line."""
+        note = self.note(cell)
+        return f"{self.text(cell)} ({note})" if note else self.text(cell)
+
+
+def percent(value: float | None, sign: bool = False) -> str:
+    """A fraction as per cent with two decimals, without the unit."""
+    if value is None:
+        return NONE
+    return f"{100 * value:{'+' if sign else ''}.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def p_value(p: float | None) -> str:
+    """A p-value as it is quoted; empty if there is none."""
+    if p is None:
+        return ""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def columns(table: TableSummary, summary: ReportSummary) -> list[Column]:
+    """The columns that have something to say in this table, after the label and before the trials."""
+    cells = table.cells
+    referenced = any(cell.reference is not None for cell in cells)
+    shown = [
+        Column("Top-1 error, %", _ours, lambda c: c.ours.mean if c.ours else None),
+        Column("n", lambda c: str(c.ours.n if c.ours else 0), lambda c: c.ours.n if c.ours else 0, wide=True),
+    ]
+    if any(cell.ours and cell.ours.n > 1 for cell in cells):
+        shown.append(Column("95 % interval", _interval, lambda c: c.ours.low if c.ours else None, _one_run, wide=True))
+    if summary.options.best_epoch:
+        shown.append(
+            Column("Best epoch, % (optimistic)", lambda c: _mean_sd(c.best), lambda c: c.best.mean if c.best else None)
+        )
+    if referenced:
+        shown.append(Column("Document, %", lambda c: percent(c.reference), lambda c: c.reference))
+    if summary.comparable and referenced:
+        shown += [
+            Column("Difference", lambda c: percent(c.difference, sign=True), lambda c: c.difference, wide=True),
+            Column("Verdict", lambda c: c.verdict or NONE, note=_verdict_note),
+        ]
+    if any(cell.paper is not None for cell in cells):
+        shown.append(Column("Paper, %", lambda c: percent(c.paper), lambda c: c.paper, note=_paper_note))
+    if any(cell.baseline_p is not None for cell in cells):
+        shown.append(
+            Column(
+                "Against baseline",
+                lambda c: _against_baseline(c, table.baseline),
+                lambda c: c.baseline_difference if c.baseline_p is not None else None,
+                note=lambda c: f"{c.baseline_verdict}, {p_value(c.baseline_p)}" if c.baseline_p is not None else "",
+                wide=True,
+            )
+        )
+    return shown
+
+
+def _against_baseline(cell: CellSummary, baseline: str) -> str:
+    if cell.label == baseline:
+        return "baseline"
+    return percent(cell.baseline_difference, sign=True) if cell.baseline_p is not None else NONE
+
+
+def _ours(cell: CellSummary) -> str:
+    return _mean_sd(cell.ours)
+
+
+def _mean_sd(sample: Summary | None) -> str:
+    if sample is None:
+        return NONE
+    return percent(sample.mean) + (f" ± {percent(sample.sd)}" if sample.sd is not None else "")
+
+
+def _interval(cell: CellSummary) -> str:
+    if cell.ours is None or cell.ours.low is None:
+        return NONE
+    return f"{percent(cell.ours.low)} to {percent(cell.ours.high)}"
+
+
+def _one_run(cell: CellSummary) -> str:
+    if cell.prediction is None or cell.reference is None:
+        return ""
+    return f"one run {percent(cell.prediction[0])} to {percent(cell.prediction[1])}"
+
+
+def _verdict_note(cell: CellSummary) -> str:
+    if cell.verdict is None:
+        return cell.no_verdict
+    return p_value(cell.reference_p) + ("" if cell.complete else ", so far")
+
+
+def _paper_note(cell: CellSummary) -> str:
+    return f"ours {percent(cell.paper_difference, sign=True)}" if cell.paper_difference is not None else ""
+
+
+def method(options: ReportOptions) -> list[str]:
+    """How the numbers came about, in a few sentences for readers of the tables."""
+    margin = f"{100 * options.smallest_difference:g} % points"
+    said = [
+        "The measure is the top-1 error on the test set after the last epoch, never the best epoch. Ours is the mean "
+        "over seeds ± their standard deviation (n - 1), with Student's 95 % confidence interval of the mean. Only "
+        "trials that ran to their end count: a row some of whose trials failed shows those that did not.",
+        "The document's number is one run, so it is treated as one draw: t = (mean - number) / (sd √(1 + 1/n)), n - 1 "
+        "degrees of freedom; p < 0.05 is a number outside the 95 % prediction interval for one more run of ours. Rows "
+        "are tested against the table's baseline by Welch's t. Both families of p-values are corrected within the "
+        "table by Holm's method.",
+        f"Verdicts: differs (p < 0.05); reproduced (p ≥ 0.05, our mean within {margin} of the number, and itself known "
+        f"to ± {margin} by its interval); not distinguishable (anything else: more seeds are needed to say). "
+        "With one seed there is neither interval nor verdict.",
+    ]
+    if options.best_epoch:
+        said.append(
+            "The best epoch is optimistic: it is chosen by the error on the test set itself, which is training on "
+            "the test set. It is no measure of the network, and no test uses it."
+        )
+    return said
+
+
+def progress(results: ExperimentResults) -> str:
+    """How far the experiment is: `34 trials: 30 finished, 1 failed, 3 missing`."""
+    counts = [f"{count} {state}" for state in STATES if (count := results.count(state))]
+    seeds = int(results.record["seeds"])
+    total = len(results.trials)
+    return f"{counted(total, 'trial')}, {counted(seeds, 'seed')} a row: {', '.join(counts)}"
+
+
+COST_TITLES = ("Trials", "Hours", "Worker-hours", "Images, millions", "Images/s", "Energy, kWh")
+
+
+def cost_fields(cost: Cost) -> list[str]:
+    """What the cost table shows of a group of trials, by `COST_TITLES`."""
+    return [
+        str(cost.trials),
+        f"{cost.hours:.2f}",
+        f"{cost.worker_hours:.2f}",
+        f"{cost.images / 1e6:,.2f}",
+        NONE if cost.images_per_second is None else f"{cost.images_per_second:,.0f}",
+        NONE if cost.kilowatt_hours is None else f"{cost.kilowatt_hours:.3g}",
+    ]
+
+
+def trial_fields(trial: TrialResults) -> dict[str, str]:
+    """What the report shows of one trial, by column."""
+    provenance = trial.provenance
+    seconds = trial_seconds(trial)
+    return {
+        "State": trial.state + (f": {trial.reason}" if trial.reason else ""),
+        "Error, %": percent(trial.result.get("top1_error")),
+        "Epochs": f"{trial.epochs_done} of {trial.epochs}",
+        "Time": duration(seconds) if seconds else NONE,
+        "Workers": str(workers(trial)) if provenance else NONE,
+        "Processor": str(provenance.get("device") or NONE),
+        "Precision": str(trial.config["run"]["precision"]),
+        "Commit": str(provenance.get("commit") or NONE)[:12] + (" + patch" if provenance.get("dirty") else ""),
+        "Data": str(provenance.get("data_fingerprint") or NONE)[:12],
+        "Versions": f"torch {provenance['torch']}" if provenance.get("torch") else NONE,
+    }

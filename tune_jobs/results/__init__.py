@@ -1,0 +1,1 @@
+"""What storage holds of an experiment, read back."""
