@@ -11,7 +11,7 @@ import pytest
 from resnet_dist.configuration.sections import field_types
 from resnet_dist.configuration.training import TrainingConfig
 from tests.tune_jobs.recorded import TWO_ROWS, experiment_from, record_experiment, record_failure
-from tune_jobs.command_line import main, make_parser
+from tune_jobs.command_line import COMMANDS, main, make_parser
 from tune_jobs.commands.options import normalise
 
 
@@ -118,7 +118,7 @@ def test_help_describes_every_setting_with_its_default(capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["grid", "--help"], ["grid", "run", "--help"], ["tensorboard", "--help"]]
+    "words", [["--help"], ["grid", "run", "--help"], *([command, "--help"] for command in COMMANDS)]
 )
 def test_every_command_has_help(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -156,8 +156,21 @@ def test_both_packages_are_the_command_line(package: str) -> None:
     assert done.returncode == 0 and "grid" in done.stdout
 
 
-def test_help_does_not_wait_for_torch() -> None:
-    code = "import sys; from tune_jobs.command_line import make_parser; make_parser(); sys.exit('torch' in sys.modules)"
+def test_help_does_not_wait_for_torch_or_ray() -> None:
+    code = f"""
+import contextlib, sys
+from tune_jobs.command_line import make_parser
+for name in {list(COMMANDS)}:
+    with contextlib.suppress(SystemExit):
+        make_parser().parse_args([name, "--help"])
+sys.exit(str({{"torch", "ray"}} & set(sys.modules) or ""))
+"""
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert done.stderr.strip() == ""
+
+
+def test_a_command_pays_for_no_other() -> None:
+    code = "import sys; from tune_jobs.command_line import make_parser; make_parser(); sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

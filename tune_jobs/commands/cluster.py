@@ -4,8 +4,24 @@ import argparse
 
 from cluster.ray_cluster import local as local_cluster
 from resnet_dist.words import counted
+from tune_jobs.commands.options import Parser, add_json, positive
 from tune_jobs.commands.output import print_json, program
 from tune_jobs.commands.terminal import make_console
+
+
+def add_arguments(parser: Parser) -> None:
+    """The options of `cluster …`."""
+    parser.description = "A Ray cluster on this machine."
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=Parser)
+    start = actions.add_parser(
+        "up", help="start it", description="Start a Ray cluster of several nodes on this machine."
+    )
+    start.add_argument("--nodes", type=positive, default=3, metavar="N", help="nodes, the head among them (default: 3)")
+    start.add_argument("--cpus", type=positive, default=2, metavar="N", help="CPUs that each node offers (default: 2)")
+    end = actions.add_parser("down", help="end it", description="End exactly what `cluster up` started.")
+    for action, run in ((start, up), (end, down)):
+        add_json(action)
+        action.set_defaults(run=run)
 
 
 def up(args: argparse.Namespace) -> int:

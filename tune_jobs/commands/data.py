@@ -7,8 +7,28 @@ from cluster.storage.opening import open_storage
 from resnet_dist.configuration.data import DataConfig
 from resnet_dist.data.dataset import load_source
 from resnet_dist.data.staged import is_staged, stage
+from tune_jobs.commands.options import Parser, add_json
 from tune_jobs.commands.output import print_json
 from tune_jobs.commands.terminal import make_console
+
+
+def add_arguments(parser: Parser) -> None:
+    """The options of `data …`."""
+    parser.description = "Data sets."
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=Parser)
+    action = actions.add_parser(
+        "stage",
+        help="put a decoded data set into storage",
+        description="Decode a data set here and put it into storage, once. Runs with the same --storage and the same "
+        "--data.source then need neither the files nor the internet: each node fetches it once.",
+    )
+    action.add_argument("source", metavar="SOURCE", help="cifar10, cifar100 or folder:PATH, as in --data.source")
+    action.add_argument("storage", metavar="DIR|s3://…", help="where the results of the runs go")
+    action.add_argument(
+        "--dry-run", action="store_true", help="decode the data set and say what would be stored; store nothing"
+    )
+    add_json(action)
+    action.set_defaults(run=stage_command)
 
 
 def stage_command(args: argparse.Namespace) -> int:

@@ -9,8 +9,39 @@ from typing import Any
 from resnet_dist.configuration.code import is_custom
 from resnet_dist.configuration.data import DataConfig
 from resnet_dist.errors import UserError
+from tune_jobs.commands.options import Parser, add_json, positive
 from tune_jobs.commands.output import print_json
 from tune_jobs.commands.terminal import make_console
+
+
+def add_arguments(parser: Parser) -> None:
+    """The options of `evaluate`."""
+    parser.description = (
+        "Print top-1 and top-5 error of a model on a test set. Images are standardised as in its training."
+    )
+    parser.add_argument("weights", metavar="WEIGHTS", help="a trial's model.pt, or an archive made by export")
+    parser.add_argument(
+        "--data.source",
+        "--data",
+        dest="source",
+        metavar="SOURCE",
+        help="as for train (default: what the model was trained with)",
+    )
+    parser.add_argument(
+        "--data.test_limit",
+        dest="test_limit",
+        type=positive,
+        metavar="N",
+        help="use only the first N test images (default: as in training, or all of another source)",
+    )
+    parser.add_argument(
+        "--run-code",
+        action="store_true",
+        help="run the code of the trial's author that an archive holds, if the network is made by it",
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
+    add_json(parser)
+    parser.set_defaults(run=evaluate_command)
 
 
 def evaluate_command(args: argparse.Namespace) -> int:

@@ -11,9 +11,22 @@ from typing import Any
 from cluster.storage.opening import open_storage
 from resnet_dist.errors import UserError
 from resnet_dist.storage.interface import TrialKeys
+from tune_jobs.commands.options import Parser, add_json, add_trial
 from tune_jobs.commands.output import print_json
 from tune_jobs.commands.terminal import make_console
 from tune_jobs.results.recorded_trial import RecordedTrial, find_trial
+
+
+def add_arguments(parser: Parser) -> None:
+    """The options of `export`."""
+    parser.description = (
+        "Write one ZIP archive with a finished trial's weights, metrics, settings, provenance, patch and "
+        "TensorBoard event files, and a README that says how to use them. The same trial gives the same bytes."
+    )
+    add_trial(parser)
+    parser.add_argument("--output", metavar="FILE", help="file to write (default: ID.zip in this directory)")
+    add_json(parser)
+    parser.set_defaults(run=export_command)
 
 
 def export_command(args: argparse.Namespace) -> int:

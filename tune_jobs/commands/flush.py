@@ -3,6 +3,7 @@
 import argparse
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from rich.console import Console
 
@@ -12,6 +13,7 @@ from resnet_dist.storage.interface import Storage
 from resnet_dist.storage.spool import SpoolInUseError, spooled_trials
 from resnet_dist.storage.spooled import flush
 from resnet_dist.words import counted
+from tune_jobs.commands.options import STORAGE_HELP, add_json
 from tune_jobs.commands.output import print_json
 from tune_jobs.commands.terminal import make_console
 
@@ -85,6 +87,24 @@ def flush_before_launch(storage: Storage, console: Console) -> None:
         console.print(flushed.line(), markup=False, soft_wrap=True)
     if flushed.failed:
         raise StorageError(flushed.failed)
+
+
+def add_flush(actions: Any) -> None:
+    """Add `flush` to the actions of `storage`."""
+    parser = actions.add_parser(
+        "flush",
+        help="make the writes that wait on this host's disk",
+        description="Make the writes that wait on this host's disk because storage could not be written when a run "
+        "made them. Every launch does so, too. Exit code 1 if some still wait.",
+    )
+    parser.add_argument(
+        "storage", nargs="?", metavar="STORAGE", help=STORAGE_HELP + " (default: all of which writes wait)"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the trials of which writes wait; read no storage, make none"
+    )
+    add_json(parser)
+    parser.set_defaults(run=flush_command)
 
 
 def flush_command(args: argparse.Namespace) -> int:

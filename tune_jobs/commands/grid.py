@@ -1,9 +1,10 @@
-"""`resnet-dist grid run | status | report`; `grid plan` is in `plan_command.py`."""
+"""`resnet-dist grid run | status | report`; `grid plan` is in `plan.py`."""
 
 import argparse
 import difflib
 import json
 import logging
+import math
 import sys
 from typing import Any
 
@@ -19,8 +20,9 @@ from resnet_dist.logs import structured
 from resnet_dist.storage.interface import Storage, experiment_key
 from resnet_dist.words import counted
 from tune_jobs.commands.flush import flush_before_launch
+from tune_jobs.commands.options import Parser, add_json, add_storage
 from tune_jobs.commands.output import print_json, program
-from tune_jobs.commands.plan import MANY, dry_run
+from tune_jobs.commands.plan import MANY, add_grid_settings, add_launch, add_plan, dry_run
 from tune_jobs.commands.terminal import make_console
 from tune_jobs.grid.experiment import Trial, experiment_record, load_experiment
 from tune_jobs.grid.plan import make_plan
@@ -29,6 +31,87 @@ from tune_jobs.results.trials import STATES, ExperimentResults, read_experiment
 LOGGER = logging.getLogger(__name__)
 
 STYLES = {logging.WARNING: "yellow", logging.ERROR: "red"}
+
+
+def add_arguments(parser: Parser) -> None:
+    """The options of `grid …`."""
+    parser.description = "Many runs: an experiment."
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=Parser)
+    for action, add, text in (
+        ("plan", add_plan, "print the trials, their steps and the time to expect; nothing is run"),
+        ("run", _add_run, "run what is missing, go on with what is half done, then report"),
+        ("status", _add_status, "print each trial's state, read from storage"),
+        ("report", _add_report, "print the tables and write the report: Markdown, one HTML file, CSV and figures"),
+    ):
+        command = actions.add_parser(action, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        command.add_argument(
+            "experiment",
+            metavar="EXPERIMENT|FILE.toml",
+            help="a registered experiment, or the path of a TOML file",
+        )
+        add_storage(command)
+        add_json(command)
+        add(command)
+
+
+def _add_run(parser: Parser) -> None:
+    add_launch(parser)
+    parser.add_argument(
+        "--retry-failed", action="store_true", help="also run again trials that diverged or that asha stopped"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print which trials would start; run and write nothing")
+    parser.add_argument(
+        "--scheduler",
+        choices=("fifo", "asha"),
+        default="fifo",
+        help="fifo: every trial to its end (default). asha: search, stopping early the trials that look bad; "
+        "its results stay out of the tables until a launch with fifo has brought every trial to its end",
+    )
+    add_grid_settings(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_status(parser: Parser) -> None:
+    parser.set_defaults(run=status)
+
+
+def _add_report(parser: Parser) -> None:
+    parser.add_argument(
+        "--smallest-difference",
+        type=_percent_points,
+        default=0.005,
+        metavar="POINTS",
+        help="smallest difference of two errors that matters, in %% points (default: 0.5): a row reproduces a "
+        "number within it, and the report says how many seeds it takes to tell it",
+    )
+    parser.add_argument(
+        "--into",
+        metavar="DIR|s3://…",
+        help="write the report there and not beside the results, to publish it: records are then named, not linked",
+    )
+    parser.add_argument(
+        "--best-epoch",
+        action="store_true",
+        help="also show each row's best epoch, which is optimistic: it is chosen on the test set",
+    )
+    parser.add_argument(
+        "--preface",
+        default="",
+        metavar="TEXT",
+        help="a paragraph of yours that the report begins with, such as what it can and cannot show",
+    )
+    parser.set_defaults(run=report)
+
+
+def _percent_points(text: str) -> float:
+    """Percentage points on the command line, a fraction inside."""
+    try:
+        points = float(text)
+    except ValueError:
+        points = math.nan
+    if not 0 < points <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of % points above 0 and up to 100")
+    return points / 100
 
 
 def run(args: argparse.Namespace) -> int:

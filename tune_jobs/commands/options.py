@@ -102,6 +102,25 @@ class _Setting(argparse.Action):
         namespace.settings = namespace.settings | {self.dest: values}
 
 
+STORAGE_HELP = "where results live: a directory, or s3://bucket/prefix"
+
+
+def add_storage(parser: argparse.ArgumentParser) -> None:
+    """Add `--storage`."""
+    parser.add_argument("--storage", required=True, metavar="DIR|s3://…", help=STORAGE_HELP)
+
+
+def add_trial(parser: argparse.ArgumentParser) -> None:
+    """Add the trial that a command is about, and where it is stored."""
+    parser.add_argument("trial", metavar="TRIAL", help="EXPERIMENT/ID, or the beginning of a trial's id")
+    add_storage(parser)
+
+
+def add_json(parser: argparse.ArgumentParser, text: str = "print JSON, and nothing else") -> None:
+    """Add `--json`."""
+    parser.add_argument("--json", action="store_true", help=text)
+
+
 def positive(text: str) -> int:
     """A whole number from 1, as the `type` of an option."""
     if not text.isdecimal() or int(text) < 1:

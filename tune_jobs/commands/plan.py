@@ -11,6 +11,7 @@ from rich.table import Table
 
 from cluster.storage.opening import open_storage
 from resnet_dist.words import counted
+from tune_jobs.commands.options import SHORTHANDS, Parser, add_settings, positive
 from tune_jobs.commands.output import print_json
 from tune_jobs.commands.terminal import make_console
 from tune_jobs.grid.experiment import Trial, load_experiment
@@ -21,6 +22,37 @@ if TYPE_CHECKING:
 
 MANY = 60
 """Cells, or trials to run, beyond which a terminal shows counts and no row for each."""
+
+
+def add_plan(parser: Parser) -> None:
+    """The options of `grid plan`."""
+    add_launch(parser)
+    parser.add_argument("--no-measure", action="store_true", help="do not measure step times to estimate hours")
+    add_grid_settings(parser)
+    parser.set_defaults(run=plan)
+
+
+def add_launch(parser: Parser) -> None:
+    """What `grid plan` and `grid run` have in common before their own options."""
+    parser.add_argument(
+        "--seeds",
+        type=positive,
+        default=None,
+        metavar="K",
+        help="repeat each cell with seeds 0 to K-1 (default: the experiment's own, 1 unless it says otherwise)",
+    )
+    parser.add_argument(
+        "--epochs",
+        type=positive,
+        default=None,
+        metavar="E",
+        help="shorten or lengthen every run; milestones are scaled with it",
+    )
+
+
+def add_grid_settings(parser: Parser) -> None:
+    """Every setting of a run, except that seeds and epochs are those of the whole grid."""
+    add_settings(parser, {name: s for name, s in SHORTHANDS.items() if name not in ("run.seed", "run.epochs")})
 
 
 def plan(args: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ from resnet_dist.errors import UserError
 from resnet_dist.launch import Job
 from resnet_dist.storage.interface import TrialKeys
 from resnet_dist.words import counted
+from tune_jobs.commands.options import Parser, add_json, add_trial
 from tune_jobs.commands.output import print_json, program
 from tune_jobs.commands.train import placed, run_job
 from tune_jobs.grid.custom_code import bind_config
@@ -42,6 +43,24 @@ class Instructions:
     commands: tuple[str, ...]
     notes: tuple[str, ...]
     """What no command can bring back."""
+
+
+def add_arguments(parser: Parser) -> None:
+    """The options of `reproduce`."""
+    parser.description = (
+        "Print what to run to get a trial again: commit, patch, versions, command. With --run, train it "
+        "here and compare metrics and weights bit for bit; the exit code is 1 if they differ."
+    )
+    add_trial(parser)
+    parser.add_argument("--run", action="store_true", dest="run_again", help="train the trial here, and compare")
+    parser.add_argument(
+        "--into",
+        metavar="DIR",
+        help="with --run, where the new run's records go (default: a temporary directory); without it, where to put "
+        "the trial's config.json and source.patch",
+    )
+    add_json(parser)
+    parser.set_defaults(run=reproduce_command)
 
 
 def reproduce_command(args: argparse.Namespace) -> int:

@@ -15,12 +15,28 @@ from cluster.storage.keys import BrowsableStorage
 from cluster.storage.opening import open_storage
 from resnet_dist.errors import UserError
 from resnet_dist.storage.interface import experiment_key
+from tune_jobs.commands.options import Parser
 from tune_jobs.results.experiment_record import read_record
 from tune_jobs.results.tidy_table import Column, Kind, ResultTable, Value
 from tune_jobs.results.trials import iterate_trials
 
 ROW_GROUP = 10_000
 """Rows of a Parquet file that are written at a time."""
+
+
+def add_arguments(parser: Parser) -> None:
+    """The options of `results`."""
+    parser.description = (
+        "Write one table of what storage holds of an experiment: a row a trial or a row an epoch, every "
+        "setting that varies a column. Errors are fractions."
+    )
+    parser.add_argument(
+        "experiment", metavar="STORAGE/EXPERIMENT", help="a storage and, below it, an experiment's name"
+    )
+    parser.add_argument("--format", choices=("csv", "json", "parquet"), default="csv", help="form (default: csv)")
+    parser.add_argument("--rows", choices=("trials", "epochs"), default="trials", help="a row is one (default: trials)")
+    parser.add_argument("--output", metavar="FILE", help="file to write (default: standard output)")
+    parser.set_defaults(run=results_command)
 
 
 def results_command(args: argparse.Namespace) -> int:

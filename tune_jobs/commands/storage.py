@@ -7,10 +7,29 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster.storage.check import Finding, StorageCheck, check_storage
+from tune_jobs.commands.flush import add_flush
+from tune_jobs.commands.options import STORAGE_HELP, Parser, add_json
 from tune_jobs.commands.output import print_json
 from tune_jobs.commands.terminal import make_console
 
 STYLES = {"ok": "green", "note": "yellow", "failed": "red"}
+
+
+def add_arguments(parser: Parser) -> None:
+    """The options of `storage …`."""
+    parser.description = "What lies under all runs: storage."
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=Parser)
+    action = actions.add_parser(
+        "check",
+        help="try and measure what runs need, and say what is missing",
+        description="Write, read, list, create and delete small objects; measure latency and throughput; say in plain "
+        "words what is missing and what follows. Exit code 1 if runs cannot use the storage. A server that does not "
+        "answer is given up after 15 seconds.",
+    )
+    action.add_argument("storage", metavar="STORAGE", help=STORAGE_HELP)
+    add_json(action)
+    action.set_defaults(run=check)
+    add_flush(actions)
 
 
 def check(args: argparse.Namespace) -> int:

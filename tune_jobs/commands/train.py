@@ -21,11 +21,27 @@ from resnet_dist.logs import structured
 from resnet_dist.storage.interface import Storage, TrialKeys
 from resnet_dist.words import counted
 from tune_jobs.commands.flush import flush_before_launch
-from tune_jobs.commands.options import read_config
+from tune_jobs.commands.options import SHORTHANDS, Parser, add_json, add_settings, add_storage, read_config
 from tune_jobs.commands.output import print_json, program
 from tune_jobs.commands.terminal import make_console
 from tune_jobs.grid.custom_code import bind_config, code_of
 from tune_jobs.results.experiment_record import record_single_run
+
+
+def add_arguments(parser: Parser) -> None:
+    """The options of `train`."""
+    parser.description = "Train one network, or go on with a run that was interrupted."
+    add_storage(parser)
+    parser.add_argument("--name", default="train", help="experiment under which the run is stored (default: train)")
+    parser.add_argument(
+        "--config", metavar="FILE", help="TOML or JSON file of settings; options given here override it"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would be trained, and from where; train and write nothing"
+    )
+    add_json(parser, "print the result record as JSON, and nothing else")
+    add_settings(parser, SHORTHANDS)
+    parser.set_defaults(run=train_command)
 
 
 def train_command(args: argparse.Namespace) -> int:

@@ -1,0 +1,128 @@
+"""`resnet-dist submit`: a command of this program as a job on a Ray cluster."""
+
+import argparse
+import json
+import shlex
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from cluster.ray_cluster.jobs import Jobs
+from cluster.ray_cluster.packing import Package, pack
+from cluster.ray_cluster.preflight import CLIENT_VARIABLE, versions_here
+from resnet_dist.errors import UserError
+from tune_jobs.commands.job import ADDRESS_HELP, follow
+from tune_jobs.commands.options import Parser, add_json, normalise
+from tune_jobs.commands.output import print_json, program
+from tune_jobs.commands.terminal import make_console
+
+_SECRET_WORDS = ("SECRET", "TOKEN", "PASSWORD", "ACCESS_KEY", "CREDENTIAL")
+
+
+def add_arguments(parser: Parser) -> None:
+    """The options of `submit`."""
+    parser.usage = "resnet-dist submit [OPTIONS] -- COMMAND …"
+    parser.description = (
+        "Upload the working directory, with the commit and the patch that it is, and run a command of this "
+        "program there as a job; then follow it. The same submission again goes on where the last one stopped."
+    )
+    parser.add_argument("--address", metavar="URL", help=ADDRESS_HELP)
+    parser.add_argument("--working-dir", default=".", metavar="DIR", help="the code to run (default: this directory)")
+    parser.add_argument("--id", metavar="ID", help="name of the job (default: Ray chooses one)")
+    parser.add_argument(
+        "--env", action="append", default=[], metavar="NAME=VALUE", help="a variable for the job; no keys (repeatable)"
+    )
+    parser.add_argument("--no-wait", action="store_true", help="print the job's id, and do not follow it")
+    parser.add_argument(
+        "--pack", metavar="DIR", help="submit nothing: put the upload into DIR and print the equal `ray job submit`"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would be uploaded and run; ask and send nothing"
+    )
+    add_json(parser, "print JSON, and nothing else; implies --no-wait")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="COMMAND", help="grid run …, train …")
+    parser.set_defaults(run=submit)
+
+
+def submit(args: argparse.Namespace) -> int:
+    """Upload the working directory and run a command of this program as a job."""
+    arguments = args.arguments[1:] if args.arguments[:1] == ["--"] else args.arguments
+    _check(arguments, args.parser)
+    variables = dict(map(_variable, args.env))
+    console = make_console(quiet=args.json)
+    entrypoint = ["python", "-m", "tune_jobs", *arguments]
+    if args.pack:
+        directory = _new_directory(Path(args.pack).absolute())
+        package = pack(Path(args.working_dir), directory)
+        _describe(package, console)
+        command = shlex.join(["ray", "job", "submit", "--working-dir", str(directory), "--", *entrypoint])
+        console.print(command, markup=False, soft_wrap=True)
+        if args.json:
+            print_json({"directory": str(directory), "files": package.files, "command": command})
+        return 0
+    if args.dry_run:
+        with tempfile.TemporaryDirectory(prefix="resnet-dist-job-") as scratch:
+            package = pack(Path(args.working_dir), Path(scratch))
+        _describe(package, console, "Would upload")
+        console.print(f"and run {shlex.join(entrypoint)}\nNothing was uploaded or submitted.", soft_wrap=True)
+        if args.json:
+            print_json({"entrypoint": shlex.join(entrypoint), "files": package.files, "bytes": package.bytes})
+        return 0
+    jobs = Jobs(args.address)
+    with tempfile.TemporaryDirectory(prefix="resnet-dist-job-") as scratch:
+        _describe(pack(Path(args.working_dir), Path(scratch)), console)
+        variables[CLIENT_VARIABLE] = json.dumps(versions_here())
+        job_id = jobs.submit(shlex.join(entrypoint), scratch, variables, args.id)
+    if args.json:
+        print_json({"job": job_id, "address": jobs.address})
+    console.print(f"Job {job_id}; follow it with: {program()} job logs -f {job_id}", soft_wrap=True)
+    if args.no_wait or args.json:
+        return 0
+    return follow(jobs, job_id)
+
+
+def _new_directory(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            raise UserError(f"--pack: {path} is not empty; give a new directory")
+    except OSError as error:
+        raise UserError(f"--pack: {path} cannot be made: {error.strerror}; give another directory") from error
+    return path
+
+
+def _check(arguments: list[str], parser: argparse.ArgumentParser) -> None:
+    """Refuse here what the job would refuse after the upload, and paths that mean something else there."""
+    if not arguments:
+        raise UserError("there is nothing to run; write it after --, as in: submit -- grid run demo --storage s3://…")
+    parsed = parser.parse_args(normalise(arguments))
+    if parsed.command in ("submit", "job", "cluster", "tensorboard"):
+        raise UserError(f"{parsed.command} is for this machine, not for a job; submit grid, train or reproduce")
+    storage = getattr(parsed, "storage", "")
+    if storage and not storage.startswith(("s3://", "/")):
+        raise UserError(
+            f"--storage {storage}: is relative to a job's upload, which goes when it ends; give s3://bucket/prefix, or "
+            "the absolute path of a directory that all nodes share"
+        )
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UserError(f"--env {text}: must be NAME=VALUE")
+    if any(word in name.upper() for word in _SECRET_WORDS):
+        raise UserError(
+            f"--env {name}: would stand readable in the job's record; set it in the environment of the cluster's nodes"
+        )
+    return name, value
+
+
+def _describe(package: Package, console: Console, verb: str = "Uploading") -> None:
+    said = f"{verb} {package.files} files, {package.bytes / 2**20:.1f} MiB"
+    if package.commit:
+        said += f"; commit {package.commit[:12]}" + (", with changes" if package.dirty else "")
+    console.print(said, soft_wrap=True)
+    for name in package.left_out:
+        console.print(f"  left out: {escape(name)}", soft_wrap=True)
