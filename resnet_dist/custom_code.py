@@ -213,13 +213,15 @@ def resolve(setting: str, name: str) -> Callable[..., Any]:
     """The callable that a setting names as `module:callable`; a `ConfigurationError` of one line if there is none."""
     module_name, _, attribute = name.partition(":")
     place = f"{setting}: {name!r}"
+    # By name, since what it offers lies above this file.
+    importlib.import_module("resnet_dist.extension").keep_former_paths()
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        raise ConfigurationError(f"{place}: cannot be imported: {one_line(error)}") from error
+        raise ConfigurationError(f"{place}: cannot be imported: {one_line(error)}", setting) from error
     if not callable(found := getattr(module, attribute, None)):
         has = ", ".join(_callables(module)) or "none"
-        raise ConfigurationError(f"{place}: {module_name} has no callable {attribute!r}; it has {has}")
+        raise ConfigurationError(f"{place}: {module_name} has no callable {attribute!r}; it has {has}", setting)
     return cast(Callable[..., Any], found)
 
 
@@ -231,7 +233,7 @@ def call(setting: str, name: str, **arguments: Any) -> Any:
     except TypeError:
         wanted = ", ".join(arguments)
         raise ConfigurationError(
-            f"{setting}: {name!r}: must be callable as {name.partition(':')[2]}({wanted})"
+            f"{setting}: {name!r}: must be callable as {name.partition(':')[2]}({wanted})", setting
         ) from None
     except ValueError:  # a callable without a signature, which is not written in Python
         pass

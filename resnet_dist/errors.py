@@ -8,6 +8,11 @@ class UserError(Exception):
 class ConfigurationError(UserError, ValueError):
     """A setting is unknown or has an impossible value."""
 
+    def __init__(self, message: str, setting: str = "") -> None:
+        super().__init__(message)
+        self.setting = setting
+        """The setting that the message begins with, such as `solver.kind`; empty where the catcher is to add it."""
+
 
 class DataError(UserError):
     """A data source is missing, corrupt or not of the expected form."""

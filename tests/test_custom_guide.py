@@ -86,9 +86,24 @@ def test_the_guides_parts_train_and_are_on_record(folder: Path, capsys: pytest.C
     assert json.loads(capsys.readouterr().out)["top1_error"] == result["top1_error"]
 
 
+NOW = "from resnet_dist.extension import Block, DecodedImages\n"
+FORMERLY = """
+import resnet_dist.batch_norm as norms
+from resnet_dist.batch_norm import SynchronisedBatchNorm, convert
+from resnet_dist.decoded_images import DecodedImages
+from resnet_dist.networks import Block, projection
+
+assert norms.convert is convert
+"""
+"""What an earlier guide taught: such code is stored with trials, and is run again by `reproduce` and `evaluate`."""
+
+
+@pytest.mark.parametrize("imports", [NOW, FORMERLY], ids=["now", "formerly"])
 def test_a_job_carries_its_code_to_a_process_that_has_no_such_file(
-    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory
+    imports: str, folder: Path, capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    assert FILES["my_parts.py"].count(NOW) == 1
+    (folder / "my_parts.py").write_text(FILES["my_parts.py"].replace(NOW, imports))
     from cluster.storage.opening import open_storage
     from tune_jobs.grid.plan import make_plan
     from tune_jobs.grid.run import _job

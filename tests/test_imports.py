@@ -19,6 +19,7 @@ cluster.processes cluster.signals
 resnet_dist.launch
 resnet_dist.ray_metrics resnet_dist.process_group
 resnet_dist.training
+resnet_dist.extension
 resnet_dist.records
 resnet_dist.networks resnet_dist.summaries
 resnet_dist.data

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from resnet_dist.configuration.batch_norm import BatchNormConfig
-from resnet_dist.configuration.code import CodeConfig
+from resnet_dist.configuration.code import CodeConfig, is_custom
 from resnet_dist.configuration.data import DataConfig
 from resnet_dist.configuration.network import NetworkConfig
 from resnet_dist.configuration.run import RunConfig
@@ -55,6 +55,14 @@ class TrainingConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     run: RunConfig = field(default_factory=RunConfig)
     code: CodeConfig = field(default_factory=CodeConfig)
+
+    def __post_init__(self) -> None:
+        if self.run.exact and (self.network.block or is_custom(self.network.family)):
+            raise ConfigurationError(
+                "run.exact: exact mode is proven for the networks of this package, in which never more than two "
+                "gradients meet; leave it out with a network or block of your own",
+                setting="run.exact",
+            )
 
     @classmethod
     def from_dict(cls, plain: Any) -> "TrainingConfig":

@@ -17,7 +17,7 @@ def custom_images(source: str) -> DecodedImages:
     except Exception as error:
         raise DataError(f"{place}: {one_line(error)}") from error
     if not isinstance(images, DecodedImages):
-        raise DataError(f"{place}: gives a {type(images).__name__}, no resnet_dist.data.decoded_images.DecodedImages")
+        raise DataError(f"{place}: gives a {type(images).__name__}, no resnet_dist.extension.DecodedImages")
     for name, dtype in ARRAY_TYPES.items():
         array = getattr(images, name)
         if not isinstance(array, np.ndarray) or array.dtype != dtype:

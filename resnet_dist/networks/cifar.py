@@ -75,7 +75,9 @@ def make_block(
         batch_norm=batch_norm,
     )
     if not isinstance(made, nn.Module):
-        raise ConfigurationError(f"network.block: {network.block!r} gives a {type(made).__name__}, no nn.Module")
+        raise ConfigurationError(
+            f"network.block: {network.block!r} gives a {type(made).__name__}, no nn.Module", "network.block"
+        )
     return made
 
 

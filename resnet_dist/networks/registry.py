@@ -23,7 +23,9 @@ def make_network(network: NetworkConfig, batch_norm: BatchNormConfig, classes: i
                 return ResidualNetwork(network, batch_norm, classes)
             made = call("network.family", network.family, network=network, batch_norm=batch_norm, classes=classes)
         if not isinstance(made, nn.Module):
-            raise ConfigurationError(f"network.family: {network.family!r} gives a {type(made).__name__}, no nn.Module")
+            raise ConfigurationError(
+                f"network.family: {network.family!r} gives a {type(made).__name__}, no nn.Module", "network.family"
+            )
         return made
     if network.family == "preactivation":
         from resnet_dist.networks.preactivation import PreactivationNetwork

@@ -39,23 +39,19 @@ def check_code(config: TrainingConfig) -> None:
     names = custom.named(config)
     for setting in ("network.family", "network.block"):
         if setting in names:
-            if config.run.exact:
-                raise ConfigurationError(
-                    f"{setting}: exact mode is proven for the networks of this package alone; leave out run.exact"
-                )
-            _guarded(f"{setting}: {names[setting]!r}", _check_network, config)
+            _guarded(setting, names[setting], _check_network, config)
     if "solver.kind" in names:
-        _guarded(f"solver.kind: {names['solver.kind']!r}", _check_solver, config)
+        _guarded("solver.kind", names["solver.kind"], _check_solver, config)
 
 
-def _guarded(place: str, check: Any, config: TrainingConfig) -> None:
+def _guarded(setting: str, name: str, check: Any, config: TrainingConfig) -> None:
+    place = f"{setting}: {name!r}"
     try:
         with torch.random.fork_rng(devices=[]):
             check(config)
     except UserError as error:
-        raise ConfigurationError(
-            str(error) if str(error).startswith(place.split(":")[0]) else f"{place}: {error}"
-        ) from None
+        named = isinstance(error, ConfigurationError) and error.setting
+        raise ConfigurationError(str(error) if named else f"{place}: {error}", setting) from None
     except Exception as error:
         raise ConfigurationError(f"{place}: fails on a batch of {IMAGES} images: {custom.one_line(error)}") from error
 
@@ -101,7 +97,7 @@ def _check_layers(network: nn.Module) -> None:
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, SynchronisedBatchNorm):
             raise ConfigurationError(
                 f"layer {name} is a {kind}, whose statistics are each worker's own (law 1); use "
-                "SynchronisedBatchNorm of resnet_dist.networks.batch_norm, or pass the network through its convert"
+                "SynchronisedBatchNorm of resnet_dist.extension, or pass the network through its convert"
             )
         if isinstance(module, nn.modules.instancenorm._InstanceNorm) and module.track_running_stats:
             raise ConfigurationError(

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from resnet_dist.configuration.code import is_custom
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.data.batches import Batch, Standardiser, TrainingBatches
 from resnet_dist.data.dataset import Dataset
@@ -36,11 +35,6 @@ class Training:
         if config.data.batch_size > images:
             raise ConfigurationError(
                 f"data.batch_size: {config.data.batch_size} is more than the {images} training images; lower it"
-            )
-        if run.exact and (config.network.block or is_custom(config.network.family)):
-            raise ConfigurationError(
-                "run.exact: exact mode is proven for the networks of this package, in which never more than two "
-                "gradients meet; leave it out with a network or block of your own"
             )
         dtype = torch.float64 if run.precision == "float64" else torch.float32
         if run.exact and workers.size > run.virtual_shards:

@@ -44,7 +44,7 @@ NETWORK = """
 import torch
 from torch import nn
 import torch.nn.functional as F
-from resnet_dist.networks.batch_norm import SynchronisedBatchNorm, convert
+from resnet_dist.extension import SynchronisedBatchNorm, convert
 
 class Network(nn.Module):
     def __init__(self, network, batch_norm, classes):
@@ -108,7 +108,11 @@ def test_what_is_no_module_is_refused() -> None:
 
 
 def test_exact_mode_is_refused_for_a_network_and_not_for_a_solver() -> None:
-    assert "leave out run.exact" in refused(NETWORK, network__family="own:Network", run__exact=True)
+    for setting in ("network.family", "network.block"):
+        with pytest.raises(
+            ConfigurationError, match=r"run\.exact: .* leave it out with a network or block of your own"
+        ):
+            TrainingConfig().override({setting: "own:Network", "run.exact": True})
     custom.install({"own.py": SOLVER})
     check_code(config_of(solver__kind="own:Momentum", run__exact=True))
 
@@ -159,7 +163,7 @@ def test_a_solver_must_be_given_a_learning_rate_and_may_use_every_setting() -> N
 
 DATA = """
 import numpy as np
-from resnet_dist.data.decoded_images import DecodedImages
+from resnet_dist.extension import DecodedImages
 
 def source():
     images, labels = np.zeros((4, 3, 32, 32), np.uint8), np.arange(4) % 2
