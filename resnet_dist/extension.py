@@ -6,8 +6,7 @@ the paths that an earlier guide taught lead to the same things.
 
 import sys
 
-import resnet_dist
-from resnet_dist import networks
+import resnet_dist.networks
 from resnet_dist.configuration.batch_norm import BatchNormConfig
 from resnet_dist.configuration.network import NetworkConfig
 from resnet_dist.configuration.solver import SolverConfig
@@ -39,4 +38,4 @@ def keep_former_paths() -> None:
     for module in (cifar, blocks, registry):  # `networks` was one file
         for name, value in vars(module).items():
             if getattr(value, "__module__", "") == module.__name__:
-                setattr(networks, name, value)
+                setattr(resnet_dist.networks, name, value)

@@ -88,13 +88,13 @@ def test_the_guides_parts_train_and_are_on_record(folder: Path, capsys: pytest.C
 
 NOW = "from resnet_dist.extension import Block, DecodedImages\n"
 FORMERLY = """
-import resnet_dist.batch_norm as norms
-from resnet_dist.batch_norm import SynchronisedBatchNorm, convert
-from resnet_dist.decoded_images import DecodedImages
-from resnet_dist.networks import Block, projection
+import {0}.batch_norm as norms
+from {0}.batch_norm import SynchronisedBatchNorm, convert
+from {0}.decoded_images import DecodedImages
+from {0}.networks import Block, projection
 
 assert norms.convert is convert
-"""
+""".format("resnet_dist")
 """What an earlier guide taught: such code is stored with trials, and is run again by `reproduce` and `evaluate`."""
 
 

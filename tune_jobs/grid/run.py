@@ -26,12 +26,8 @@ RETRIES = 2
 DRIVER_MEMORY = 300 * 2**20
 """Bytes of a process that starts a worker group and waits for it."""
 
-
-SCHEDULERS = ("fifo", "asha")
-"""fifo: every trial to its end. asha: for searching, trials that look bad are stopped early (arXiv:1810.05934)."""
-
 ASHA_REDUCTION = 4
-"""At each of asha's rungs the best quarter goes on."""
+"""At each rung of asha (arXiv:1810.05934), the best quarter goes on."""
 
 
 def run_trials(

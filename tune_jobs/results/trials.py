@@ -50,11 +50,6 @@ class TrialResults:
     """Whether the trial belongs to a search that has not brought every trial to its end."""
 
     @property
-    def diverged(self) -> bool:
-        """Whether the loss became infinite: it would do so again."""
-        return self.failure == "diverged"
-
-    @property
     def counts(self) -> bool:
         """Whether the trial's error belongs into a table: it has finished, and was not chosen by its errors to."""
         return self.state == "finished" and not self.survivor
