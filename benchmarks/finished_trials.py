@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.records.provenance import describe
+from resnet_dist.records.trial_record import describe_files, encode, encode_metrics
 from resnet_dist.storage.interface import LAYOUT, Storage, TrialKeys, experiment_key
 from resnet_dist.workers import alone
 from tune_jobs.grid.experiment import Trial, experiment_record, load_experiment, trials
@@ -38,13 +39,15 @@ def _write(storage: Storage, name: str, trial: Trial, provenance: dict[str, obje
     rows = _metrics(trial.config)
     result = shared | rows[-1] | {"epochs": len(rows), "steps": rows[-1]["step"], "workers": 1, "device": "cpu"}
     result |= {"best_top1_error": rows[-1]["top1_error"], "parameters": 272_282, "attempts": 1}
+    origin = provenance | {"trial": trial.trial_id}
+    files = {"provenance.json": encode(origin), "metrics.jsonl": encode_metrics(rows), "model.pt": b"weights"}
     for number in range(EVENT_FILES):
         storage.put(keys.event_file(trial.name, f"{number:06}"), b"events")
-    storage.put(keys.config, json.dumps(shared | {"config": trial.config.to_dict()}, indent=1).encode())
-    storage.put(keys.provenance, json.dumps(provenance | {"trial": trial.trial_id}, indent=1).encode())
-    storage.put(keys.metrics, "".join(json.dumps(row) + "\n" for row in rows).encode())
-    storage.put(keys.model, b"weights")
-    storage.put(keys.result, json.dumps(result, indent=1).encode())
+    files["config.json"] = encode(shared | {"config": trial.config.to_dict()})
+    result |= {"provenance": origin, "files": describe_files(files), "metrics": rows}
+    for file, data in files.items():
+        storage.put(keys.prefix + file, data)
+    storage.put(keys.result, encode(result))
 
 
 def _metrics(config: TrainingConfig) -> list[dict[str, float]]:

@@ -4,7 +4,7 @@
 
 - training: a run with its records in S3 beside the same run with its records nowhere, in turns
 - upload: the records of finished trials through the spool, beside what `aws s3 sync` does with the same files
-- report: listing and reading 3,600 finished trials (720 a seed), without and with the cache of finished records
+- report: listing and reading 3,600 finished trials (720 a seed)
 
 Exit code as of `python -m benchmarks`.
 """
@@ -52,12 +52,6 @@ class Nowhere:
     uri = place = "nowhere"
     is_remote = False
     counts = StorageCounts()
-    settling = 0.0
-
-    @property
-    def unanswered(self) -> dict[str, float]:
-        """Nothing is under way."""
-        return {}
 
     def put(self, key: str, data: bytes) -> None:
         """Forget it."""
@@ -173,7 +167,7 @@ def _write_records(files: LocalStorage) -> None:
 
 
 def report(uri: str, seeds: int) -> list[Target]:
-    """Seconds of reading all finished trials for a report: with an empty cache, and with a warm one."""
+    """Seconds of reading all finished trials for a report."""
     from tune_jobs.results.trials import read_experiment
 
     storage = open_storage(uri)
@@ -189,14 +183,7 @@ def report(uri: str, seeds: int) -> list[Target]:
         assert results.count("finished") == count and all(trial.metrics for trial in results.trials.values())
         return elapsed
 
-    with tempfile.TemporaryDirectory(prefix="resnet-dist-benchmark-") as cache:
-        os.environ["RESNET_DIST_CACHE"] = cache
-        cold = seconds()
-        warm = [seconds() for _ in range(3)]
-    return [
-        Target(f"reading {count} finished trials, cold", 60.0, "s", cold),
-        Target(f"reading {count} finished trials, warm", 10.0, "s", statistics.median(warm)),
-    ]
+    return [Target(f"reading {count} finished trials", 10.0, "s", statistics.median(seconds() for _ in range(3)))]
 
 
 def _ratio(ours: list[float], theirs: list[float]) -> float:

@@ -4,6 +4,7 @@ from tests.fault import Fault
 from tests.fault import fault as _fault
 from tests.gpu_faults import GPU_FAULTS
 from tests.pretended_gpu_faults import PRETENDED_GPU_FAULTS
+from tests.storage_faults import STORAGE_FAULTS
 
 UNIT = "tests/resnet_dist/"
 LAW_1 = f"{UNIT}test_law_1_worker_count.py::test_workers_train_like_one_in_float64"
@@ -274,10 +275,10 @@ FAULTS: tuple[Fault, ...] = (
         "the result is written before the final weights",
         "resnet_dist/records/recorder.py",
         (
-            ("        self.storage.put(self.keys.model, weights)\n", ""),
+            ("        self._put(self.keys.model, weights)\n", ""),
             (
-                "        self._put_json(self.keys.result, result)\n",
-                "        self._put_json(self.keys.result, result)\n"
+                "        self.storage.put(self.keys.result, trial_record.encode(result | parts))\n",
+                "        self.storage.put(self.keys.result, trial_record.encode(result | parts))\n"
                 "        self.storage.put(self.keys.model, weights)\n",
             ),
         ),
@@ -426,54 +427,7 @@ FAULTS: tuple[Fault, ...] = (
         "",
         f"{UNIT}test_logs.py",
     ),
-    _fault(
-        "deletions-before-what-replaces",
-        "while storage is away, older checkpoints are deleted before the newer one that is left is sent",
-        "resnet_dist/storage/spool.py",
-        "            self._postpone_deletions()\n",
-        "",
-        f"{UNIT}test_spool.py",
-    ),
-    _fault(
-        "spool-over-something-newer",
-        "what waits on disk is sent although another launch has gone on with the trial",
-        "resnet_dist/storage/spooled.py",
-        "if digest_of(self.storage.get(self._guard_key)) not in self._spool.expected():",
-        "if False:",
-        f"{UNIT}test_spooled_storage.py",
-    ),
-    _fault(
-        "damaged-spool-sent",
-        "a waiting write that was damaged on disk is sent",
-        "resnet_dist/storage/waiting_files.py",
-        'said.get("sha256") != hashlib.sha256(data).hexdigest()',
-        "False",
-        f"{UNIT}test_spool.py",
-    ),
-    _fault(
-        "late-write-stands",
-        "a result is written without a look at what a late write may have replaced",
-        "resnet_dist/storage/spooled.py",
-        "if write is None or write.key == self._result_key:",
-        "if write is None:",
-        f"{UNIT}test_doubts.py",
-    ),
-    _fault(
-        "looked-too-early",
-        "what a late write may have replaced is looked at while such a write can still arrive",
-        "resnet_dist/storage/spooled.py",
-        "                sleep(pause)\n",
-        "",
-        f"{UNIT}test_doubts.py",
-    ),
-    _fault(
-        "epochs-of-a-result-not-counted",
-        "a finished trial counts although lines of its epochs are missing",
-        "tune_jobs/results/trials.py",
-        'if len(rows) < result.get("epochs", 0):',
-        "if False:",
-        "tests/tune_jobs/test_results.py",
-    ),
     *GPU_FAULTS,
     *PRETENDED_GPU_FAULTS,
+    *STORAGE_FAULTS,
 )

@@ -17,8 +17,9 @@ UNCHECKED = ("model.pt", "state.pt")
 @cache
 def strict_validator(name: str) -> Draft202012Validator:
     """A validator of a schema under which no object has a property that is not described."""
-    registry: Registry[Any] = Registry().with_resource(
-        "settings.json", Resource.from_contents(closed(record_schema("settings")))
+    referred = ("settings", "provenance", "metrics")
+    registry: Registry[Any] = Registry().with_resources(
+        (f"{name}.json", Resource.from_contents(closed(record_schema(name)))) for name in referred
     )
     return Draft202012Validator(closed(record_schema(name)), registry=registry)
 

@@ -28,8 +28,6 @@ class LocalStorage:
         self.root = Path(os.path.abspath(Path(directory).expanduser()))  # noqa: PTH100 - keeps symbolic links
         self.uri = str(self.root)
         self._counts = StorageCounts()
-        self.unanswered: dict[str, float] = {}
-        self.settling = 0.0
 
     @property
     def counts(self) -> StorageCounts:

@@ -25,7 +25,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from cluster.storage.keys import probe, validate_key, validate_prefix
-from cluster.storage.s3_errors import code_of, is_transient, may_still_happen, status_of, storage_error
+from cluster.storage.s3_errors import code_of, is_transient, status_of, storage_error
 from resnet_dist.errors import StorageError
 from resnet_dist.storage.counts import StorageCounts
 from resnet_dist.storage.interface import StoredObject
@@ -64,16 +64,6 @@ class S3Storage:
     def counts(self) -> StorageCounts:
         """Every HTTP request, under the name that S3 gives the operation."""
         return self._counts
-
-    @property
-    def unanswered(self) -> dict[str, float]:
-        """A try that timed out may be under way yet, in a proxy or in the store, although the next one was answered."""
-        return self._unanswered
-
-    @property
-    def settling(self) -> float:
-        """As long as an operation is tried again."""
-        return self.timeout
 
     @property
     def place(self) -> str:
@@ -129,19 +119,13 @@ class S3Storage:
 
     def get(self, key: str) -> bytes | None:
         """Read an object; None if there is none."""
-        found = self.get_with_version(key)
-        return None if found is None else found[0]
-
-    def get_with_version(self, key: str) -> tuple[bytes, str] | None:
-        """Content and version of an object, the latter as a listing has it; None if there is none."""
         name = self._name(key)
 
-        def request() -> tuple[bytes, str] | None:
+        def request() -> bytes | None:
             try:
-                answer = self._client().get_object(Bucket=self.bucket, Key=name)
-                data = answer["Body"].read()
+                data = self._client().get_object(Bucket=self.bucket, Key=name)["Body"].read()
                 self._counts.received(len(data))
-                return data, answer["ETag"].strip('"')
+                return data
             except ClientError as error:
                 missing = code_of(error) == "NoSuchKey" or (code_of(error) == "AccessDenied" and self._unlisted(name))
                 if missing:
@@ -241,8 +225,6 @@ class S3Storage:
             try:
                 return request()
             except (BotoCoreError, ClientError, ResponseParserError) as error:
-                if action in ("write", "delete") and may_still_happen(error):
-                    self._unanswered[key] = time.time()
                 pause = random.uniform(0, longest_pause)
                 if not is_transient(error) or time.monotonic() + pause > end:
                     target = f"{self.uri}/{key}".rstrip("/")
@@ -272,7 +254,6 @@ class S3Storage:
         self._lock = threading.Lock()
         self._counts = StorageCounts()
         self._clients: dict[int, S3Client] = {}
-        self._unanswered: dict[str, float] = {}
         self._endpoint = "the configured endpoint"
 
     def __getstate__(self) -> dict[str, Any]:

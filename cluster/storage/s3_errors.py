@@ -86,19 +86,6 @@ def is_transient(error: Exception) -> bool:
     )
 
 
-def may_still_happen(error: Exception) -> bool:
-    """Whether a request that failed in this way may take effect after all, even later than one that is made next.
-
-    No answer came, or one of something in between that had none either. (A connection that was never made, or an
-    answer of the store itself that refuses, leaves nothing under way.)
-    """
-    if isinstance(error, ClientError):
-        return status_of(error) in (500, 502, 504)
-    return isinstance(
-        error, (boto.ReadTimeoutError, boto.ConnectionClosedError, boto.HTTPClientError, ResponseParserError)
-    ) and not isinstance(error, (boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.ProxyConnectionError))
-
-
 def storage_error(error: Exception, action: str, target: str, endpoint: str) -> StorageError:
     """One line: what (`action`, one of read, list, write, delete) failed at `target`, why, and what to do.
 

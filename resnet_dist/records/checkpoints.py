@@ -10,6 +10,11 @@ import io
 import json
 import logging
 import pickle
+import struct
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +23,9 @@ from resnet_dist.errors import CheckpointError
 from resnet_dist.storage.interface import Storage
 
 LOGGER = logging.getLogger(__name__)
+
+ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError)
+"""What `zipfile` raises where an archive is damaged."""
 
 KEEP = 2
 """Complete checkpoints kept: the newest, and the one before it in case the newest turns out to be damaged."""
@@ -30,16 +38,42 @@ def encode(state: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
+class DamagedError(ValueError):
+    """Bytes that are not the ones that were written."""
+
+
 def decode(data: bytes) -> dict[str, Any]:
-    """The state, on the CPU. No code in it is run: `weights_only`."""
+    """The state, on the CPU. No code in it is run: `weights_only`.
+
+    Raises a `DamagedError` where a checksum tells that bytes have changed, and errors of many kinds if it is no state.
+    """
+    _require_checksums(data)
     state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     if not isinstance(state, dict):
         raise ValueError(f"a state is a dictionary, not {type(state).__name__}")
     return state
 
 
-class _DamagedError(Exception):
-    pass
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run goes on from."""
+
+    data: bytes
+    """The state, as `decode` reads it."""
+    metrics: list[dict[str, Any]]
+    """Lines of metrics.jsonl up to it; empty in checkpoints of earlier versions, which have none."""
+
+
+def _require_checksums(data: bytes) -> None:
+    """Hold what torch has written, a ZIP archive, to the CRC-32 of its parts, of which torch reads none."""
+    if not zipfile.is_zipfile(io.BytesIO(data)):
+        return
+    try:
+        damaged = zipfile.ZipFile(io.BytesIO(data)).testzip()
+    except ARCHIVE_ERRORS as error:
+        raise DamagedError(str(error)) from None
+    if damaged is not None:
+        raise DamagedError(f"bad CRC-32 of {damaged}")
 
 
 class Checkpoints:
@@ -51,14 +85,15 @@ class Checkpoints:
         self.identity = identity
         self._keys: set[str] | None = None  # of what is there; a run asks storage once, and then knows
 
-    def write(self, step: int, data: bytes) -> None:
-        """Write the checkpoint of a step, then delete all but the newest `KEEP`."""
+    def write(self, step: int, data: bytes, metrics: Sequence[dict[str, Any]] = ()) -> None:
+        """Write the checkpoint of a step, with the metrics lines up to it; then delete all but the newest `KEEP`."""
         name = f"{self.prefix}{step:010d}/"
         manifest = {
             "step": step,
             "size": len(data),
             "sha256": hashlib.sha256(data).hexdigest(),
             "identity": self.identity,
+            "metrics": list(metrics),
         }
         self.storage.put(name + "state.pt", data)
         self.storage.put(name + "manifest.json", json.dumps(manifest, indent=1).encode())
@@ -86,37 +121,38 @@ class Checkpoints:
             (int(step) for step, *rest in names if rest == ["manifest.json"] and step.isdecimal()), reverse=True
         )
 
-    def latest(self) -> bytes | None:
+    def latest(self) -> Checkpoint | None:
         """The newest sound checkpoint. Damaged ones are named in the log and passed over."""
         for step in self.complete():
             name = f"{self.prefix}{step:010d}/"
             try:
-                identity, data = self._read(name)
-            except _DamagedError as damage:
+                identity, found = self._read(name)
+            except DamagedError as damage:
                 LOGGER.warning("%s is damaged (%s) and passed over", name, damage)
                 continue
             if differing := differences(identity, self.identity):
                 raise CheckpointError(f"{name} belongs to another configuration: {', '.join(differing)} differ")
-            return data
+            return found
         return None
 
-    def _read(self, name: str) -> tuple[dict[str, Any], bytes]:
-        """Identity and state of a checkpoint, checked."""
+    def _read(self, name: str) -> tuple[dict[str, Any], Checkpoint]:
+        """Identity and content of a checkpoint, checked."""
         manifest_bytes, data = self.storage.get(name + "manifest.json"), self.storage.get(name + "state.pt")
         try:
             manifest = json.loads(manifest_bytes or b"")
             identity, digest = dict(manifest["identity"]), manifest["sha256"]
+            metrics = [dict(line) for line in manifest.get("metrics", ())]
         except (ValueError, KeyError, TypeError):
-            raise _DamagedError("its manifest cannot be read") from None
+            raise DamagedError("its manifest cannot be read") from None
         if data is None:
-            raise _DamagedError("its state is missing")
+            raise DamagedError("its state is missing")
         if hashlib.sha256(data).hexdigest() != digest:
-            raise _DamagedError("its state is not the one that was written")
+            raise DamagedError("its state is not the one that was written")
         try:
             decode(data)
         except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError):
-            raise _DamagedError("its state holds something other than tensors and plain values") from None
-        return identity, data
+            raise DamagedError("its state holds something other than tensors and plain values") from None
+        return identity, Checkpoint(data, metrics)
 
     def delete_all(self) -> None:
         """Remove every checkpoint, manifests first."""

@@ -17,9 +17,9 @@ from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.data.dataset import Dataset
 from resnet_dist.errors import ConfigurationError, UserError
 from resnet_dist.networks.registry import make_network
-from resnet_dist.records import checkpoints
+from resnet_dist.records import checkpoints, trial_record
 
-MODEL = "model.pt"
+MODEL, RESULT = "model.pt", "result.json"
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ def read_model(path: Path, run_code: bool = False) -> Model:
         held = checkpoints.decode(_content(path))
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except checkpoints.DamagedError as error:
+        raise UserError(f"{path}: is damaged ({error}); copy it again from where it was made") from None
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError):
         raise _not_a_model(path, "it holds something other than tensors and plain values") from None
     try:
@@ -88,9 +90,21 @@ def read_model(path: Path, run_code: bool = False) -> Model:
 
 
 def _content(path: Path) -> bytes:
-    """The bytes of `model.pt`, which torch writes as a ZIP archive too."""
-    content = _exported(path, MODEL)
-    return path.read_bytes() if content is None else content
+    """The bytes of `model.pt`, which torch writes as a ZIP archive too; held to the result beside it, if there is one.
+
+    Raises a `DamagedError` if they are not those that were written.
+    """
+    try:
+        content, result = _exported(path, MODEL), _exported(path, RESULT)
+    except checkpoints.ARCHIVE_ERRORS as error:
+        raise checkpoints.DamagedError(str(error)) from None
+    if content is None:
+        content, beside = path.read_bytes(), path.with_name(RESULT)
+        result = beside.read_bytes() if path.name == MODEL and beside.is_file() else None
+    said = trial_record.parse(result) if result else {}
+    if not trial_record.is_the_results(said, MODEL, content):
+        raise checkpoints.DamagedError(f"its SHA-256 is not the one in {RESULT}")
+    return content
 
 
 def _exported(path: Path, record: str) -> bytes | None:

@@ -1,14 +1,13 @@
 """What one trial writes to storage, and in which order. Only a run's first worker has a recorder."""
 
 import hashlib
-import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from resnet_dist import custom_code as custom
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import StorageError
-from resnet_dist.records import provenance
+from resnet_dist.records import provenance, trial_record
 from resnet_dist.records.checkpoints import Checkpoints
 from resnet_dist.records.source_code import running_source
 from resnet_dist.storage.interface import LAYOUT, Storage, TrialKeys
@@ -16,6 +15,8 @@ from resnet_dist.summaries import epochs as summaries
 from resnet_dist.summaries.epochs import Observation
 from resnet_dist.summaries.event_files import EventFiles
 from resnet_dist.workers import Workers
+
+T = TypeVar("T")
 
 ATTEMPT = ("workers", "threads", "commit", "dirty", "patch_sha256", "torch", "host", "device")
 """What is kept of each attempt at a trial; the rest of `provenance.json` speaks of the last."""
@@ -39,19 +40,24 @@ class Recorder:
         """Host and device of each worker, where whoever starts the run has asked them."""
         self.lines: dict[int, dict[str, Any]] = {}
         self.events: EventFiles | None = None
+        self._written: dict[str, bytes] = {}  # newest content of each file on which the result will rely, by key
 
     def result(self) -> dict[str, Any] | None:
-        """The result record, if the trial is finished. Raises a `StorageError` if it cannot be used."""
-        record = self._read_json(self.keys.result)
-        if record is not None and record.get("trial") != self.trial_id:
-            raise self._corrupt(self.keys.result)
-        return record
+        """The numbers of the result record, if the trial is finished. A `StorageError` if it cannot be used."""
+        found = self._read(self.keys.result, lambda data: trial_record.parse_result(data, self.trial_id))
+        return None if found is None else trial_record.summary(found)
 
-    def start(self, workers: Workers, data_fingerprint: str) -> None:
-        """Write configuration and provenance, and take up the name and the metrics lines of an earlier attempt."""
+    def start(self, workers: Workers, data_fingerprint: str) -> bytes | None:
+        """Begin an attempt: write configuration and provenance, and go on under the name of an earlier one.
+
+        Returns the newest checkpoint, if there is one; its metrics lines are taken up with it.
+        """
         self.name = self._name_of_events()
-        self.lines = self._earlier_lines()
-        earlier = self._read_json(self.keys.provenance) or {}
+        checkpoint = self.checkpoints.latest()
+        lines = self._read(self.keys.metrics, trial_record.parse_metrics) or []
+        lines += checkpoint.metrics if checkpoint else []  # an older metrics.jsonl may have reached storage late
+        self.lines = {line["epoch"]: line for line in lines}
+        earlier = self._read(self.keys.provenance, trial_record.parse) or {}
         described = provenance.describe(workers, data_fingerprint)
         attempt = {name: described[name] for name in ATTEMPT}
         attempts = [*earlier.get("attempts", []), {"started": provenance.now(), **attempt}]
@@ -68,12 +74,13 @@ class Recorder:
         }
         config = {"layout": LAYOUT, "trial": self.trial_id, "name": self.name, "config": self.config.to_dict()}
         self.storage.delete(self.keys.failure)
-        self._put_json(self.keys.config, config)
-        self._put_json(self.keys.provenance, self.provenance)
+        self._put(self.keys.config, trial_record.encode(config))
+        self._put(self.keys.provenance, trial_record.encode(self.provenance))
         self._put_patch(running_source().patch, described["patch_sha256"])
         self.events = EventFiles(self.storage, self.keys, self.name, self.config.run.epochs)
         if earlier:
             self.events.take_up(line["step"] for line in self.lines.values())
+        return checkpoint.data if checkpoint else None
 
     def epoch(
         self,
@@ -86,19 +93,29 @@ class Recorder:
         assert self.events, "start comes first"
         summaries.write_epoch(self.events, line, losses, rates, self.config.run.summary_steps, observations)
         self.lines[line["epoch"]] = line
-        text = "".join(json.dumps(self.lines[epoch]) + "\n" for epoch in sorted(self.lines))
-        self.storage.put(self.keys.metrics, text.encode())
+        self._put(self.keys.metrics, trial_record.encode_metrics(self._ordered_lines()))
+
+    def checkpoint(self, step: int, state: bytes) -> None:
+        """Write the checkpoint of a step, with the lines of the epochs before it."""
+        self.checkpoints.write(step, state, [line for line in self._ordered_lines() if line["step"] <= step])
 
     def finish(self, weights: bytes, summary: dict[str, Any]) -> dict[str, Any]:
-        """Write final weights, provenance and, last, the result."""
-        self.storage.put(self.keys.model, weights)
-        self._put_json(self.keys.provenance, self.provenance | {"finished": provenance.now()})
+        """Write final weights, provenance and, last, the result, whose numbers are returned."""
+        self._put(self.keys.model, weights)
+        self.provenance["finished"] = provenance.now()
+        self._put(self.keys.provenance, trial_record.encode(self.provenance))
+        lines = self._ordered_lines()
+        if self.keys.metrics not in self._written:  # no epoch was left to run
+            self._put(self.keys.metrics, trial_record.encode_metrics(lines))
         result = {"layout": LAYOUT, "trial": self.trial_id, "name": self.name, **summary}
         result["best_top1_error"] = min(line["top1_error"] for line in self.lines.values())
         result["attempts"] = len(self.provenance["attempts"])
         if self.scheduler != "fifo":
             result["scheduler"] = self.scheduler
-        self._put_json(self.keys.result, result)
+        named = {key.removeprefix(self.keys.prefix): data for key, data in self._written.items()}
+        files = trial_record.describe_files(named)
+        parts = {"provenance": self.provenance, "files": files, "metrics": lines}
+        self.storage.put(self.keys.result, trial_record.encode(result | parts))
         self.checkpoints.delete_all()
         return result
 
@@ -120,7 +137,7 @@ class Recorder:
             self.storage.put(f"{self.keys.prefix}source-{older_digest[:12]}.patch", older)
             self.storage.delete(self.keys.source_patch)
         if patch:
-            self.storage.put(self.keys.source_patch, patch)
+            self._put(self.keys.source_patch, patch)
 
     def _name_of_events(self) -> str:
         """Name of the trial's curves in TensorBoard.
@@ -129,26 +146,20 @@ class Recorder:
         its old one to another trial. An attempt goes on under the name of the first, and a name whose curves are
         another trial's is not taken.
         """
-        earlier = self._read_json(self.keys.config)
+        earlier = self._read(self.keys.config, trial_record.parse)
         if earlier is not None:
             return str(earlier.get("name", self.name))
         taken = self.storage.list(self.keys.event_file(self.name, ""))
         return f"{self.name}-{self.trial_id[:8]}" if taken else self.name
 
-    def _earlier_lines(self) -> dict[int, dict[str, Any]]:
-        text = self.storage.get(self.keys.metrics) or b""
-        try:
-            return {line["epoch"]: line for line in map(json.loads, text.splitlines())}
-        except (ValueError, KeyError, TypeError):
-            raise self._corrupt(self.keys.metrics) from None
+    def _ordered_lines(self) -> list[dict[str, Any]]:
+        return [self.lines[epoch] for epoch in sorted(self.lines)]
 
-    def _read_json(self, key: str) -> dict[str, Any] | None:
+    def _read(self, key: str, parse: Callable[[bytes], T]) -> T | None:
         data = self.storage.get(key)
-        if data is None:
-            return None
         try:
-            return dict(json.loads(data))
-        except (ValueError, TypeError):
+            return None if data is None else parse(data)
+        except (ValueError, KeyError, TypeError):
             raise self._corrupt(key) from None
 
     def _corrupt(self, key: str) -> StorageError:
@@ -157,8 +168,10 @@ class Recorder:
             f"{place}: {key.removeprefix(self.keys.prefix)} is corrupt; delete this folder and run the trial again"
         )
 
-    def _put_json(self, key: str, record: dict[str, Any]) -> None:
-        self.storage.put(key, (json.dumps(record, indent=1) + "\n").encode())
+    def _put(self, key: str, data: bytes) -> None:
+        """Write a file whose digest the result will have."""
+        self._written[key] = data
+        self.storage.put(key, data)
 
 
 def record_failure(storage: Storage, keys: TrialKeys, kind: str, reason: str, attempts: int) -> None:
@@ -166,4 +179,4 @@ def record_failure(storage: Storage, keys: TrialKeys, kind: str, reason: str, at
     record = {"layout": LAYOUT, "trial": keys.trial_id, "kind": kind, "reason": reason, "attempts": attempts}
     if kind == "early-stopped":
         record["early_stopped"] = True
-    storage.put(keys.failure, (json.dumps(record, indent=1) + "\n").encode())
+    storage.put(keys.failure, trial_record.encode(record))

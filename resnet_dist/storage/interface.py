@@ -38,18 +38,6 @@ class Storage(Protocol):
         """What tells this storage from every other: its URI and, where there is one, the server's address."""
 
     @property
-    def unanswered(self) -> dict[str, float]:
-        """Keys of writes and deletions of which some request has had no answer, with the time when it was given up.
-
-        Such a request may take effect later, over something newer. Whoever has taken note of one takes it out. The
-        time is that of `time.time()`.
-        """
-
-    @property
-    def settling(self) -> float:
-        """Seconds after which a request that was given up is taken to have no effect any more."""
-
-    @property
     def is_remote(self) -> bool:
         """Whether a write goes over a network, so that a run had better not wait for it."""
 

@@ -21,12 +21,11 @@ from pathlib import Path
 
 from resnet_dist.cache_directory import cache_directory
 from resnet_dist.errors import StorageError
-from resnet_dist.storage.doubts import Doubts
 from resnet_dist.storage.interface import Storage
 from resnet_dist.storage.waiting_files import PARTIAL, Kind, load_write, save, save_write
 
 SPOOL_VARIABLE = "RESNET_DIST_SPOOL"
-_URI, _LOCK, _GUARD, _CLOSED = "storage.json", "lock", "guard", "closed"
+_URI, _LOCK, _GUARD = "storage.json", "lock", "guard"
 
 
 class SpoolInUseError(StorageError):
@@ -74,10 +73,6 @@ class Spool:
             if not (home / _URI).exists():
                 save(home / _URI, json.dumps({"uri": storage.uri, "place": storage.place}).encode())
             self.writes: list[Write] = list(self._load())
-            self.doubts = Doubts(self.directory)
-            self.was_killed = bool(self.writes) and not (self.directory / _CLOSED).exists()
-            """Whether the last owner did not come to close it: the first of its writes may have been under way."""
-            (self.directory / _CLOSED).unlink(missing_ok=True)
         except OSError as error:
             if lock is not None:
                 os.close(lock)  # else no later attempt of this process could have it
@@ -141,20 +136,18 @@ class Spool:
         self.writes.remove(write)
 
     def clear(self) -> None:
-        """Forget all of them, the last first, so that what remains is always a beginning; and what is in doubt."""
+        """Forget all of them, the last first, so that what remains is always a beginning."""
         for write in reversed(self.writes.copy()):
             self.remove(write)
-        self.doubts.clear()
 
     def close(self) -> None:
-        """Give the spool up: nothing is left of it if nothing waits or is in doubt, and else all of it is on disk."""
-        if self.writes or self.doubts:
-            (self.directory / _CLOSED).touch()
+        """Give the spool up: nothing is left of it if nothing waits, and else all of it is on disk."""
+        if self.writes:
             for path in (self.directory, *self.directory.iterdir()):
                 _sync(path)
         else:
-            (self.directory / _GUARD).unlink(missing_ok=True)
-            (self.directory / _LOCK).unlink()
+            for path in sorted(self.directory.iterdir(), key=lambda path: path.name == _LOCK):
+                path.unlink()
             for directory in (self.directory, self.directory.parent):
                 try:
                     directory.rmdir()

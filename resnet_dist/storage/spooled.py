@@ -9,15 +9,10 @@ waits at the run's end stays in the spool, for the next launch on this host or `
 
 Meanwhile a launch on another host may have gone on with the trial. What waits here is then older than what is in
 storage and is dropped: the trial's provenance, which each attempt writes first, is no longer the one seen last.
-
-A write that was given up without an answer may reach storage late, over a newer one. Objects to which that can have
-happened (`doubts`) are read back before the trial's result is written and at the run's end, once storage has settled,
-and written again if they are not the newest.
 """
 
 import logging
 import threading
-from time import sleep, time
 from types import TracebackType
 
 from resnet_dist.errors import StorageError, WaitingError
@@ -34,8 +29,6 @@ LOCK_PATIENCE = 20.0
 """Seconds for which a process that was told to end may still hold the spool."""
 PATIENCE_AFTER_INTERRUPT = 5.0
 """Seconds for which Ctrl-C waits for what is under way; the rest goes up with the next launch."""
-LONG_SETTLING = 5.0
-"""Seconds of waiting for storage to settle that are worth a warning."""
 
 
 class SupersededError(StorageError):
@@ -57,7 +50,8 @@ class SpooledStorage:
         self.found = self.dropped = 0
         """Writes of an earlier process that waited and are sent now; those older than what is in storage."""
         keys = TrialKeys(experiment, trial_id)
-        self._guard_key, self._result_key = keys.provenance, keys.result
+        self._guard_key = keys.provenance
+        self._guards: set[str] = set()  # digests of all that was written there: an earlier one may arrive late
         self._changed = threading.Condition()
         self._closing = False
         self._failed: Exception | None = None  # for good
@@ -78,16 +72,6 @@ class SpooledStorage:
     def place(self) -> str:
         """As `storage`."""
         return self.storage.place
-
-    @property
-    def unanswered(self) -> dict[str, float]:
-        """As `storage`, less what this has taken note of."""
-        return self.storage.unanswered
-
-    @property
-    def settling(self) -> float:
-        """As `storage`."""
-        return self.storage.settling
 
     @property
     def is_remote(self) -> bool:
@@ -161,26 +145,18 @@ class SpooledStorage:
                 f"in {self._spool.directory}, and are made by the next launch on this host or by: "
                 f"resnet-dist storage flush {self.uri}"
             )
-        if self._spool.doubts:
-            raise WaitingError(
-                f"{what}, but whether storage holds all that was written is not known: {self.trouble}. The next launch "
-                f"on this host will see to it, and so does: resnet-dist storage flush {self.uri}"
-            )
 
     def _take_over(self) -> None:
         """Begin to send what an earlier process left, unless storage has something newer."""
-        if self._spool.was_killed:
-            self._spool.doubts.begin(self._spool.writes[0].key, time())
-        if self._spool.writes or self._spool.doubts:
+        if self._spool.writes:
             try:
                 self._require_ours()
             except SupersededError as error:
                 self.dropped = len(self._spool.writes)
-                if self.dropped:
-                    place = self._spool.directory
-                    LOGGER.warning("%s; %d writes that waited in %s are dropped", error, self.dropped, place)
+                place = self._spool.directory
+                LOGGER.warning("%s; %d writes that waited in %s are dropped", error, self.dropped, place)
                 self._spool.clear()
-        if not self._spool.writes and not self._spool.doubts:
+        if not self._spool.writes:
             self._spool.expect({digest_of(self.storage.get(self._guard_key))})
             return
         self.found = len(self._spool.writes)
@@ -201,7 +177,7 @@ class SpooledStorage:
             at_once = not self.storage.is_remote and not self._spool.writes
         if at_once:
             try:
-                self._apply(kind, key, data)
+                self._send(kind, key, data)
                 return
             except StorageError as error:
                 self._announce(error)
@@ -220,25 +196,20 @@ class SpooledStorage:
                 raise self._failed
             if self._spool.writes:
                 raise StorageError(f"{self.trouble}; and the spool in {self._spool.directory} cannot be written either")
-        self._apply(kind, key, data)
+        self._send(kind, key, data)
 
-    def _apply(self, kind: Kind, key: str, data: bytes) -> None:
-        if key == self._guard_key:
-            # A write that fails may have been made all the same.
-            self._spool.expect(self._spool.expected() | {digest_of(data)})
-        try:
-            if kind == "put":
-                self.storage.put(key, data)
-            elif kind == "grow":
-                self.storage.grow(key, data)
-            else:
-                self.storage.delete(key)
-        finally:
-            if since := self.storage.unanswered.pop(key, None):
-                self._spool.doubts.begin(key, since)
-        self._spool.doubts.made(kind, key, data)
-        if key == self._guard_key and key not in self._spool.doubts:
-            self._spool.expect({digest_of(data)})
+    def _send(self, kind: Kind, key: str, data: bytes) -> None:
+        if is_guard := key == self._guard_key:
+            self._guards.add(digest_of(data))
+            self._spool.expect(self._spool.expected() | self._guards)  # a write that fails may have been made
+        if kind == "put":
+            self.storage.put(key, data)
+        elif kind == "grow":
+            self.storage.grow(key, data)
+        else:
+            self.storage.delete(key)
+        if is_guard:
+            self._spool.expect(self._guards)
 
     def _tell(self) -> None:
         """Tell other threads, and whoever watches the counts, that something is different. The caller has the lock."""
@@ -253,16 +224,12 @@ class SpooledStorage:
     def _upload(self) -> None:
         try:
             pause = FIRST_PAUSE
-            while (write := self._next()) is not None or self._spool.doubts:
+            while (write := self._next()) is not None:
                 last = self._closing  # a try that begins before the run's end, and fails after it, is not the last
                 try:
-                    if write is None or write.key == self._result_key:
-                        self._settle()
-                    if write is None:
-                        return
                     if self.trouble:
                         self._require_ours()
-                    self._apply(write.kind, write.key, self._spool.data(write))
+                    self._send(write.kind, write.key, self._spool.data(write))
                 except SupersededError:
                     raise
                 except StorageError as error:
@@ -282,35 +249,6 @@ class SpooledStorage:
                     self._spool.clear()
                 self._failed = error
                 self._tell()
-
-    def _settle(self) -> None:
-        """End every doubt: look, once nothing can arrive late any more, and write again what is not the newest.
-
-        What waits to be written again anyway stays in doubt. Raises a `StorageError` if storage fails.
-        """
-        doubts = self._spool.doubts
-        while open_doubts := [doubt for doubt in doubts.oldest_first() if self._spool.last(doubt.key) is None]:
-            doubt = open_doubts[0]
-            # No longer than that if the clock has been set back meanwhile.
-            pause = min(doubt.since + self.storage.settling - time(), self.storage.settling)
-            if pause > 0:
-                LOGGER.log(
-                    logging.WARNING if pause > LONG_SETTLING else logging.INFO,
-                    "%s did not answer a write, which may still arrive; in %.0f s it is looked whether it replaced "
-                    "a newer one",
-                    self.uri,
-                    pause,
-                )
-                sleep(pause)
-            content = doubts.content(doubt.key)
-            if doubt.kind and content is not None and digest_of(self.storage.get(doubt.key)) != doubt.digest:
-                self._require_ours()
-                LOGGER.warning("%s/%s: an older write has arrived late; the newest is made again", self.uri, doubt.key)
-                self._apply(doubt.kind, doubt.key, content)
-            if doubt in doubts.oldest_first():  # the last request has had its answer
-                doubts.end(doubt.key)
-                if doubt.key == self._guard_key and doubt.kind:
-                    self._spool.expect({doubt.digest})
 
     def _next(self) -> Write | None:
         """Wait for a write. None if there will be none."""

@@ -58,9 +58,7 @@ def _train(
     if result is not None:
         return dict(result)
     training = Training(config, dataset, workers)
-    if recorder:
-        recorder.start(workers, dataset.fingerprint)
-    data = workers.broadcast(recorder.checkpoints.latest() if recorder else None)
+    data = workers.broadcast(recorder.start(workers, dataset.fingerprint) if recorder else None)
     if data is not None:
         training.load(checkpoints.decode(data))
 
@@ -102,7 +100,7 @@ def _steps(training: Training, epoch: int) -> range:
 def _checkpoint(training: Training, recorder: Recorder | None) -> None:
     state = training.state()  # a collective: every worker takes part
     if recorder:
-        recorder.checkpoints.write(training.step, checkpoints.encode(state))
+        recorder.checkpoint(training.step, checkpoints.encode(state))
 
 
 def _finish(training: Training, recorder: Recorder | None) -> dict[str, Any]:

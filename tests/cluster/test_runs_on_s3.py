@@ -2,7 +2,8 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,10 +18,13 @@ from resnet_dist.errors import StorageError, WaitingError
 from resnet_dist.launch import Job, run_in_process
 from resnet_dist.storage import spooled as spooled_storage
 from resnet_dist.storage.spool import spooled_trials
-from tests.killed_runs import Outcome, outcome
+from tests.killed_runs import TIMINGS, Outcome, outcome
 from tests.s3_proxy import S3Proxy, s3_proxy
 from tests.small_runs import small_config, small_dataset
+from tune_jobs.command_line import main
 from tune_jobs.commands.flush import flush_storage
+from tune_jobs.results.experiment_record import record_single_run
+from tune_jobs.results.trials import read_experiment
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -120,8 +124,33 @@ def test_a_server_that_hangs_delays_no_epoch_and_loses_nothing(
     assert flush_storage(storage).made == 0
 
 
-def test_an_epochs_line_that_reaches_the_store_late_takes_no_later_one_away(
-    bucket: str, proxy: S3Proxy, tmp_path: Path, undisturbed: Outcome, caplog: pytest.LogCaptureFixture
+def test_an_epochs_line_that_reaches_the_store_late_changes_no_result_and_is_named(
+    bucket: str, proxy: S3Proxy, undisturbed: Outcome, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri, keys = f"s3://{bucket}", job(f"s3://{bucket}").keys
+    first = iter([True])
+    proxy.withhold = lambda method, path: method == "PUT" and path.endswith(keys.metrics) and next(first, False)
+    record_single_run(open_storage(uri), "e", CONFIG, "name")
+    run_in_process(job(uri))
+    read = read_experiment(open_storage(uri), "e").trials[keys.trial_id]
+    assert (read.state, read.reason, len(read.metrics)) == ("finished", "", 4)
+    proxy.arrive()
+    storage = open_storage(uri)
+    assert (storage.get(keys.metrics) or b"").count(b"\n") == 1, "the first epoch's line stands over all four"
+    found = read_experiment(storage, "e").trials[keys.trial_id]
+    assert found.reason == "metrics.jsonl is not the file of its result"
+    assert replace(found, reason="") == read
+    timeless = [{name: line[name] for name in line if name not in TIMINGS} for line in found.metrics]
+    assert timeless == undisturbed.lines
+    assert main(["grid", "report", "e", "--storage", uri]) == 0
+    assert "metrics.jsonl is not the file of its result; its numbers are those of result.json" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    assert not list(spooled_trials())
+
+
+def test_an_epochs_line_that_arrives_late_before_an_interruption_is_in_the_result_all_the_same(
+    bucket: str, proxy: S3Proxy, tmp_path: Path, undisturbed: Outcome
 ) -> None:
     uri, metrics = f"s3://{bucket}", job(f"s3://{bucket}").keys.metrics
     first = iter([True])
@@ -130,38 +159,18 @@ def test_an_epochs_line_that_reaches_the_store_late_takes_no_later_one_away(
     def lines() -> int:
         return (open_storage(uri).get(metrics) or b"").count(b"\n")
 
-    def arrive_at_the_end(line: dict[str, object]) -> None:
-        if line["epoch"] == 4:
-            while lines() < 4:
+    def stop(line: dict[str, object]) -> None:
+        if line["epoch"] == 3:
+            while lines() < 3:
                 time.sleep(0.01)
-            proxy.arrive()
-            assert lines() == 1
+            raise KeyboardInterrupt
 
-    run_in_process(job(uri), on_epoch=arrive_at_the_end)
+    with pytest.raises(KeyboardInterrupt):
+        run_in_process(job(uri), on_epoch=stop)
+    proxy.arrive()
+    assert lines() == 1
+    run_in_process(job(uri))
     assert outcome_in(uri, tmp_path).same_bits(undisturbed)
-    assert "metrics.jsonl: an older write has arrived late" in caplog.text
-    assert not list(spooled_trials())
-
-
-def test_which_failures_leave_a_write_in_doubt(bucket: str, proxy: S3Proxy) -> None:
-    storage = S3Storage(f"s3://{bucket}", timeout=30)
-
-    def unanswered(change: Callable[[], object], status: int = 0) -> set[str]:
-        storage.unanswered.clear()
-        fails = iter([True])
-        if status:
-            proxy.refuse = lambda method, path: status if next(fails, False) else 0
-        else:
-            proxy.withhold = lambda method, path: next(fails, False)
-        change()
-        return set(storage.unanswered)
-
-    assert unanswered(lambda: storage.put("a", b"1")) == {"a"}
-    assert unanswered(lambda: storage.delete("a")) == {"a"}
-    assert unanswered(lambda: storage.put("a", b"1"), 504) == {"a"}
-    assert unanswered(lambda: storage.put("a", b"1"), 503) == set()
-    assert unanswered(lambda: storage.get("a")) == set()
-    assert storage.settling == 30
 
 
 def test_access_that_is_denied_for_a_while_is_made_up_for(

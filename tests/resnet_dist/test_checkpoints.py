@@ -35,16 +35,39 @@ def kept(tmp_path: Path) -> Checkpoints:
 
 
 def latest_step(checkpoints: Checkpoints) -> int | None:
-    data = checkpoints.latest()
-    return None if data is None else int(decode(data)["step"])
+    found = checkpoints.latest()
+    return None if found is None else int(decode(found.data)["step"])
 
 
 def test_the_newest_is_taken_and_is_what_was_written(kept: Checkpoints) -> None:
-    data = kept.latest()
-    assert data is not None
-    found = decode(data)
+    newest = kept.latest()
+    assert newest is not None and newest.metrics == []
+    found = decode(newest.data)
     assert torch.equal(found.pop("weights"), torch.arange(1000.0) + 6)
     assert found == {"step": 6, "options": {"names": ["a"], "rate": 0.1}}
+
+
+def test_metrics_lines_come_back_with_their_checkpoint(kept: Checkpoints) -> None:
+    lines = [{"epoch": 1, "top1_error": 1 / 3}, {"epoch": 2, "top1_error": 0.1}]
+    kept.write(8, encode(state(8)), lines)
+    newest = kept.latest()
+    assert newest is not None and newest.metrics == lines
+
+
+def test_a_flipped_bit_changes_no_state_unnoticed() -> None:
+    data = encode(state(6))
+    noticed = 0
+    for position in range(0, len(data), 7):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << position % 8
+        try:
+            found = decode(bytes(damaged))
+        except Exception:  # of many kinds, where the archive itself is damaged
+            noticed += 1
+        else:
+            assert torch.equal(found.pop("weights"), torch.arange(1000.0) + 6), position
+            assert found == {"step": 6, "options": {"names": ["a"], "rate": 0.1}}, position
+    assert noticed > 4000 / 7, "each bit of the weights' 4,000 bytes counts"
 
 
 def bit_flipped(data: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -308,3 +309,19 @@ def wait_for(storage: UnreliableStorage, writes: int) -> None:
     """Until so many writes have been made; the test's time limit ends it otherwise."""
     while len(storage.done) < writes:
         pass_time()
+
+
+def test_an_older_provenance_that_arrives_late_is_no_other_launch(storage: UnreliableStorage) -> None:
+    with opened(storage) as spooled:
+        for content in (b"started", b"finished"):
+            spooled.put(GUARD, content)
+            while spooled.counts.totals().waiting_writes:
+                time.sleep(0.002)
+        LocalStorage.put(storage, GUARD, b"started")  # once more
+        storage.broken = True
+        spooled.put("metrics", b"1\n")
+        while not storage.tries:
+            time.sleep(0.002)
+        storage.broken = False
+    spooled.require_complete("it ran")
+    assert storage.get("metrics") == b"1\n"

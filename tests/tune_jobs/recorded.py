@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.storage.opening import open_storage
+from resnet_dist.records.trial_record import describe_files, encode, encode_metrics
 from resnet_dist.storage.interface import Storage, TrialKeys, experiment_key
 from tune_jobs.grid.experiment import Experiment, Trial, experiment_record, load_experiment, trials
 
@@ -45,13 +46,16 @@ def record_experiment(folder: Path, experiment: Experiment, seeds: int) -> tuple
 
 def record_metrics(storage: Storage, experiment: str, trial: Trial, errors: Sequence[float]) -> None:
     """One line of metrics for each error, 391 steps an epoch."""
-    rows = [
+    storage.put(TrialKeys(experiment, trial.trial_id).metrics, encode_metrics(metrics_of(errors)))
+
+
+def metrics_of(errors: Sequence[float]) -> list[dict[str, Any]]:
+    """The lines that `record_metrics` writes."""
+    return [
         {"epoch": epoch, "step": 391 * epoch, "learning_rate": 0.1, "train_loss": 2.0 / epoch, "test_loss": 1.0}
         | {"top1_error": error, "top5_error": error / 10, "seconds": 2.0, "images_per_second": 25000.0}
         for epoch, error in enumerate(errors, start=1)
     ]
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    storage.put(TrialKeys(experiment, trial.trial_id).metrics, text.encode())
 
 
 def record_result(
@@ -61,20 +65,27 @@ def record_result(
     error: float,
     provenance: Mapping[str, Any] | None = None,
     result: Mapping[str, Any] | None = None,
+    complete: bool = True,
 ) -> None:
-    """A finished trial: configuration, metrics of two epochs, provenance, weights and a result."""
+    """A finished trial: configuration, metrics of two epochs, provenance, weights and a result.
+
+    The result has all of it in it if it is `complete`, as those of earlier versions are not.
+    """
     keys = TrialKeys(experiment, trial.trial_id)
-    record_metrics(storage, experiment, trial, [0.5, error])
     config = {"layout": 1, "trial": trial.trial_id, "name": trial.name, "config": trial.config.to_dict()}
-    storage.put(keys.config, json.dumps(config).encode())
-    storage.put(keys.model, b"weights")
     stated = {"commit": "1f" * 20, "dirty": False, "data_fingerprint": "ab" * 16, "workers": 1, "device": "cpu"}
-    storage.put(keys.provenance, json.dumps(stated | dict(provenance or {})).encode())
+    stated |= dict(provenance or {})
+    files = {"config.json": encode(config), "provenance.json": encode(stated), "model.pt": b"weights"}
+    files["metrics.jsonl"] = encode_metrics(metrics_of([0.5, error]))
+    for name, data in files.items():
+        storage.put(keys.prefix + name, data)
     record = {"layout": 1, "trial": trial.trial_id, "name": trial.name, "epochs": 2, "steps": 782}
     record |= {"top1_error": error, "top5_error": error / 10, "test_loss": 1.0, "train_loss": 1.0}
     record |= {"best_top1_error": error, "seconds": 4.0, "images_per_second": 25000.0, "workers": 1, "device": "cpu"}
     record |= {"parameters": 270000, "attempts": 1}
-    storage.put(keys.result, json.dumps(record | dict(result or {})).encode())
+    if complete:
+        record |= {"provenance": stated, "files": describe_files(files), "metrics": metrics_of([0.5, error])}
+    storage.put(keys.result, encode(record | dict(result or {})))
 
 
 def record_failure(storage: Storage, experiment: str, trial: Trial, reason: str) -> None:

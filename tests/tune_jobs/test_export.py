@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 import torch
 
 from cluster.storage.local import LocalStorage
+from cluster.storage.opening import open_storage
 from resnet_dist.data.dataset import Dataset
+from resnet_dist.errors import StorageError
 from resnet_dist.records import checkpoints
 from resnet_dist.records.recorder import Recorder
 from resnet_dist.storage.interface import TrialKeys
@@ -20,6 +23,8 @@ from resnet_dist.workers import alone
 from tests.small_runs import small_config, small_dataset
 from tune_jobs.command_line import main
 from tune_jobs.commands import evaluate as evaluate_command
+from tune_jobs.results.comparison import compare
+from tune_jobs.results.recorded_trial import find_trial
 
 CONFIG = small_config(run__precision="float32", data__source="cifar10")
 DATASET = replace(small_dataset(train=48, test=30), source="cifar10")
@@ -187,3 +192,47 @@ def test_a_trial_that_is_not_finished_cannot_be_exported(tmp_path: Path, capsys:
     Recorder(LocalStorage(tmp_path), "runs", "name", CONFIG).start(alone("cpu"), "fingerprint")
     line = mistake(["export", CONFIG.trial_id(), "--storage", str(tmp_path)], capsys)
     assert "is not finished, so there is nothing to export yet" in line
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_weights_of_which_a_bit_has_changed_are_evaluated_nowhere(
+    stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], archived: bool
+) -> None:
+    file = exported(stored, tmp_path / "trial.zip", capsys) if archived else tmp_path / "model.pt"
+    content = bytearray(file.read_bytes() if archived else (stored / KEYS.model).read_bytes())
+    weights = torch.load(stored / KEYS.model, weights_only=True)["network"]["linear.weight"]
+    content[content.index(weights.numpy().tobytes())] ^= 1
+    file.write_bytes(content)
+    assert f"{file}: is damaged (" in mistake(["evaluate", str(file)], capsys)
+
+
+def damaged_copy(stored: Path, target: Path, name: str, data: bytes) -> Path:
+    """A copy of the storage in which a file of the trial is another one."""
+    shutil.copytree(stored, target)
+    (target / KEYS.prefix / name).write_bytes(data)
+    return target
+
+
+def test_sound_weights_that_are_not_the_results_are_refused_everywhere(
+    stored: Path, tmp_path: Path, data: list[Dataset], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = torch.load(stored / KEYS.model, weights_only=True)
+    model["std"] += 1.0
+    storage = damaged_copy(stored, tmp_path / "copy", "model.pt", checkpoints.encode(model))
+    line = mistake(["evaluate", str(storage / KEYS.model)], capsys)
+    assert "model.pt: is damaged (its SHA-256 is not the one in result.json)" in line
+    line = mistake(["export", KEYS.trial_id, "--storage", str(storage)], capsys)
+    assert "model.pt: is damaged or replaced: it is not the file whose SHA-256 result.json has" in line
+    trial = find_trial(open_storage(str(storage)), KEYS.trial_id)
+    with pytest.raises(StorageError, match="is damaged or replaced"):
+        compare(trial, trial)
+
+
+def test_an_export_holds_the_results_own_metrics_where_a_late_write_has_put_older_ones(
+    stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = damaged_copy(stored, tmp_path / "copy", "metrics.jsonl", b"")
+    late = exported(storage, tmp_path / "late.zip", capsys).read_bytes()
+    assert late == exported(stored, tmp_path / "sound.zip", capsys).read_bytes()
+    (said,) = caplog.messages
+    assert said.endswith("metrics.jsonl: is not the file of its result, which is used")

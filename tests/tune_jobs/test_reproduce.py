@@ -15,6 +15,7 @@ from resnet_dist.launch import Job, run_in_process
 from resnet_dist.records import checkpoints
 from resnet_dist.records.provenance import describe
 from resnet_dist.records.source_code import SourceState
+from resnet_dist.records.trial_record import summary
 from resnet_dist.workers import alone
 from tests.image_trees import image_tree, write_directory
 from tests.small_runs import small_config
@@ -54,6 +55,14 @@ def trial_folder(storage: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def earlier(storage: Path) -> Path:
+    """The storage as an earlier version would have left it: what the files around the result say counts."""
+    path = trial_folder(storage) / "result.json"
+    path.write_text(json.dumps(summary(json.loads(path.read_text()))))
+    return storage
+
+
 def edit(path: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
@@ -82,10 +91,10 @@ def test_the_commands_name_commit_patch_and_settings(storage: Path, capsys: pyte
 
 
 def test_versions_that_differ_from_the_installed_ones_are_to_be_installed(
-    storage: Path, capsys: pytest.CaptureFixture[str]
+    earlier: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    edit(trial_folder(storage) / "provenance.json", torch="2.6.0+cu124", numpy="1.26.0")
-    assert reproduce(storage, "--json") == 0
+    edit(trial_folder(earlier) / "provenance.json", torch="2.6.0+cu124", numpy="1.26.0")
+    assert reproduce(earlier, "--json") == 0
     assert "pip install torch==2.6.0 numpy==1.26.0" in answer(capsys)["commands"]
 
 
@@ -96,10 +105,10 @@ def test_files_can_be_put_into_a_directory(storage: Path, tmp_path: Path, capsys
     assert read_config(str(tmp_path / "files" / "config.json")).trial_id() == trial_folder(storage).name
 
 
-def test_a_changed_interruption_is_told(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_changed_interruption_is_told(earlier: Path, capsys: pytest.CaptureFixture[str]) -> None:
     attempts = [{"started": "a", "workers": 2, "commit": "1"}, {"started": "b", "workers": 1, "commit": "1"}]
-    edit(trial_folder(storage) / "provenance.json", attempts=attempts)
-    assert reproduce(storage, "--json") == 0
+    edit(trial_folder(earlier) / "provenance.json", attempts=attempts)
+    assert reproduce(earlier, "--json") == 0
     assert "It was interrupted, and went on with other: workers." in answer(capsys)["notes"]
 
 
@@ -138,29 +147,29 @@ def test_the_trial_itself_is_not_touched(storage: Path, tmp_path: Path) -> None:
 
 
 def test_the_first_epoch_that_differs_is_named_with_its_values(
-    storage: Path, capsys: pytest.CaptureFixture[str]
+    earlier: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = trial_folder(storage) / "metrics.jsonl"
+    path = trial_folder(earlier) / "metrics.jsonl"
     first, second = map(json.loads, path.read_text().splitlines())
     loss = second["train_loss"]
     second |= {"train_loss": loss + 1e-15 + 1e-15 * loss, "seconds": 1e9}
     path.write_text(json.dumps(first | {"seconds": 1e9}) + "\n" + json.dumps(second) + "\n")
     assert second["train_loss"] != loss
-    assert reproduce(storage, "--run", "--json") == 1
+    assert reproduce(earlier, "--run", "--json") == 1
     comparison = answer(capsys)["comparison"]
     assert comparison["first_epoch"] == 2
     assert comparison["metrics"] == {"train_loss": [second["train_loss"], loss]}
 
 
 def test_weights_that_differ_are_named_with_the_largest_difference(
-    storage: Path, capsys: pytest.CaptureFixture[str]
+    earlier: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = trial_folder(storage) / "model.pt"
+    path = trial_folder(earlier) / "model.pt"
     state = checkpoints.decode(path.read_bytes())
     state["network"]["linear.bias"][2] += 0.5
     path.write_bytes(checkpoints.encode(state))
-    edit(trial_folder(storage) / "provenance.json", host="elsewhere")
-    assert reproduce(storage, "--run") == 1
+    edit(trial_folder(earlier) / "provenance.json", host="elsewhere")
+    assert reproduce(earlier, "--run") == 1
     said = capsys.readouterr().out
     assert "Weights: 1 tensors differ, by up to 0.5" in said
     assert "host: elsewhere then" in said
@@ -202,16 +211,33 @@ def test_an_unknown_trial_is_one_line(trial: str, says: str, storage: Path, caps
 
 
 @pytest.mark.parametrize("name", ["config.json", "provenance.json", "metrics.jsonl", "result.json"])
-def test_a_corrupt_record_is_named(name: str, storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (trial_folder(storage) / name).write_text("{")
-    assert reproduce(storage) == 1
+def test_a_corrupt_record_is_named(name: str, earlier: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (trial_folder(earlier) / name).write_text("{")
+    assert reproduce(earlier) == 1
     assert name in error(capsys)
 
 
-def test_corrupt_weights_are_named(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (trial_folder(storage) / "model.pt").write_bytes(b"no weights")
-    assert reproduce(storage, "--run") == 1
+def test_corrupt_weights_are_named(earlier: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (trial_folder(earlier) / "model.pt").write_bytes(b"no weights")
+    assert reproduce(earlier, "--run") == 1
     assert "model.pt: cannot be read" in error(capsys)
+
+
+def test_an_older_metrics_file_changes_nothing_of_the_comparison(
+    storage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (trial_folder(storage) / "metrics.jsonl").write_text("{")
+    assert reproduce(storage, "--run", "--json") == 0
+    assert answer(capsys)["comparison"]["identical"]
+
+
+@pytest.mark.parametrize("name", ["model.pt", "source.patch"])
+def test_files_that_are_not_the_results_are_refused(
+    name: str, storage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (trial_folder(storage) / name).write_bytes(b"another")
+    assert reproduce(storage, "--run") == 1
+    assert f"{name}: is damaged or replaced: it is not the file whose SHA-256 result.json has" in error(capsys)
 
 
 def test_an_unfinished_trial_is_described_but_not_compared(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:

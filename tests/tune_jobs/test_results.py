@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tests.tune_jobs.recorded import (
     record_metrics,
     record_result,
 )
+from tune_jobs.report.notices import experiment_notices
 from tune_jobs.results.trials import read_experiment
 
 
@@ -64,13 +66,51 @@ def test_an_impossible_result_is_corrupt(change: dict[str, object], reason: str,
 
 
 @pytest.mark.parametrize("errors", [[], [0.5]])
-def test_a_result_without_all_its_epochs_is_corrupt(tmp_path: Path, errors: list[float]) -> None:
+def test_an_earlier_versions_result_without_all_its_epochs_is_corrupt(tmp_path: Path, errors: list[float]) -> None:
     storage, (trial, _) = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
-    record_result(storage, "two-rows", trial, 0.1)
+    record_result(storage, "two-rows", trial, 0.1, complete=False)
     record_metrics(storage, "two-rows", trial, errors)
     found = read_experiment(storage, "two-rows").trials[trial.trial_id]
     assert found.state == "corrupt"
     assert found.reason.startswith(f"metrics.jsonl has {len(errors)} lines, and result.json speaks of 2 epochs; delete")
+
+
+def test_a_result_of_an_earlier_version_is_read_with_the_files_around_it(tmp_path: Path) -> None:
+    storage, (trial, _) = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
+    record_result(storage, "two-rows", trial, 0.1, complete=False)
+    before = read_experiment(storage, "two-rows").trials[trial.trial_id]
+    record_result(storage, "two-rows", trial, 0.1)
+    assert read_experiment(storage, "two-rows").trials[trial.trial_id] == before
+    assert before.state == "finished" and len(before.metrics) == 2 and before.provenance["commit"]
+
+
+@pytest.mark.parametrize("lost", ["metrics.jsonl", "provenance.json", "model.pt"])
+@pytest.mark.parametrize("data", [None, b"older"])
+def test_a_result_tells_all_by_itself_and_names_a_file_that_is_another_one(
+    tmp_path: Path, lost: str, data: bytes | None
+) -> None:
+    storage, (trial, _) = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
+    record_result(storage, "two-rows", trial, 0.1)
+    before = read_experiment(storage, "two-rows").trials[trial.trial_id]
+    key = TrialKeys("two-rows", trial.trial_id).prefix + lost
+    storage.delete(key)
+    if data is not None:
+        storage.put(key, data)
+    results = read_experiment(storage, "two-rows")
+    found = results.trials[trial.trial_id]
+    assert found.reason == f"{lost} is not the file of its result"
+    assert replace(found, reason="") == before and before.reason == ""
+    assert any(
+        note.startswith(f"{trial.trial_id}: {found.reason}; its numbers") for note in experiment_notices(results)
+    )
+
+
+@pytest.mark.parametrize("lines", [[], [{"epoch": 1}], [{"epoch": 2}, {"epoch": 1}], [1, 2], None])
+def test_a_result_whose_own_lines_are_not_its_epochs_is_corrupt(tmp_path: Path, lines: object) -> None:
+    storage, (trial, _) = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
+    record_result(storage, "two-rows", trial, 0.1, result={"metrics": lines})
+    found = read_experiment(storage, "two-rows").trials[trial.trial_id]
+    assert (found.state, found.reason[:22]) == ("corrupt", "result.json is corrupt")
 
 
 def test_metrics_out_of_order_are_corrupt(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from cluster.storage.opening import open_storage
 from resnet_dist.errors import UserError
+from resnet_dist.records.trial_record import encode, encode_metrics, is_complete
 from resnet_dist.storage.interface import TrialKeys
 from tune_jobs.commands.options import Parser, add_json, add_trial
 from tune_jobs.commands.output import print_json
@@ -54,10 +55,12 @@ def export_command(args: argparse.Namespace) -> int:
 def export(trial: RecordedTrial) -> bytes:
     """A ZIP archive of a finished trial's records, weights and event files, with a README.
 
-    Nothing in it depends on when or where it is made. Raises a `UserError` if the trial is not finished.
+    Nothing in it depends on when or where it is made. Raises a `UserError` if the trial is not finished, and a
+    `StorageError` if its weights are not those that were written.
     """
-    if trial.result is None or trial.model is None:
+    if trial.result is None:
         raise UserError(f"{trial.trial_id} of {trial.experiment} is not finished, so there is nothing to export yet")
+    trial.require_sound_model()
     keys = TrialKeys(trial.experiment, trial.trial_id)
     events = keys.event_file(trial.name, "").rpartition("/")[0] + "/"
     files = {"README.md": readme(trial, trial.result).encode()}
@@ -67,6 +70,8 @@ def export(trial: RecordedTrial) -> bytes:
             data = trial.storage.get(item.key)
             if "/" not in name and data is not None:
                 files[folder + name] = data
+    if is_complete(trial.result):  # which a late write cannot replace
+        files |= {"metrics.jsonl": encode_metrics(trial.metrics), "provenance.json": encode(trial.provenance)}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:  # not compressed: versions of zlib differ in what they make
         for name in sorted(files):

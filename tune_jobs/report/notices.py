@@ -25,6 +25,11 @@ def experiment_notices(results: ExperimentResults) -> list[str]:
         notices.append(
             f"Not finished: {waiting} of {len(results.trials)} trials have no result yet; numbers will change."
         )
+    notices += [
+        f"{trial.trial_id}: {trial.reason}; its numbers are those of result.json, which has all of them."
+        for trial in results.trials.values()
+        if trial.state == "finished" and trial.reason
+    ]
     if (stopped := results.count("early-stopped")) or results.searching:
         rows = "No row has a number" if results.searching else "Rows with such trials have no number"
         notices.append(

@@ -97,10 +97,8 @@ def _weights(then: RecordedTrial, now: RecordedTrial) -> tuple[tuple[str, ...], 
 def _decode(trial: RecordedTrial) -> dict[str, Any]:
     from resnet_dist.records.checkpoints import decode
 
-    place = f"{trial.storage.uri}/{trial.experiment}/trials/{trial.trial_id}/model.pt"
-    if trial.model is None:
-        raise StorageError(f"{place}: is missing, so weights cannot be compared")
+    model = trial.require_sound_model()
     try:
-        return dict(decode(trial.model)["network"])
+        return dict(decode(model)["network"])
     except Exception as error:  # torch names damage by errors of many kinds
-        raise StorageError(f"{place}: cannot be read: {type(error).__name__}") from None
+        raise StorageError(f"{trial.place}model.pt: cannot be read: {type(error).__name__}") from None

@@ -1,13 +1,17 @@
 """One trial as storage has it, found by its id or the beginning of it."""
 
-import json
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from cluster.storage.keys import BrowsableStorage
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import StorageError, UserError
+from resnet_dist.records import trial_record
 from resnet_dist.storage.interface import TrialKeys
+
+LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -20,14 +24,27 @@ class RecordedTrial:
     name: str
     config: TrainingConfig
     provenance: dict[str, Any]
-    """`provenance.json`; empty if there is none."""
+    """From `result.json` where it has it, else `provenance.json`; empty if there is none."""
     patch: bytes | None
     metrics: tuple[dict[str, Any], ...]
-    """Lines of `metrics.jsonl`, in order of epochs."""
+    """The line of each epoch, in order: those of `result.json` where it has them, else those of `metrics.jsonl`."""
     result: dict[str, Any] | None
     """`result.json`; None unless the trial is finished."""
     model: bytes | None
     """`model.pt`."""
+
+    @property
+    def place(self) -> str:
+        """Where its records lie, for people."""
+        return f"{self.storage.uri}/{TrialKeys(self.experiment, self.trial_id).prefix}"
+
+    def require_sound_model(self) -> bytes:
+        """`model.pt`; a `StorageError` if it is missing, or is not the file with which the result was written."""
+        place = f"{self.place}model.pt"
+        if self.model is None:
+            raise StorageError(f"{place}: is missing")
+        trial_record.require_the_results(self.result or {}, "model.pt", self.model, place)
+        return self.model
 
 
 def find_trial(storage: BrowsableStorage, wanted: str) -> RecordedTrial:
@@ -62,31 +79,35 @@ def find_trial(storage: BrowsableStorage, wanted: str) -> RecordedTrial:
 def _read(storage: BrowsableStorage, experiment: str, trial_id: str) -> RecordedTrial:
     keys = TrialKeys(experiment, trial_id)
 
-    def record(key: str) -> dict[str, Any] | None:
+    def record(key: str, parse: Callable[[bytes], Any] = trial_record.parse) -> Any:
         data = storage.get(key)
-        if data is None:
-            return None
         try:
-            return dict(json.loads(data))
-        except (ValueError, TypeError):
+            return None if data is None else parse(data)
+        except (ValueError, KeyError, TypeError):
             raise StorageError(f"{storage.uri}/{key}: is corrupt") from None
 
     written = record(keys.config)
     if written is None or not isinstance(written.get("config"), dict):
         raise StorageError(f"{storage.uri}/{keys.config}: is missing or holds no configuration; it cannot be run again")
-    try:
-        metrics = tuple(dict(json.loads(line)) for line in (storage.get(keys.metrics) or b"").splitlines())
-    except (ValueError, TypeError):
-        raise StorageError(f"{storage.uri}/{keys.metrics}: is corrupt") from None
+    result = record(keys.result, lambda data: trial_record.parse_result(data, trial_id))
+    if result and trial_record.is_complete(result):
+        provenance, metrics = result["provenance"], result["metrics"]
+        for name in ("metrics.jsonl", "provenance.json"):
+            if not trial_record.is_the_results(result, name, storage.get(keys.prefix + name)):
+                LOGGER.warning("%s/%s%s: is not the file of its result, which is used", storage.uri, keys.prefix, name)
+    else:
+        provenance, metrics = record(keys.provenance) or {}, record(keys.metrics, trial_record.parse_metrics) or []
+    patch = storage.get(keys.source_patch)
+    trial_record.require_the_results(result or {}, "source.patch", patch, f"{storage.uri}/{keys.source_patch}")
     return RecordedTrial(
         storage=storage,
         experiment=experiment,
         trial_id=trial_id,
         name=str(written.get("name", trial_id)),
         config=TrainingConfig.from_dict(written["config"]),
-        provenance=record(keys.provenance) or {},
-        patch=storage.get(keys.source_patch),
-        metrics=metrics,
-        result=record(keys.result),
+        provenance=provenance,
+        patch=patch,
+        metrics=tuple(metrics),
+        result=result,
         model=storage.get(keys.model),
     )

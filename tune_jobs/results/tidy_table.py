@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from resnet_dist.records.trial_record import PARTS
 from tune_jobs.results.schemas import record_schema
 from tune_jobs.results.trials import TrialResults
 
@@ -14,7 +15,7 @@ Kind = Literal["text", "integer", "number", "boolean"]
 Value = str | int | float | bool | None
 
 RESULT_COLUMNS = tuple(
-    name for name in record_schema("result")["properties"] if name not in ("layout", "trial", "name")
+    name for name in record_schema("result")["properties"] if name not in ("layout", "trial", "name", *PARTS)
 )
 METRICS_COLUMNS = tuple(record_schema("metrics")["properties"])
 ORIGIN_COLUMNS = ("commit", "dirty", "data_fingerprint", "python", "torch", "host", "started", "finished")

@@ -1,16 +1,14 @@
 """Read an experiment's state from storage: what was asked, and how far each of its trials is."""
 
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from cluster.storage.record_cache import RecordCache
-from resnet_dist.cache_directory import cache_directory
-from resnet_dist.storage.interface import LAYOUT, Storage, StoredObject, TrialKeys
+from resnet_dist.records import trial_record
+from resnet_dist.storage.interface import Storage, StoredObject, TrialKeys
 from tune_jobs.results.experiment_record import read_record
 
 State = Literal["finished", "early-stopped", "failed", "unfinished", "missing", "corrupt"]
@@ -37,13 +35,13 @@ class TrialResults:
     it has no result. `failed`: it has given up. `unfinished`: it has begun; whether it runs at this moment cannot be
     seen from storage. `missing`: nothing there. `corrupt`: a record cannot be understood."""
     result: Mapping[str, Any] = field(default_factory=dict)
-    """`result.json`; empty unless finished."""
+    """Numbers of `result.json`; empty unless finished."""
     metrics: tuple[Mapping[str, Any], ...] = ()
-    """Rows of `metrics.jsonl`, in order of epochs."""
+    """The line of each epoch, in order: those of `result.json` where it has them, else those of `metrics.jsonl`."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """`provenance.json`; empty if there is none."""
+    """From `result.json` where it has it, else `provenance.json`; empty if there is none."""
     reason: str = ""
-    """Why a trial failed, or which record is corrupt and how."""
+    """Why a trial failed, which record is corrupt and how, or which file of a finished trial is not its result's."""
     failure: str = ""
     """Kind of failure of a failed trial, as in `failure.json`."""
     survivor: bool = False
@@ -154,30 +152,23 @@ def _list_trials(storage: Storage, name: str, expected: int) -> Listing:
 def _read_listed(
     storage: Storage, name: str, asked: Mapping[str, Mapping[str, Any]], listed: Listing, details: bool
 ) -> Iterator[TrialResults]:
-    with RecordCache(storage, name, cache_directory()) as cache, ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
 
         def read(item: tuple[str, Mapping[str, Any]]) -> TrialResults:
             trial_id, wanted = item
-            return _read_trial(cache, TrialKeys(name, trial_id), wanted, listed.get(trial_id, {}), details)
+            return _read_trial(storage, TrialKeys(name, trial_id), wanted, listed.get(trial_id, {}), details)
 
         remaining = iter(asked.items())
         while some := list(itertools.islice(remaining, _AT_A_TIME)):
             yield from pool.map(read, some)
-        cache.keep_only({item.key for objects in listed.values() for item in objects.values()})
 
 
 def _read_trial(
-    cache: RecordCache, keys: TrialKeys, asked: Mapping[str, Any], present: Mapping[str, StoredObject], details: bool
+    storage: Storage, keys: TrialKeys, asked: Mapping[str, Any], present: Mapping[str, StoredObject], details: bool
 ) -> TrialResults:
-    # The records of a finished trial do not change; those of others are read as they are now.
-    finished = keys.result.removeprefix(keys.prefix) in present
-
     def read(key: str, parse: Callable[[bytes], Any]) -> Any:
         name = key.removeprefix(keys.prefix)
-        if name not in present:
-            return None
-        data = cache.get(present[name]) if finished else cache.storage.get(key)
-        if data is None:
+        if name not in present or (data := storage.get(key)) is None:
             return None
         try:
             return parse(data)
@@ -185,18 +176,23 @@ def _read_trial(
             raise _CorruptRecordError(f"{name} is corrupt: {_one_line(error)}") from None
 
     trial = TrialResults(keys.trial_id, str(asked["name"]), asked["config"], "missing")
+    provenance: dict[str, Any] | None = None
+    rows: Sequence[dict[str, Any]] | None = None
     try:
-        result = read(keys.result, lambda data: _result(data, keys.trial_id)) or {}
-        provenance = read(keys.provenance, _object) if details or not result else None
-        rows = read(keys.metrics, _metrics) if details or not result else None
-        if result and details:
+        result = read(keys.result, lambda data: trial_record.parse_result(data, keys.trial_id)) or {}
+        if details and trial_record.is_complete(result):
+            provenance, rows = result["provenance"], result["metrics"]
+        elif details or not result:
+            provenance, rows = read(keys.provenance, trial_record.parse), read(keys.metrics, trial_record.parse_metrics)
             _require_all_epochs(rows or (), result)
-        failure = None if result else read(keys.failure, _object)
+        failure = None if result else read(keys.failure, trial_record.parse)
+        trial = replace(trial, metrics=_with_numbers(rows or ()), provenance=provenance or {})
     except _CorruptRecordError as error:
         return replace(trial, state="corrupt", reason=str(error))
-    trial = replace(trial, metrics=tuple(rows or ()), provenance=provenance or {}, result=result)
     if result:
-        return replace(trial, state="finished")
+        others = trial_record.files_of_other_size(result, {name: item.size for name, item in present.items()})
+        said = ", ".join(f"{name} is not the file of its result" for name in others)
+        return replace(trial, state="finished", result=trial_record.summary(result), reason=said)
     if failure:
         reason = _one_line(failure.get("reason", "no reason recorded"))
         kind = str(failure.get("kind", "error"))
@@ -205,36 +201,15 @@ def _read_trial(
     return replace(trial, state="unfinished") if present else trial
 
 
-def _object(data: bytes) -> dict[str, Any]:
-    value = json.loads(data)
-    if not isinstance(value, dict):
-        raise ValueError("not a JSON object")
-    return value
-
-
-def _result(data: bytes, trial_id: str) -> dict[str, Any]:
-    result = _object(data)
-    if result["layout"] != LAYOUT:
-        raise ValueError(f"storage layout {result['layout']!r}, this version reads {LAYOUT}")
-    if result["trial"] != trial_id:
-        raise ValueError(f"it belongs to trial {result['trial']}")
-    if not 0 <= float(result["top1_error"]) <= 1:
-        raise ValueError(f"top1_error {result['top1_error']!r} is not a fraction")
-    return result
-
-
-def _metrics(data: bytes) -> list[dict[str, Any]]:
-    # In one go: line by line it takes half as long again, and a large grid has a million of them.
-    rows: list[dict[str, Any]] = json.loads(b"[" + b",".join(line for line in data.splitlines() if line.strip()) + b"]")
-    if not all(isinstance(row, dict) for row in rows):
-        raise ValueError("a line is no JSON object")
-    epochs = [int(row["epoch"]) for row in rows]
-    if any(a >= b for a, b in itertools.pairwise(epochs)):
-        raise ValueError("its epochs are not in order")
-    for row in rows:
-        for key in ("train_loss", "top1_error"):
-            row[key] = float(row[key]) if row.get(key) is not None else math.nan
-    return rows
+def _with_numbers(rows: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """The lines, with NaN for a loss or error that is not there. Raises a `_CorruptRecordError`."""
+    try:
+        for row in rows:
+            for key in ("train_loss", "top1_error"):
+                row[key] = float(row[key]) if row.get(key) is not None else math.nan
+    except (ValueError, TypeError) as error:
+        raise _CorruptRecordError(f"metrics.jsonl is corrupt: {_one_line(error)}") from None
+    return tuple(rows)
 
 
 def _require_all_epochs(rows: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> None:

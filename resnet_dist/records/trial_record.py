@@ -1,0 +1,106 @@
+"""A trial's records as bytes, and back: one place for who writes them and for who takes them for true.
+
+`result.json` is complete in itself. It holds the metrics line of each epoch, the provenance, and size and SHA-256 of
+the trial's other files; it is written once and last. A request to storage that was given up may still take effect
+later, over something newer. For `result.json` that is a repetition, the same bytes; where it puts an older
+`metrics.jsonl` or `model.pt` in place, the numbers stand in the result all the same, and the file does not have its
+digest.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from resnet_dist.errors import StorageError
+from resnet_dist.storage.interface import LAYOUT
+
+PARTS = ("provenance", "files", "metrics")
+"""What makes a result complete; records of earlier versions lack it, and are read together with the other files."""
+
+
+def encode(record: Mapping[str, Any]) -> bytes:
+    """A record as its file has it."""
+    return (json.dumps(record, indent=1) + "\n").encode()
+
+
+def encode_metrics(lines: Iterable[Mapping[str, Any]]) -> bytes:
+    """`metrics.jsonl`."""
+    return "".join(json.dumps(line) + "\n" for line in lines).encode()
+
+
+def parse(data: bytes) -> dict[str, Any]:
+    """A record. Raises a `ValueError` if it is none."""
+    value = json.loads(data)
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value
+
+
+def parse_metrics(data: bytes) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`, in order of epochs. Raises a `ValueError`, `KeyError` or `TypeError`."""
+    # In one go: line by line it takes half as long again, and a large grid has a million of them.
+    return _checked(json.loads(b"[" + b",".join(line for line in data.splitlines() if line.strip()) + b"]"))
+
+
+def parse_result(data: bytes, trial_id: str) -> dict[str, Any]:
+    """`result.json` of a trial. Raises a `ValueError`, `KeyError` or `TypeError` that says what is wrong with it."""
+    result = parse(data)
+    if result["layout"] != LAYOUT:
+        raise ValueError(f"storage layout {result['layout']!r}, this version reads {LAYOUT}")
+    if result["trial"] != trial_id:
+        raise ValueError(f"it belongs to trial {result['trial']}")
+    if not 0 <= float(result["top1_error"]) <= 1:
+        raise ValueError(f"top1_error {result['top1_error']!r} is not a fraction")
+    if is_complete(result) and len(_checked(result["metrics"])) != result["epochs"]:
+        raise ValueError(f"it has {len(result['metrics'])} lines of metrics for {result['epochs']} epochs")
+    return result
+
+
+def is_complete(result: Mapping[str, Any]) -> bool:
+    """Whether a result has metrics, provenance and digests in it; those of earlier versions do not."""
+    return all(part in result for part in PARTS)
+
+
+def summary(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The result's numbers, without what makes it complete."""
+    return {name: value for name, value in result.items() if name not in PARTS}
+
+
+def describe_files(files: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of files by their names, as `files` of a result has them."""
+    return {name: {"size": len(data), "sha256": _digest(data)} for name, data in sorted(files.items())}
+
+
+def files_of_other_size(result: Mapping[str, Any], sizes: Mapping[str, int]) -> Iterator[str]:
+    """Files that are missing from a listing of the trial, or have another size than those of its result."""
+    return (name for name, file in result.get("files", {}).items() if sizes.get(name) != file["size"])
+
+
+def is_the_results(result: Mapping[str, Any], name: str, data: bytes | None) -> bool:
+    """Whether a file is the one that the result was written with, as far as the result tells."""
+    file = result.get("files", {}).get(name)
+    return file is None or (data is not None and _digest(data) == file["sha256"])
+
+
+def require_the_results(result: Mapping[str, Any], name: str, data: bytes | None, place: str) -> None:
+    """Raise a `StorageError` unless a file, which lies at `place`, is the one that the result was written with."""
+    if not is_the_results(result, name, data):
+        raise StorageError(
+            f"{place}: {'is missing' if data is None else 'is damaged or replaced'}: it is not the file whose SHA-256 "
+            "result.json has; put that one back, or delete the trial's folder and run it again"
+        )
+
+
+def _checked(rows: Any) -> list[dict[str, Any]]:
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("a line is no JSON object")
+    epochs = [int(row["epoch"]) for row in rows]
+    if any(a >= b for a, b in itertools.pairwise(epochs)):
+        raise ValueError("its epochs are not in order")
+    return rows
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

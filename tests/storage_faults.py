@@ -1,0 +1,80 @@
+"""Deliberate faults in how records reach storage and are read back, and the tests that are to notice them."""
+
+from tests.fault import Fault, fault
+
+STORAGE_FAULTS: tuple[Fault, ...] = (
+    fault(
+        "deletions-before-what-replaces",
+        "while storage is away, older checkpoints are deleted before the newer one that is left is sent",
+        "resnet_dist/storage/spool.py",
+        "            self._postpone_deletions()\n",
+        "",
+        "tests/resnet_dist/test_spool.py",
+    ),
+    fault(
+        "spool-over-something-newer",
+        "what waits on disk is sent although another launch has gone on with the trial",
+        "resnet_dist/storage/spooled.py",
+        "if digest_of(self.storage.get(self._guard_key)) not in self._spool.expected():",
+        "if False:",
+        "tests/resnet_dist/test_spooled_storage.py",
+    ),
+    fault(
+        "damaged-spool-sent",
+        "a waiting write that was damaged on disk is sent",
+        "resnet_dist/storage/waiting_files.py",
+        'said.get("sha256") != hashlib.sha256(data).hexdigest()',
+        "False",
+        "tests/resnet_dist/test_spool.py",
+    ),
+    fault(
+        "late-write-believed",
+        "a report takes what a late write has put over a finished trial's metrics for its numbers",
+        "tune_jobs/results/trials.py",
+        "if details and trial_record.is_complete(result):",
+        "if False:",
+        "tests/tune_jobs/test_results.py",
+        "tests/cluster/test_runs_on_s3.py",
+    ),
+    fault(
+        "late-write-unnamed",
+        "a file of a finished trial that is another one than its result's is not named",
+        "resnet_dist/records/trial_record.py",
+        'if sizes.get(name) != file["size"]',
+        "if False",
+        "tests/tune_jobs/test_results.py",
+    ),
+    fault(
+        "lines-of-the-checkpoint-forgotten",
+        "a run that goes on lacks the lines over which a late write has put older ones",
+        "resnet_dist/records/recorder.py",
+        "checkpoint.metrics if checkpoint else []",
+        "[]",
+        "tests/cluster/test_runs_on_s3.py",
+    ),
+    fault(
+        "damaged-weights-used",
+        "weights of which a bit has changed are evaluated",
+        "resnet_dist/records/checkpoints.py",
+        "    _require_checksums(data)\n",
+        "",
+        "tests/resnet_dist/test_checkpoints.py",
+        "tests/tune_jobs/test_export.py",
+    ),
+    fault(
+        "other-weights-exported",
+        "an archive or a comparison takes weights that are not those with which the result was written",
+        "resnet_dist/records/trial_record.py",
+        "    if not is_the_results(result, name, data):\n",
+        "    if False:\n",
+        "tests/tune_jobs/test_export.py",
+    ),
+    fault(
+        "epochs-of-a-result-not-counted",
+        "a finished trial counts although lines of its epochs are missing",
+        "tune_jobs/results/trials.py",
+        'if len(rows) < result.get("epochs", 0):',
+        "if False:",
+        "tests/tune_jobs/test_results.py",
+    ),
+)
