@@ -110,6 +110,9 @@ class Recorder:
         result = {"layout": LAYOUT, "trial": self.trial_id, "name": self.name, **summary}
         result["best_top1_error"] = min(line["top1_error"] for line in self.lines.values())
         result["attempts"] = len(self.provenance["attempts"])
+        totals = self.storage.counts.totals()
+        result["storage_requests"] = sum(totals.requests.values()) + totals.waiting_writes
+        result["storage_bytes"] = totals.sent + totals.waiting_bytes
         if self.scheduler != "fifo":
             result["scheduler"] = self.scheduler
         named = {key.removeprefix(self.keys.prefix): data for key, data in self._written.items()}

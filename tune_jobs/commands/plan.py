@@ -1,9 +1,8 @@
 """`resnet-dist grid plan`, and `grid run --dry-run`: what a launch would do; nothing is run or written to storage."""
 
 import argparse
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,9 +15,6 @@ from tune_jobs.commands.output import print_json
 from tune_jobs.commands.terminal import make_console
 from tune_jobs.grid.experiment import Trial, load_experiment
 from tune_jobs.grid.plan import Plan, PlannedCell, PlannedTrial, make_plan
-
-if TYPE_CHECKING:
-    from tune_jobs.grid.write_cost import WriteCost
 
 MANY = 60
 """Cells, or trials to run, beyond which a terminal shows counts and no row for each."""
@@ -58,7 +54,6 @@ def add_grid_settings(parser: Parser) -> None:
 def plan(args: argparse.Namespace) -> int:
     """Print the cells of an experiment, their trials, steps, and the time and memory to expect."""
     from tune_jobs.grid.calibration import calibrating
-    from tune_jobs.grid.write_cost import planned_costs
 
     console = make_console(quiet=args.json)
     storage = open_storage(args.storage)
@@ -71,27 +66,24 @@ def plan(args: argparse.Namespace) -> int:
         device = devices.pop() if len(devices) == 1 else "auto"
         with console.status("measuring step times"), calibrating(device) as calibration:
             planned = make_plan(*what, calibration=calibration)
-    costs = planned_costs(planned, storage.is_remote)
     if args.json:
-        print_json(plan_json(planned, costs))
+        print_json(plan_json(planned))
     else:
-        print_plan(planned, costs, console)
+        print_plan(planned, console)
     return 0
 
 
 def dry_run(args: argparse.Namespace) -> int:
     """Say which trials `grid run` would start, and in which order."""
-    from tune_jobs.grid.write_cost import planned_costs
 
     console = make_console(quiet=args.json)
     storage = open_storage(args.storage)
     planned = make_plan(args.experiment, storage, args.seeds, args.epochs, args.settings)
-    costs = planned_costs(planned, storage.is_remote)
     started = planned.to_run(args.retry_failed, args.scheduler)
     if args.json:
-        print_json(plan_json(planned, costs) | {"would_start": [trial.trial_id for trial in started]})
+        print_json(plan_json(planned) | {"would_start": [trial.trial_id for trial in started]})
         return 0
-    print_plan(planned, costs, console)
+    print_plan(planned, console)
     _print_started(planned, started, console)
     return 0
 
@@ -113,9 +105,8 @@ def _print_started(planned: Plan, started: Sequence[Trial], console: Console) ->
     console.print("Nothing was written.")
 
 
-def plan_json(planned: Plan, costs: Mapping[str, "WriteCost"]) -> dict[str, Any]:
-    """A plan as plain values. `costs` are those of the unfinished trials in storage, by id."""
-    from tune_jobs.grid.write_cost import total
+def plan_json(planned: Plan) -> dict[str, Any]:
+    """A plan as plain values. `storage` is null before the first trial is finished."""
 
     return {
         "experiment": planned.experiment.name,
@@ -126,7 +117,7 @@ def plan_json(planned: Plan, costs: Mapping[str, "WriteCost"]) -> dict[str, Any]
         "hours_on_this_cluster": planned.cluster_hours,
         "machine": planned.machine,
         "slots": planned.slots,
-        "storage": asdict(total(costs.values())),
+        "storage": planned.storage and dict(zip(("requests", "sent"), planned.storage, strict=True)),
         "tables": [
             {
                 "name": table.name,
@@ -142,11 +133,11 @@ def plan_json(planned: Plan, costs: Mapping[str, "WriteCost"]) -> dict[str, Any]
             }
             for table in planned.experiment.tables
         ],
-        "trials": [_trial_json(item, costs.get(item.trial.trial_id)) for item in planned.trials],
+        "trials": [_trial_json(item) for item in planned.trials],
     }
 
 
-def _trial_json(item: PlannedTrial, cost: "WriteCost | None") -> dict[str, Any]:
+def _trial_json(item: PlannedTrial) -> dict[str, Any]:
     return {
         "trial": item.trial.trial_id,
         "name": item.trial.name,
@@ -157,14 +148,12 @@ def _trial_json(item: PlannedTrial, cost: "WriteCost | None") -> dict[str, Any]:
         "steps_done": item.steps_done,
         "hours": item.hours,
         "memory_bytes": item.memory,
-        "storage": asdict(cost) if cost else None,
         "config": item.trial.config.to_dict(),
     }
 
 
-def print_plan(planned: Plan, costs: Mapping[str, "WriteCost"], console: Console) -> None:
+def print_plan(planned: Plan, console: Console) -> None:
     """Print a plan: a row for each cell, and the sums."""
-    from tune_jobs.grid.write_cost import in_words, total
 
     console.print(f"[bold]{escape(planned.experiment.title)}[/]")
     for deviation in planned.experiment.deviations:
@@ -182,8 +171,15 @@ def print_plan(planned: Plan, costs: Mapping[str, "WriteCost"], console: Console
         f"{sum(item.steps - item.steps_done for item in waiting):,} steps to run",
         soft_wrap=True,
     )
-    if waiting:
-        console.print(in_words(total(costs.values()), len(waiting)), soft_wrap=True)
+    if planned.storage:
+        requests, sent = planned.storage
+        console.print(
+            f"Storage: a finished trial has made {requests:,.0f} requests and sent {sent / 1e6:,.1f} MB on average; "
+            f"{counted(len(waiting), 'trial')} to go",
+            soft_wrap=True,
+        )
+    elif waiting:
+        console.print("Storage: requests and bytes of a trial are known when the first one is finished")
     if planned.hours is not None and waiting:
         most = max(item.memory or 0 for item in waiting)
         console.print(

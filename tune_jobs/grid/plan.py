@@ -46,6 +46,8 @@ class PlannedTrial:
     """Worker-hours that remain, from a measured step time; None if not measured."""
     memory: int | None
     """Bytes that each of its workers takes, computed from what was measured of one update; None if not measured."""
+    storage: tuple[int, int] | None = None
+    """Requests and bytes sent to storage, of a finished trial that one attempt has run; None if they are not known."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,15 @@ class Plan:
         """Worker-hours that remain over all trials that are not finished."""
         hours = [planned.hours for planned in self.trials if planned.state != "finished"]
         return None if None in hours else sum(hour for hour in hours if hour is not None)
+
+    @property
+    def storage(self) -> tuple[float, float] | None:
+        """Requests of a trial and bytes that it sends to storage: the mean of the finished ones; None without any."""
+        known = [planned.storage for planned in self.trials if planned.storage]
+        if not known:
+            return None
+        requests, sent = zip(*known, strict=True)
+        return sum(requests) / len(known), sum(sent) / len(known)
 
     @property
     def cluster_hours(self) -> float | None:
@@ -176,7 +187,10 @@ def make_plan(
             share = 1 + EVALUATION_COST * test_images(trial.config) / train_images(trial.config)
             hours = cost.seconds * (steps - done) * share / 3600
             memory = _memory(trial.config, cost.activations, cost.weights)
-        planned.append(PlannedTrial(trial, results.state, results.failure, steps, done, hours, memory))
+        asked_storage = None
+        if results.result.get("attempts") == 1 and "storage_requests" in results.result:
+            asked_storage = (int(results.result["storage_requests"]), int(results.result["storage_bytes"]))
+        planned.append(PlannedTrial(trial, results.state, results.failure, steps, done, hours, memory, asked_storage))
     return Plan(
         experiment,
         overrides,
