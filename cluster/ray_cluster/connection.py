@@ -2,8 +2,10 @@
 
 import logging
 import os
+import shlex
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -168,10 +170,19 @@ def _start_local() -> None:
     """Start Ray on this machine; a second time where the first was not up within Ray's 30 s, as on a busy machine."""
     import ray
 
+    # Ray starts its workers by a line for a shell in which it leaves the path of Python unquoted.
+    python = shlex.quote(sys.executable)
+    environment = None if python == sys.executable else {"py_executable": python}
     for last in (False, True):
         try:
             # Not one that happens to run here: whoever wants that one names it, and it stays as it is.
-            ray.init("local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+            ray.init(
+                "local",
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                runtime_env=environment,
+            )
             return
         except Exception as error:
             ray.shutdown()
