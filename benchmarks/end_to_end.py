@@ -61,7 +61,7 @@ class OurTrainer:
         training = self.training
         for _ in range(steps):
             training.update()
-            if training.step == training.plan.start(training.epoch):
+            if training.step == training.plan.first_step(training.epoch):
                 training.losses.tolist()
                 training.start_epoch()
 

@@ -156,7 +156,7 @@ FAULTS: tuple[Fault, ...] = (
         "dynamic-momentum-not-reset",
         "dynamic momentum counts from the run's start instead of each epoch's",
         "resnet_dist/training/solvers.py",
-        "seen = (step - plan.start(plan.epoch(step))) * accumulation + part",
+        "seen = (step - plan.first_step(plan.epoch(step))) * accumulation + part",
         "seen = step * accumulation + part",
         SOLVERS,
     ),
@@ -211,7 +211,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "loss-by-own-count",
         "a worker divides its loss by its own number of images",
-        "resnet_dist/training/state.py",
+        "resnet_dist/training/gradients.py",
         'reduction="sum") / size',
         'reduction="sum") / max(1, len(batch.labels))',
         LAW_1,
@@ -219,7 +219,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "average-over-workers",
         "gradients are averaged over workers and not summed",
-        "resnet_dist/training/state.py",
+        "resnet_dist/training/gradients.py",
         "(loss * self.workers.size).backward()",
         "loss.backward()",
         LAW_1,

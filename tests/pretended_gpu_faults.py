@@ -29,8 +29,8 @@ PRETENDED_GPU_FAULTS: tuple[Fault, ...] = (
         "loss-read-in-each-step",
         "each update asks for its loss, and so waits for the GPU",
         "resnet_dist/training/state.py",
-        "self.losses[self.step - self.plan.start(self.epoch)] = loss\n",
-        "self.losses[self.step - self.plan.start(self.epoch)] = loss if len(loss) > 1 else loss.item()\n",
+        "self.losses[self.step - self.plan.first_step(self.epoch)] = loss\n",
+        "self.losses[self.step - self.plan.first_step(self.epoch)] = loss if len(loss) > 1 else loss.item()\n",
         NO_WAIT,
     ),
     fault(
@@ -68,8 +68,8 @@ PRETENDED_GPU_FAULTS: tuple[Fault, ...] = (
     fault(
         "autocast-of-the-cpu",
         "autocast is the CPU's, which changes nothing on a GPU",
-        "resnet_dist/training/state.py",
-        "torch.autocast(self.workers.device.type,",
+        "resnet_dist/training/gradients.py",
+        "torch.autocast(self.device.type,",
         'torch.autocast("cpu",',
         ONE_WORKER,
     ),

@@ -81,6 +81,6 @@ def trace_of(config: TrainingConfig, dataset: Dataset, steps: int, workers: Work
         for _ in range(steps):
             training.start_epoch()
             losses.append(tree_sum(workers.sum(training.update().clone())).item())
-        test = training.test.evaluate(training.network, training._autocast())
+        test = training.test.evaluate(training.network, training.autocast())
     state = {name: value.to("cpu", copy=True) for name, value in training.network.state_dict().items()}
     return Trace(losses, state, (test.loss, test.top1_error, test.top5_error))

@@ -30,7 +30,7 @@ class EpochPlan:
     batch_size: int
     sampling: str
 
-    def start(self, epoch: int) -> int:
+    def first_step(self, epoch: int) -> int:
         """First step of an epoch, counted from 0.
 
         With replacement an epoch ends, as in the study's code, at the step at which another N images have been
@@ -50,7 +50,7 @@ class EpochPlan:
         """Images in the batch of a step."""
         if self.sampling == "replacement":
             return self.batch_size
-        position = (step - self.start(self.epoch(step))) * self.batch_size
+        position = (step - self.first_step(self.epoch(step))) * self.batch_size
         return min(self.batch_size, self.images - position)
 
 
@@ -82,7 +82,7 @@ class BatchOrder:
             indices = draws.integers(draws.raw(self.seed, Stream.ORDER, step, size), self.plan.images)
         else:
             epoch = self.plan.epoch(step)
-            position = (step - self.plan.start(epoch)) * self.data.batch_size
+            position = (step - self.plan.first_step(epoch)) * self.data.batch_size
             indices = self._epoch_permutation(epoch)[position : position + size]
         bits = draws.raw(self.seed, Stream.AUGMENTATION, step, 3 * size).reshape(size, 3)
         shifts = draws.integers(bits[:, :2], 2 * self.data.shift + 1) - self.data.shift

@@ -63,27 +63,27 @@ def _train(
         training.load(checkpoints.decode(data))
 
     run, plan, meter = config.run, training.plan, energy_meter(workers)
-    while training.step < plan.start(run.epochs):
+    while training.step < training.total_steps:
         epoch = training.epoch
         training.start_epoch()
         if meter:
             meter.start()
         started, first = time.perf_counter(), training.step
-        while training.step < plan.start(epoch + 1):
+        while training.step < plan.first_step(epoch + 1):
             loss = training.update()
             if on_step:
                 on_step(training.step, loss)
-            inside = training.step < plan.start(epoch + 1)
+            inside = training.step < plan.first_step(epoch + 1)
             if run.checkpoint_steps and inside and training.step % run.checkpoint_steps == 0:
                 _checkpoint(training, recorder)
         losses = training.epoch_losses()  # waits for the device, so the time is right
         elapsed = time.perf_counter() - started
         joules = meter.joules() if meter else None
         # After a resume inside an epoch, time and energy of the whole one are estimated from the part that was run.
-        whole = (plan.start(epoch + 1) - plan.start(epoch)) / (training.step - first)
+        whole = (plan.first_step(epoch + 1) - plan.first_step(epoch)) / (training.step - first)
         line = training.epoch_line(losses, elapsed * whole, joules if joules is None else joules * whole)
         if recorder:
-            rates = [training.learning_rate(step) for step in _steps(training, epoch)]
+            rates = [training.rate_at(step) for step in _steps(training, epoch)]
             recorder.epoch(line, losses, rates, observe(training, epoch))
         last = epoch + 1 == run.epochs
         if last or (epoch + 1) % run.checkpoint_epochs == 0:
@@ -94,7 +94,7 @@ def _train(
 
 
 def _steps(training: Training, epoch: int) -> range:
-    return range(training.plan.start(epoch), training.plan.start(epoch + 1))
+    return range(training.plan.first_step(epoch), training.plan.first_step(epoch + 1))
 
 
 def _checkpoint(training: Training, recorder: Recorder | None) -> None:

@@ -74,5 +74,5 @@ def batch_norm_momentum(config: BatchNormConfig, plan: EpochPlan, step: int, acc
     """
     if config.momentum != "dynamic":
         return config.momentum
-    seen = (step - plan.start(plan.epoch(step))) * accumulation + part
+    seen = (step - plan.first_step(plan.epoch(step))) * accumulation + part
     return 1.0 / (1.0 + seen)

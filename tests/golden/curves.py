@@ -63,7 +63,7 @@ def curve(settings: dict[str, Any], precision: str = "float32") -> dict[str, lis
             training.start_epoch()
             train.append(training.update().sum().item())
             if training.epoch != epoch:
-                test.append(training.test.evaluate(training.network, training._autocast()).loss)
+                test.append(training.test.evaluate(training.network, training.autocast()).loss)
         return {"train_loss": train, "test_loss": test}
     finally:
         torch.set_num_threads(before)

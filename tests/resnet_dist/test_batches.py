@@ -42,7 +42,7 @@ def test_epochs_with_replacement_end_where_the_studys_did(images: int, data: st.
     batch_size = data.draw(st.integers(1, images))
     plan = EpochPlan(images, batch_size, "replacement")
     ends = ends_of_epochs(images, batch_size, 10)
-    assert [plan.start(epoch) for epoch in range(11)] == [0, *ends]
+    assert [plan.first_step(epoch) for epoch in range(11)] == [0, *ends]
     for epoch, (first, end) in enumerate(itertools.pairwise([0, *ends])):
         assert {plan.epoch(step) for step in (first, end - 1)} == {epoch}
         assert plan.size(first) == plan.size(end - 1) == batch_size
@@ -50,7 +50,7 @@ def test_epochs_with_replacement_end_where_the_studys_did(images: int, data: st.
 
 def test_the_studys_epochs_have_390_or_391_steps() -> None:
     plan = EpochPlan(50_000, 128, "replacement")
-    starts = [plan.start(epoch) for epoch in range(201)]
+    starts = [plan.first_step(epoch) for epoch in range(201)]
     lengths = [b - a for a, b in itertools.pairwise(starts)]
     assert set(lengths) == {390, 391}
     assert lengths[:3] == [391, 391, 390]
@@ -62,7 +62,7 @@ def test_a_permutation_ends_with_what_is_left(images: int, data: st.DataObject) 
     batch_size = data.draw(st.integers(1, images))
     plan = EpochPlan(images, batch_size, "permutation")
     for epoch in (0, 1, 7):
-        steps = range(plan.start(epoch), plan.start(epoch + 1))
+        steps = range(plan.first_step(epoch), plan.first_step(epoch + 1))
         sizes = [plan.size(step) for step in steps]
         assert sum(sizes) == images and set(sizes[:-1]) <= {batch_size} and 0 < sizes[-1] <= batch_size
         assert {plan.epoch(step) for step in steps} == {epoch}

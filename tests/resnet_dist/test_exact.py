@@ -8,6 +8,7 @@ import torch
 
 from resnet_dist.errors import ConfigurationError
 from resnet_dist.training.exact import tree_combine, tree_sum
+from resnet_dist.training.gradients import ExactGradients
 from resnet_dist.training.state import Training
 from resnet_dist.workers import Workers
 from tests.small_runs import Trace, small_config, small_dataset, trace
@@ -78,7 +79,7 @@ def test_more_workers_than_shards_are_refused() -> None:
 
 def test_an_error_in_one_shard_ends_all() -> None:
     training = Training(small_config(run__exact=True), small_dataset(), Workers(0, 1, torch.device("cpu")))
-    assert training.shards is not None
+    assert isinstance(training.gradients, ExactGradients)
 
     def loss_of(replica: torch.nn.Module, index: int) -> torch.Tensor:
         if index == 3:
@@ -86,7 +87,7 @@ def test_an_error_in_one_shard_ends_all() -> None:
         return replica(torch.zeros(2, 3, 32, 32, dtype=torch.float64)).sum()  # type: ignore[no-any-return]
 
     with pytest.raises(ZeroDivisionError):
-        training.shards.forward_backward(loss_of)
+        training.gradients.shards.forward_backward(loss_of)
 
 
 def test_the_tree_adds_in_pairs() -> None:

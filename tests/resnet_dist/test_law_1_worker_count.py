@@ -192,7 +192,7 @@ def collectives_of_evaluation() -> dict[str, int]:
 
     training = Training(small_config(), small_dataset(test=21), current("cpu"))
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        training.test.evaluate(training.network, training._autocast())
+        training.test.evaluate(training.network, training.autocast())
     return dict(Counter(event.name for event in profiler.events() if event.name.startswith("gloo:")))
 
 

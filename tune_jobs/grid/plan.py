@@ -231,7 +231,7 @@ def _memory(config: TrainingConfig, activations: int, weights: int) -> int:
 def _steps(config: TrainingConfig, epochs: int) -> int:
     from resnet_dist.data.batches import EpochPlan
 
-    return EpochPlan(train_images(config), config.data.batch_size, config.data.sampling).start(epochs)
+    return EpochPlan(train_images(config), config.data.batch_size, config.data.sampling).first_step(epochs)
 
 
 KNOWN_SIZES = {"synthetic": (10_000, 2_000), "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000)}

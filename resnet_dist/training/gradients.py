@@ -1,0 +1,139 @@
+"""How a batch's gradients come about: on one worker, on several that share the batch, or in exact mode.
+
+Which it is follows from the configuration and the number of workers, and is chosen once, when a run is built.
+"""
+
+import warnings
+from contextlib import nullcontext
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from resnet_dist.configuration.run import RunConfig
+from resnet_dist.data.batches import Batch
+from resnet_dist.networks.batch_norm import set_momentum
+from resnet_dist.training.exact import VirtualShards
+from resnet_dist.workers import Workers
+
+
+class Loss:
+    """The loss of images under a network, in a run's precision."""
+
+    def __init__(self, precision: str, device: torch.device) -> None:
+        self.dtype = torch.float64 if precision == "float64" else torch.float32
+        """Type of weights and losses."""
+        self.device = device
+        self._bfloat16 = precision == "bfloat16"
+
+    def autocast(self) -> torch.autocast:
+        """Where a network computes: in bfloat16 if the run asks for it."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16, cache_enabled=False)
+
+    def __call__(self, network: nn.Module, batch: Batch, size: int) -> Tensor:
+        """Sum of the losses of a shard's images, divided by the size of the whole batch."""
+        with self.autocast():
+            logits = network(batch.images)
+        return F.cross_entropy(logits.to(self.dtype), batch.labels, reduction="sum") / size
+
+
+class Gradients(Protocol):
+    """Brings a batch's gradients into the parameters of a network."""
+
+    columns: int
+    """Parts that the batch's loss is the sum of."""
+    held: slice
+    """Those that this worker computes."""
+
+    def add(self, batches: list[Batch], size: int, momentum: float, is_last: bool) -> Tensor:
+        """Add the gradients of one sub-batch, of whose shards this worker holds `batches`.
+
+        `size`: images of the whole batch; `momentum`: of the running batch-norm statistics; `is_last`: whether no
+        sub-batch of this batch follows. Returns the shards' parts of the mean loss over the batch, [held], detached.
+        """
+
+    def finish(self) -> None:
+        """Bring together what is not together yet, after the last sub-batch."""
+
+
+def make_gradients(run: RunConfig, network: nn.Module, loss: Loss, workers: Workers) -> Gradients:
+    """What computes the gradients of a run on these workers."""
+    if run.exact:
+        return ExactGradients(network, loss, run.virtual_shards, workers)
+    if workers.size > 1:
+        return SharedGradients(network, loss, workers)
+    return OwnGradients(network, loss)
+
+
+class OwnGradients:
+    """One worker has the whole batch."""
+
+    columns = 1
+    held = slice(0, 1)
+
+    def __init__(self, network: nn.Module, loss: Loss) -> None:
+        self.network = network
+        self.loss = loss
+
+    def add(self, batches: list[Batch], size: int, momentum: float, is_last: bool) -> Tensor:
+        """See `Gradients.add`."""
+        (batch,) = batches
+        set_momentum(self.network, momentum)
+        loss = self.loss(self.network, batch, size)
+        loss.backward()
+        return loss.detach()[None]
+
+    def finish(self) -> None:
+        """Nothing: all is here."""
+
+
+class SharedGradients:
+    """Each worker has a slice of the batch, and DistributedDataParallel sums the gradients."""
+
+    columns = 1
+    held = slice(0, 1)
+
+    def __init__(self, network: nn.Module, loss: Loss, workers: Workers) -> None:
+        self.network = network
+        self.loss = loss
+        self.workers = workers
+        with warnings.catch_warnings():
+            # Running statistics are computed alike on every worker: there is nothing to broadcast. The option's newer
+            # name, forward_sync_buffers, is unknown to older releases.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            self.parallel = DistributedDataParallel(network, broadcast_buffers=False)
+
+    def add(self, batches: list[Batch], size: int, momentum: float, is_last: bool) -> Tensor:
+        """See `Gradients.add`; the workers' gradients meet at the last sub-batch."""
+        (batch,) = batches
+        set_momentum(self.network, momentum)
+        with nullcontext() if is_last else self.parallel.no_sync():
+            loss = self.loss(self.parallel, batch, size)
+            # DistributedDataParallel averages over workers; samples, not workers, are to be weighted equally.
+            (loss * self.workers.size).backward()
+        return loss.detach()[None]
+
+    def finish(self) -> None:
+        """Nothing: DistributedDataParallel has summed them."""
+
+
+class ExactGradients:
+    """Each worker has some of a fixed number of virtual shards, whose gradients are added in one tree."""
+
+    def __init__(self, network: nn.Module, loss: Loss, virtual_shards: int, workers: Workers) -> None:
+        shards = workers.shards(virtual_shards)
+        self.loss = loss
+        self.columns = virtual_shards
+        self.held = slice(shards.held.start, shards.held.stop)
+        self.shards = VirtualShards(network, shards, workers)
+
+    def add(self, batches: list[Batch], size: int, momentum: float, is_last: bool) -> Tensor:
+        """See `Gradients.add`."""
+        self.shards.set_momentum(momentum)
+        return self.shards.forward_backward(lambda replica, index: self.loss(replica, batches[index], size))
+
+    def finish(self) -> None:
+        """Add the gradients of all virtual shards."""
+        self.shards.reduce_gradients()
