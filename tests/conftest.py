@@ -32,7 +32,7 @@ LONGEST = (
     "integration/test_law_3_killed_grid.py",
     "integration/test_searching_grid.py",
     "integration/test_failing_storage.py",
-    "resnet_dist/test_exact.py",
+    "resnet_dist/training/test_exact.py",
 )
 """Files that take minutes, the longest first."""
 

@@ -12,15 +12,15 @@ LAW_2 = f"{UNIT}test_law_2_interruption.py"
 LAW_3 = f"{UNIT}test_law_3_identity.py"
 LAW_4 = f"{UNIT}test_law_4_nothing_lost.py"
 LAW_5 = f"{UNIT}test_law_5_traceable.py"
-BATCH_NORM = f"{UNIT}test_batch_norm.py"
-BATCHES = f"{UNIT}test_batches.py"
-SOLVERS = f"{UNIT}test_solvers.py"
-NETWORKS = f"{UNIT}test_networks.py"
-EVALUATION = f"{UNIT}test_evaluation.py"
-LEASE = "tests/cluster/test_lease.py"
-STATISTICS = "tests/tune_jobs/test_statistics.py"
-REPORT = "tests/tune_jobs/test_report.py"
-REPORT_FILES = "tests/tune_jobs/test_report_files.py"
+BATCH_NORM = f"{UNIT}networks/test_batch_norm.py"
+BATCHES = f"{UNIT}data/test_batches.py"
+SOLVERS = f"{UNIT}training/test_solvers.py"
+NETWORKS = f"{UNIT}networks/test_networks.py"
+EVALUATION = f"{UNIT}training/test_evaluation.py"
+LEASE = "tests/cluster/storage/test_lease.py"
+STATISTICS = "tests/tune_jobs/report/test_statistics.py"
+REPORT = "tests/tune_jobs/report/test_report.py"
+REPORT_FILES = "tests/tune_jobs/report/test_report_files.py"
 
 
 FAULTS: tuple[Fault, ...] = (
@@ -182,7 +182,7 @@ FAULTS: tuple[Fault, ...] = (
         "resnet_dist/networks/initialisation.py",
         "fan_in = module.weight[0].numel()",
         "fan_in = module.weight[:, 0].numel()",
-        f"{UNIT}test_initialisation.py",
+        f"{UNIT}networks/test_initialisation.py",
     ),
     _fault(
         "padded-test-set",
@@ -206,7 +206,7 @@ FAULTS: tuple[Fault, ...] = (
         "resnet_dist/training/exact.py",
         "parts = parts[0::2] + parts[1::2]",
         "parts = parts.sum(0, keepdim=True)",
-        f"{UNIT}test_exact.py::test_the_tree_adds_in_pairs",
+        f"{UNIT}training/test_exact.py::test_the_tree_adds_in_pairs",
     ),
     _fault(
         "loss-by-own-count",
@@ -246,7 +246,7 @@ FAULTS: tuple[Fault, ...] = (
         "resnet_dist/training/loop.py",
         "last = lines[-1]\n",
         'last = min(lines, key=lambda line: line["top1_error"])\n',
-        f"{UNIT}test_training.py",
+        f"{UNIT}training/test_loop.py",
     ),
     _fault(
         "finished-run-again",
@@ -282,7 +282,7 @@ FAULTS: tuple[Fault, ...] = (
                 "        self.storage.put(self.keys.model, weights)\n",
             ),
         ),
-        (LAW_4, f"{UNIT}test_recorder.py"),
+        (LAW_4, f"{UNIT}records/test_recorder.py"),
     ),
     Fault(
         "manifest-before-state",
@@ -296,7 +296,7 @@ FAULTS: tuple[Fault, ...] = (
                 '        self.storage.put(name + "state.pt", data)\n',
             ),
         ),
-        (f"{UNIT}test_checkpoints.py", LAW_4),
+        (f"{UNIT}records/test_checkpoints.py", LAW_4),
     ),
     _fault(
         "damage-unseen",
@@ -304,7 +304,7 @@ FAULTS: tuple[Fault, ...] = (
         "resnet_dist/records/checkpoints.py",
         "if hashlib.sha256(data).hexdigest() != digest:",
         "if False:",
-        f"{UNIT}test_checkpoints.py",
+        f"{UNIT}records/test_checkpoints.py",
         LAW_2,
     ),
     _fault(
@@ -361,7 +361,7 @@ FAULTS: tuple[Fault, ...] = (
         "tune_jobs/commands/train.py",
         "lease(storage, args.name, on_wait, trial=config.trial_id())",
         "contextlib.nullcontext()",
-        "tests/tune_jobs/test_train_command.py",
+        "tests/tune_jobs/commands/test_train.py",
     ),
     _fault(
         "overwritten-run",
@@ -369,7 +369,7 @@ FAULTS: tuple[Fault, ...] = (
         "tune_jobs/results/experiment_record.py",
         '_unlisted_runs(storage, name, record["trials"])',
         "()",
-        "tests/tune_jobs/test_stored_record.py",
+        "tests/tune_jobs/results/test_experiment_record.py",
     ),
     _fault(
         "reference-without-spread",

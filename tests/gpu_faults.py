@@ -3,7 +3,7 @@
 from tests.fault import Fault, fault
 
 GPUS = "tests/resnet_dist/test_gpus.py"
-GRID = "tests/tune_jobs/test_grid.py"
+GRID = "tests/tune_jobs/grid/test_run.py"
 
 GPU_FAULTS: tuple[Fault, ...] = (
     fault(
@@ -52,7 +52,7 @@ GPU_FAULTS: tuple[Fault, ...] = (
         "cluster/ray_cluster/preflight.py",
         "if resources.is_ours and uses_gpu <= {False}:",
         "if resources.is_ours:",
-        "tests/cluster/test_preflight.py",
+        "tests/cluster/ray_cluster/test_preflight.py",
     ),
     fault(
         "gpu-without-a-cpu",
@@ -60,7 +60,7 @@ GPU_FAULTS: tuple[Fault, ...] = (
         "cluster/ray_cluster/connection.py",
         'min(cpus, int(resources.get("GPU", 0)))',
         'int(resources.get("GPU", 0))',
-        "tests/cluster/test_ray_cluster.py",
+        "tests/cluster/ray_cluster/test_connection.py",
     ),
     fault(
         "driver-on-a-gpu",

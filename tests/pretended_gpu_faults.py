@@ -6,7 +6,7 @@ REHEARSAL = "tests/resnet_dist/test_pretended_cuda.py"
 ONE_WORKER = f"{REHEARSAL}::test_one_worker_computes_on_its_gpu_what_it_computes_on_the_cpu"
 WHOLE_RUN = f"{REHEARSAL}::test_a_run_on_two_gpus_records_what_one_on_cpus_records_and_the_gpus_and_their_energy"
 NO_WAIT = f"{REHEARSAL}::test_a_step_never_waits_for_the_gpu"
-NUMERICS = "tests/resnet_dist/test_numerics.py"
+NUMERICS = "tests/resnet_dist/training/test_numerics.py"
 
 PRETENDED_GPU_FAULTS: tuple[Fault, ...] = (
     fault(

@@ -9,7 +9,7 @@ STORAGE_FAULTS: tuple[Fault, ...] = (
         "resnet_dist/storage/spool.py",
         "            self._postpone_deletions()\n",
         "",
-        "tests/resnet_dist/test_spool.py",
+        "tests/resnet_dist/storage/test_spool.py",
     ),
     fault(
         "spool-over-something-newer",
@@ -17,7 +17,7 @@ STORAGE_FAULTS: tuple[Fault, ...] = (
         "resnet_dist/storage/spooled.py",
         "if digest_of(self.storage.get(self._guard_key)) not in self._spool.expected():",
         "if False:",
-        "tests/resnet_dist/test_spooled_storage.py",
+        "tests/resnet_dist/storage/test_spooled.py",
     ),
     fault(
         "damaged-spool-sent",
@@ -25,7 +25,7 @@ STORAGE_FAULTS: tuple[Fault, ...] = (
         "resnet_dist/storage/waiting_files.py",
         'said.get("sha256") != hashlib.sha256(data).hexdigest()',
         "False",
-        "tests/resnet_dist/test_spool.py",
+        "tests/resnet_dist/storage/test_spool.py",
     ),
     fault(
         "late-write-believed",
@@ -33,8 +33,8 @@ STORAGE_FAULTS: tuple[Fault, ...] = (
         "tune_jobs/results/trials.py",
         "if details and trial_record.is_complete(result):",
         "if False:",
-        "tests/tune_jobs/test_results.py",
-        "tests/cluster/test_runs_on_s3.py",
+        "tests/tune_jobs/results/test_trials.py",
+        "tests/cluster/storage/test_runs_on_s3.py",
     ),
     fault(
         "late-write-unnamed",
@@ -42,7 +42,7 @@ STORAGE_FAULTS: tuple[Fault, ...] = (
         "resnet_dist/records/trial_record.py",
         'if sizes.get(name) != file["size"]',
         "if False",
-        "tests/tune_jobs/test_results.py",
+        "tests/tune_jobs/results/test_trials.py",
     ),
     fault(
         "lines-of-the-checkpoint-forgotten",
@@ -50,7 +50,7 @@ STORAGE_FAULTS: tuple[Fault, ...] = (
         "resnet_dist/records/recorder.py",
         "checkpoint.metrics if checkpoint else []",
         "[]",
-        "tests/cluster/test_runs_on_s3.py",
+        "tests/cluster/storage/test_runs_on_s3.py",
     ),
     fault(
         "damaged-weights-used",
@@ -58,8 +58,8 @@ STORAGE_FAULTS: tuple[Fault, ...] = (
         "resnet_dist/records/checkpoints.py",
         "    _require_checksums(data)\n",
         "",
-        "tests/resnet_dist/test_checkpoints.py",
-        "tests/tune_jobs/test_export.py",
+        "tests/resnet_dist/records/test_checkpoints.py",
+        "tests/tune_jobs/commands/test_export.py",
     ),
     fault(
         "other-weights-exported",
@@ -67,7 +67,7 @@ STORAGE_FAULTS: tuple[Fault, ...] = (
         "resnet_dist/records/trial_record.py",
         "    if not is_the_results(result, name, data):\n",
         "    if False:\n",
-        "tests/tune_jobs/test_export.py",
+        "tests/tune_jobs/commands/test_export.py",
     ),
     fault(
         "epochs-of-a-result-not-counted",
@@ -75,6 +75,6 @@ STORAGE_FAULTS: tuple[Fault, ...] = (
         "tune_jobs/results/trials.py",
         'if len(rows) < result.get("epochs", 0):',
         "if False:",
-        "tests/tune_jobs/test_results.py",
+        "tests/tune_jobs/results/test_trials.py",
     ),
 )

@@ -19,7 +19,7 @@ from resnet_dist.training.numerics import settings_of_run
 from resnet_dist.training.state import Training
 from resnet_dist.workers import alone, current
 from tests.killed_runs import Moment, attempt, outcome
-from tests.resnet_dist.test_batch_norm import SHARDS, Case, Outcome, assert_shards_equal, layer_and_input
+from tests.resnet_dist.networks.test_batch_norm import SHARDS, Case, Outcome, assert_shards_equal, layer_and_input
 from tests.resnet_dist.test_law_1_worker_count import FLOOR_STEPS, ORDERS, VARIANTS, distances, reordered
 from tests.small_runs import Trace, small_config, small_dataset, trace_of
 from tests.worker_processes import run_workers

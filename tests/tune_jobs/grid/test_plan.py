@@ -18,7 +18,7 @@ from tune_jobs.grid.plan import make_plan
 
 ROWS = {
     name: table["rows"]
-    for name, table in tomllib.loads((Path(__file__).parent / "reference_tables.toml").read_text()).items()
+    for name, table in tomllib.loads((Path(__file__).parents[1] / "reference_tables.toml").read_text()).items()
 }
 
 

@@ -11,7 +11,7 @@ from tests.tune_jobs.recorded import TWO_ROWS, experiment_from
 from tune_jobs.grid.experiment import experiment_record, load_experiment, registered, trials
 from tune_jobs.grid.trial_names import trial_names
 
-REFERENCE = tomllib.loads((Path(__file__).parent / "reference_tables.toml").read_text())
+REFERENCE = tomllib.loads((Path(__file__).parents[1] / "reference_tables.toml").read_text())
 STUDY_TABLES = tuple(REFERENCE)
 
 

@@ -103,7 +103,7 @@ def test_another_property_or_a_missing_one_is_noticed(storage: Kept) -> None:
 
 def test_the_settings_schema_is_that_of_the_configuration() -> None:
     assert record_schema("settings") == settings_schema(), "run: python -m tune_jobs.results.schemas"
-    packaged = Path(__file__).parents[2] / "tune_jobs" / "schemas"
+    packaged = Path(__file__).parents[3] / "tune_jobs" / "schemas"
     assert (packaged / "settings.json").read_text() == schema_text(settings_schema())
 
 

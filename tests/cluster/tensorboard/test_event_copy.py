@@ -14,7 +14,7 @@ from cluster.storage.opening import open_storage
 from cluster.tensorboard.event_copy import mirror
 from cluster.tensorboard.event_views import Links
 from resnet_dist.errors import StorageError, UserError
-from tests.cluster.test_tensorboard import eventually, put, shown
+from tests.cluster.tensorboard.test_serve import eventually, put, shown
 from tune_jobs.command_line import main
 
 
