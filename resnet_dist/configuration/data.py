@@ -9,6 +9,14 @@ from resnet_dist.configuration.code import choose, is_custom
 from resnet_dist.configuration.sections import Section
 from resnet_dist.errors import ConfigurationError
 
+SOURCES = {
+    "synthetic": "resnet_dist.data.synthetic",
+    "cifar10": "resnet_dist.data.downloads",
+    "cifar100": "resnet_dist.data.downloads",
+    "folder": "resnet_dist.data.image_folder",
+}
+"""Module of each kind of source; its `cache_entry(source, cache)` gives a name in the cache and what decodes."""
+
 
 @dataclass(frozen=True)
 class DataConfig(Section):
@@ -48,7 +56,7 @@ class DataConfig(Section):
             # Workers have another working directory than whoever wrote the path.
             object.__setattr__(self, "source", f"folder:{Path(os.path.expanduser(path)).absolute()}")  # noqa: PTH111
         else:
-            choose("data.source", self.source, ("synthetic", "cifar10", "cifar100", "folder:PATH"))
+            choose("data.source", self.source, tuple("folder:PATH" if kind == "folder" else kind for kind in SOURCES))
         for name in ("train_limit", "test_limit", "holdout"):
             self.require(name, getattr(self, name) >= 0, "at least 0")
         self.require("batch_size", self.batch_size >= 2, "at least 2 (batch norm needs two images)")

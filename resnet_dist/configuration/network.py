@@ -7,6 +7,13 @@ from resnet_dist.configuration.code import choose, is_custom
 from resnet_dist.configuration.sections import Section
 from resnet_dist.errors import ConfigurationError
 
+FAMILIES = {
+    "residual": "resnet_dist.networks.cifar:ResidualNetwork",
+    "plain": "resnet_dist.networks.cifar:ResidualNetwork",
+    "preactivation": "resnet_dist.networks.preactivation:PreactivationNetwork",
+}
+"""What makes the networks of each family, called with the configurations of network and batch norm and the classes."""
+
 # Settings that a family of networks has no use for, with the only value that they may have there.
 WITHOUT_EFFECT: dict[str, dict[str, Any]] = {
     "plain": {"shortcut": "A", "batch_norm_position": "before"},
@@ -40,7 +47,7 @@ class NetworkConfig(Section):
 
     def check(self) -> None:
         """Refuse a depth that is not 6n+2 and settings that have no effect."""
-        choose("network.family", self.family, ("residual", "plain", "preactivation"))
+        choose("network.family", self.family, tuple(FAMILIES))
         if is_custom(self.family):
             self.require("depth", self.depth >= 1, "at least 1")
         elif self.depth < 8 or (self.depth - 2) % 6:

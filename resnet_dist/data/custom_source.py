@@ -1,10 +1,21 @@
 """A data source of the user's own, checked as it is decoded."""
 
+import functools
+import re
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 
-from resnet_dist.custom_code import call, one_line
+from resnet_dist.custom_code import call, fingerprint, installed, one_line, part
 from resnet_dist.data.decoded_images import ARRAY_TYPES, IMAGE_SHAPE, DecodedImages
 from resnet_dist.errors import DataError, UserError
+
+
+def cache_entry(source: str, cache: Path) -> tuple[str, Callable[[], DecodedImages]]:
+    """Name of the source's entry in the cache directory, and what decodes it."""
+    readable = re.sub(r"\W+", "-", source)
+    return f"custom-{readable}-{fingerprint(part(installed(), [source]))}", functools.partial(custom_images, source)
 
 
 def custom_images(source: str) -> DecodedImages:

@@ -1,20 +1,19 @@
 """The images of a run: loaded from any source through the cache, limited, and split for validation."""
 
-import functools
+import importlib
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnet_dist.cache_directory import cache_directory
 from resnet_dist.configuration.code import is_custom
-from resnet_dist.configuration.data import DataConfig
-from resnet_dist.data.cache import CachedImages, cached, opened, staged_entry, writing
+from resnet_dist.configuration.data import SOURCES, DataConfig
+from resnet_dist.data.cache import CachedImages, cached, opened, staged_entry
 from resnet_dist.data.decoded_images import DecodedImages
 from resnet_dist.errors import DataError
 
@@ -118,33 +117,9 @@ def dataset_sizes(data: DataConfig, cache: Path | None = None) -> tuple[int, int
 
 def _decoder(source: str, cache: Path) -> tuple[str, Callable[[], DecodedImages]]:
     """Name of the source's cache entry, and what decodes it."""
-    kind, _, location = source.partition(":")
-    if kind == "synthetic":
-        from resnet_dist.data import synthetic
-
-        return f"synthetic-{synthetic.VERSION}", synthetic.synthetic_images
-    if kind == "folder":
-        from resnet_dist.data.image_folder import folder_images, folder_key
-
-        path = Path(location)
-        return folder_key(path), functools.partial(folder_images, path)
-    if is_custom(source):
-        from resnet_dist.custom_code import fingerprint, installed, part
-        from resnet_dist.data.custom_source import custom_images
-
-        readable = re.sub(r"\W+", "-", source)
-        return f"custom-{readable}-{fingerprint(part(installed(), [source]))}", functools.partial(custom_images, source)
-    name = cast(Literal["cifar10", "cifar100"], kind)
-
-    def download() -> DecodedImages:
-        from resnet_dist.data.downloads import downloaded_images
-
-        directory = cache / "downloads"
-        with writing(cache):
-            directory.mkdir(parents=True, exist_ok=True)
-        return downloaded_images(name, directory)
-
-    return name, download
+    module = "resnet_dist.data.custom_source" if is_custom(source) else SOURCES[source.partition(":")[0]]
+    entry: tuple[str, Callable[[], DecodedImages]] = importlib.import_module(module).cache_entry(source, cache)
+    return entry
 
 
 def _training_counts(data: DataConfig, available: int) -> tuple[int, int]:

@@ -6,13 +6,14 @@ import pickle
 import socket
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_dist.data.cache import writing
 from resnet_dist.data.decoded_images import DecodedImages
 from resnet_dist.errors import DataError
 
@@ -20,6 +21,18 @@ LOGGER = logging.getLogger(__name__)
 
 TIMEOUT = 20.0
 """Seconds without an answer after which a download is given up."""
+
+
+def cache_entry(source: str, cache: Path) -> tuple[str, Callable[[], DecodedImages]]:
+    """Name of the source's entry in the cache directory, and what decodes it."""
+
+    def download() -> DecodedImages:
+        directory = cache / "downloads"
+        with writing(cache):
+            directory.mkdir(parents=True, exist_ok=True)
+        return downloaded_images(cast(Literal["cifar10", "cifar100"], source), directory)
+
+    return source, download
 
 
 def downloaded_images(name: Literal["cifar10", "cifar100"], directory: Path) -> DecodedImages:

@@ -4,12 +4,13 @@ Archives are read from first byte to last and decoded in memory; nothing is extr
 below one top-level directory.
 """
 
+import functools
 import hashlib
 import io
 import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -30,6 +31,12 @@ LARGEST_FILE = 64 * 2**20
 # Raster formats alone: Pillow would start Ghostscript for an EPS file.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")
+
+
+def cache_entry(source: str, cache: Path) -> tuple[str, Callable[[], DecodedImages]]:
+    """Name of the source's entry in the cache directory, and what decodes it."""
+    path = Path(source.removeprefix("folder:"))
+    return folder_key(path), functools.partial(folder_images, path)
 
 
 def folder_key(path: Path) -> str:

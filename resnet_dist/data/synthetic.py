@@ -10,6 +10,8 @@ counter generator, turned into numbers by integer arithmetic alone.
 """
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +48,11 @@ _RADIUS = (9, 15)
 _ROOTS = np.array([math.isqrt(square) for square in range(2 * 64 * 64)], np.int32)
 _ROW: NDArray[np.int32] = np.arange(32, dtype=np.int32)[None, :, None]
 _COLUMN: NDArray[np.int32] = np.arange(32, dtype=np.int32)[None, None, :]
+
+
+def cache_entry(source: str, cache: Path) -> tuple[str, Callable[[], DecodedImages]]:
+    """Name of the source's entry in the cache directory, and what decodes it."""
+    return f"{source}-{VERSION}", synthetic_images
 
 
 def synthetic_images() -> DecodedImages:

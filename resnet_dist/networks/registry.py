@@ -1,11 +1,13 @@
-"""Which networks there are: the one place that makes them."""
+"""The one place that makes networks: of the families in `configuration/network.py`, or of the user's own code."""
+
+import importlib
 
 import torch
 from torch import nn
 
 from resnet_dist.configuration.batch_norm import BatchNormConfig
 from resnet_dist.configuration.code import is_custom
-from resnet_dist.configuration.network import NetworkConfig
+from resnet_dist.configuration.network import FAMILIES, NetworkConfig
 from resnet_dist.custom_code import call
 from resnet_dist.errors import ConfigurationError
 from resnet_dist.networks.cifar import ResidualNetwork
@@ -27,11 +29,10 @@ def make_network(network: NetworkConfig, batch_norm: BatchNormConfig, classes: i
                 f"network.family: {network.family!r} gives a {type(made).__name__}, no nn.Module", "network.family"
             )
         return made
-    if network.family == "preactivation":
-        from resnet_dist.networks.preactivation import PreactivationNetwork
-
-        return PreactivationNetwork(network, batch_norm, classes)
-    return ResidualNetwork(network, batch_norm, classes)
+    module, _, name = FAMILIES[network.family].partition(":")
+    made = getattr(importlib.import_module(module), name)(network, batch_norm, classes)
+    assert isinstance(made, nn.Module)
+    return made
 
 
 def parameter_count(network: nn.Module) -> int:

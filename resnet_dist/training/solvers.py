@@ -1,7 +1,8 @@
 """The study's solvers, Adam and AdamW, and the learning rate and batch-norm momentum at each step."""
 
+import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
@@ -9,10 +10,20 @@ from torch import nn
 from resnet_dist.configuration.batch_norm import BatchNormConfig
 from resnet_dist.configuration.code import is_custom
 from resnet_dist.configuration.schedule import ScheduleConfig
-from resnet_dist.configuration.solver import SolverConfig
+from resnet_dist.configuration.solver import SOLVER_DEFAULTS, SolverConfig
 from resnet_dist.custom_code import call
 from resnet_dist.data.batches import EpochPlan
 from resnet_dist.errors import ConfigurationError
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": functools.partial(torch.optim.SGD, dampening=0),
+    "rmsprop": torch.optim.RMSprop,
+    "adagrad": torch.optim.Adagrad,
+    "adadelta": torch.optim.Adadelta,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
+"""What is called with each solver's settings, of which `SOLVER_DEFAULTS` has the names."""
 
 
 def make_solver(config: SolverConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -30,25 +41,10 @@ def make_solver(config: SolverConfig, parameters: Iterable[nn.Parameter]) -> tor
                 "solver.kind",
             )
         return made
-    rate, decay = config.learning_rate, config.weight_decay
-    assert decay is not None
-    if config.kind == "sgd":
-        assert config.momentum is not None and config.nesterov is not None
-        return torch.optim.SGD(
-            parameters, rate, momentum=config.momentum, dampening=0, weight_decay=decay, nesterov=config.nesterov
-        )
-    assert config.eps is not None
-    if config.kind == "rmsprop":
-        assert config.alpha is not None
-        return torch.optim.RMSprop(parameters, rate, weight_decay=decay, alpha=config.alpha, eps=config.eps)
-    if config.kind == "adagrad":
-        return torch.optim.Adagrad(parameters, rate, weight_decay=decay, eps=config.eps)
-    if config.kind in ("adam", "adamw"):
-        assert config.beta1 is not None and config.beta2 is not None
-        kind = torch.optim.Adam if config.kind == "adam" else torch.optim.AdamW
-        return kind(parameters, rate, betas=(config.beta1, config.beta2), eps=config.eps, weight_decay=decay)
-    assert config.kind == "adadelta" and config.rho is not None
-    return torch.optim.Adadelta(parameters, rate, weight_decay=decay, rho=config.rho, eps=config.eps)
+    given = {name: getattr(config, name) for name in SOLVER_DEFAULTS[config.kind]}
+    if "beta1" in given:
+        given["betas"] = (given.pop("beta1"), given.pop("beta2"))
+    return OPTIMIZERS[config.kind](parameters, given.pop("learning_rate"), **given)
 
 
 def learning_rate(solver: SolverConfig, schedule: ScheduleConfig, step: int, epoch: int, steps: int) -> float:
