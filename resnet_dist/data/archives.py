@@ -8,6 +8,7 @@ import functools
 import gzip
 import io
 import lzma
+import os
 import stat
 import struct
 import tarfile
@@ -35,8 +36,8 @@ class Member(NamedTuple):
     """Bytes."""
     read: Callable[[], bytes]
     """Gives the content. Of an archive's member only until the next member is asked for."""
-    stamp: str = ""
-    """Changes when the content does, where that is known without reading it."""
+    status: os.stat_result | None = None
+    """Of a file below a directory."""
 
 
 def archive_members(path: Path) -> Iterator[Member]:

@@ -39,25 +39,25 @@ def cache_entry(source: str, cache: Path) -> tuple[str, Callable[[], DecodedImag
     return folder_key(path), functools.partial(folder_images, path)
 
 
-def folder_key(path: Path) -> str:
+def folder_key(path: Path, inodes: bool = True) -> str:
     """Identifies a folder or archive in its present state, without reading the images.
 
-    Of an archive: path, size and modification time; of a directory: those of every file in it. Raises `DataError`
-    if there is nothing at `path` or it is of another kind.
+    It is made of the path and the stamp of the archive, or of every file in the directory. Raises `DataError` if there
+    is nothing at `path` or it is of another kind.
     """
     path = _absolute(path)
     digest = hashlib.sha256(f"{path}\n".encode(errors="surrogateescape"))
     try:
         if path.is_dir():
             for member in _directory_members(path):
-                digest.update(f"{member.name}\n{member.stamp}\n".encode(errors="surrogateescape"))
+                stamp = _stamp(member.status, inodes) if member.status else ""
+                digest.update(f"{member.name}\n{stamp}\n".encode(errors="surrogateescape"))
         elif not path.exists():
             raise DataError(f"data.source: there is no file or directory at {path}")
         elif not path.is_file() or not path.name.lower().endswith(SUFFIXES):
             raise DataError(f"data.source: {path} is neither a directory nor one of {', '.join(SUFFIXES)}")
         else:
-            status = path.stat()
-            digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+            digest.update(_stamp(path.stat(), inodes).encode())
     except OSError as error:
         raise DataError(f"data.source: {error.filename or path} cannot be read ({error.strerror})") from error
     return f"folder-{digest.hexdigest()[:16]}"
@@ -70,7 +70,8 @@ def folder_images(path: Path) -> DecodedImages:
     32x32 images.
     """
     path = _absolute(path)
-    before = folder_key(path)
+    # Without inodes: a mount that makes them up (FUSE, FAT) may number the same files anew before the last is read.
+    before = folder_key(path, inodes=False)
     tree = _Tree(path)
     try:
         for member in _directory_members(path) if path.is_dir() else archive_members(path):
@@ -80,7 +81,7 @@ def folder_images(path: Path) -> DecodedImages:
     if tree.ignored:
         LOGGER.info("%s: ignoring %d files in no class folder, the first %r", path, len(tree.ignored), tree.ignored[0])
     classes = tree.classes()
-    if folder_key(path) != before:
+    if folder_key(path, inodes=False) != before:
         raise DataError(f"data.source: {path} changed while it was read; start again when it is complete")
     arrays = {split: tree.arrays(split, classes) for split in SPLITS}
     return DecodedImages(*arrays["train"], *arrays["test"], classes=classes)
@@ -184,6 +185,16 @@ class _Tree:
         return DataError(f"data.source: {_shown(member.name)} in {self.path} {what}")
 
 
+def _stamp(status: os.stat_result, inodes: bool) -> str:
+    """Changes when the content does, whoever sets the date of modification back.
+
+    The time of change (ctime), which no program can set, shows a file that was written or renamed; the inode shows one
+    that lies in a renamed folder or behind a link that leads elsewhere now.
+    """
+    inode = status.st_ino if inodes else 0
+    return f"{inode} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
 def _absolute(path: Path) -> Path:
     return path.expanduser().absolute()
 
@@ -206,9 +217,8 @@ def _directory_members(root: Path) -> Iterator[Member]:
             is_directory = stat.S_ISDIR(status.st_mode)
             # Opening a pipe would wait for ever.
             special = "" if is_directory or stat.S_ISREG(status.st_mode) else "a pipe, socket or device"
-            stamp = "" if is_directory else f"{status.st_size} {status.st_mtime_ns}"
             read = Path(entry.path).read_bytes
-            yield Member("/".join(parts), is_directory, special, status.st_size, read, stamp)
+            yield Member("/".join(parts), is_directory, special, status.st_size, read, None if is_directory else status)
             # One level below top/split/class, to find what lies too deep; and nothing beside the splits.
             if is_directory and len(parts) < 5 and (len(parts) == 1 or set(parts[:2]) & set(SPLITS)):
                 yield from visit(entry.path, parts)

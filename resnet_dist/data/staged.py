@@ -89,7 +89,9 @@ def is_staged(data: DataConfig, storage: Storage) -> bool:
 
 def _found(data: DataConfig, storage: Storage) -> tuple[str, bytes | None]:
     """Fingerprint and `meta.json` of the copy in storage; None if there is none."""
-    fingerprint = data.fingerprint or _fingerprint_of(data.source, storage)
+    # Of a source that its name identifies, the name decides, or its entry in the cache would be any data insisted on.
+    insisted = data.fingerprint if data.identified_by_content else ""
+    fingerprint = insisted or _fingerprint_of(data.source, storage)
     return fingerprint, storage.get(_meta_key(fingerprint)) if fingerprint else None
 
 

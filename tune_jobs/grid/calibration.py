@@ -1,7 +1,7 @@
 """What training costs on this cluster: time and memory of one update, measured on a few and remembered on disk.
 
-Remembered for each kind of network, batch and precision, and for each kind of machine, so that a second plan measures
-nothing. Measured where trials would run: on a node of the cluster that RAY_ADDRESS names, or else in this process.
+Remembered for each kind of network, batch and precision, kind of machine and version of torch, so that a second plan
+measures nothing. Measured where trials would run: on a node of the cluster that RAY_ADDRESS names, or in this process.
 """
 
 import json
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -52,7 +53,7 @@ class Calibration:
     def __call__(self, config: TrainingConfig) -> Cost:
         """The cost of a configuration's updates: remembered, or else measured."""
         file = cache_directory() / FILE
-        known, key = _read(file), json.dumps([self.machine, *_what_costs(config)])
+        known, key = _read(file), json.dumps([self.machine, version("torch"), *_what_costs(config)])
         if key not in known:
             known[key] = asdict(self.measure(config))
             with suppress(OSError):  # a plan of a cache that cannot be written measures again

@@ -122,6 +122,9 @@ def test_a_downloaded_source_is_found_by_its_name(
     stage("cifar10", found, storage)
     assert bring(cifar10, storage) == cifar10
     assert load_dataset(cifar10).fingerprint == found.fingerprint
+    # Whose images it insists on does not make any staged data CIFAR-10, here and for every later run.
+    wrong = DataConfig(source="cifar100", fingerprint=found.fingerprint, batch_size=2)
+    assert not is_staged(wrong, storage) and bring(wrong, storage) == wrong and not is_at_hand(wrong)
     assert (
         TrainingConfig(data=cifar10).trial_id() == TrainingConfig(data=DataConfig("cifar10", batch_size=2)).trial_id()
     )

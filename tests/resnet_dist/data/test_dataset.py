@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -19,7 +20,7 @@ from resnet_dist.data.dataset import dataset_fingerprint, load_dataset
 from resnet_dist.data.decoded_images import DecodedImages, interleaved_order
 from resnet_dist.data.image_folder import folder_images
 from resnet_dist.errors import DataError
-from tests.image_trees import encoded, image_tree, write_archive, write_directory
+from tests.image_trees import encoded, image_tree, pixels, write_archive, write_directory
 
 
 @pytest.fixture
@@ -184,6 +185,86 @@ def test_a_changed_archive_is_decoded_again(archive: Path, cache: Path) -> None:
     before = dataset_fingerprint(config(archive))
     write_archive(archive, image_tree(train=11, test=5))
     assert dataset_fingerprint(config(archive)) != before
+
+
+DATED = (1_450_000_000_000_000_000, 1_450_000_000_000_000_000)
+"""A date that every file has, in ns, as after unpacking an archive that was made to be the same every time."""
+
+
+@pytest.fixture
+def dated(tmp_path: Path) -> Path:
+    """Two classes of six images in each split, all files of one size and date."""
+    paths = [f"{split}/{name}/{i}.bmp" for split in ("train", "test") for name in ("cat", "dog") for i in range(6)]
+    root = write_directory(tmp_path / "dated", {path: encoded(pixels(i), "BMP") for i, path in enumerate(paths)})
+    for path in paths:
+        os.utime(root / path, ns=DATED)
+    return root
+
+
+def swap(one: Path, other: Path) -> None:
+    one.rename(aside := one.with_name("aside"))
+    other.rename(one)
+    aside.rename(other)
+
+
+@pytest.mark.parametrize("names", [("train/cat/0.bmp", "train/dog/0.bmp"), ("train/cat", "train/dog")])
+def test_images_that_change_places_are_other_data_though_names_sizes_and_dates_stay(
+    dated: Path, cache: Path, names: tuple[str, str]
+) -> None:
+    before = dataset_fingerprint(config(dated))
+    swap(dated / names[0], dated / names[1])
+    assert {(path.stat().st_size, path.stat().st_mtime_ns) for path in dated.rglob("*.bmp")} == {(3126, DATED[0])}
+    after = dataset_fingerprint(config(dated))
+    assert after == folder_images(dated).interleaved().fingerprint() != before
+    swap(dated / names[0], dated / names[1])
+    assert dataset_fingerprint(config(dated)) == before
+
+
+def test_an_archive_replaced_by_one_of_equal_size_and_date_is_other_data(dated: Path, cache: Path) -> None:
+    paths = list(dated.rglob("*.bmp"))
+    archive, other = dated / "images.tar", dated / "other.tar"
+    for file, first in ((archive, 0), (other, 50)):
+        tree = {str(path.relative_to(dated)): encoded(pixels(first + i), "BMP") for i, path in enumerate(paths)}
+        os.utime(write_archive(file, tree), ns=DATED)
+    before, right = dataset_fingerprint(config(archive)), folder_images(other).interleaved().fingerprint()
+    assert archive.stat().st_size == other.stat().st_size
+    other.rename(archive)
+    assert dataset_fingerprint(config(archive)) == right != before
+
+
+@pytest.mark.parametrize("kind", ["directory", "archive"])
+def test_a_file_written_over_with_its_size_and_date_set_back_is_other_data(dated: Path, cache: Path, kind: str) -> None:
+    tree = {str(path.relative_to(dated)): path.read_bytes() for path in dated.rglob("*.bmp")}
+    source = dated if kind == "directory" else write_archive(dated.with_suffix(".tar"), tree)
+    file = dated / "train/cat/0.bmp" if kind == "directory" else source
+    os.utime(file, ns=DATED)
+    before, status = dataset_fingerprint(config(source)), file.stat()
+    old = dated / "train/cat/0.bmp"
+    changed = file.read_bytes().replace(old.read_bytes(), encoded(pixels(99), "BMP"))
+    while file.stat().st_ctime_ns == status.st_ctime_ns:  # the clock of some file systems ticks every few ms
+        file.write_bytes(changed)
+        os.utime(file, ns=DATED)
+    now = file.stat()
+    assert (now.st_ino, now.st_size, now.st_mtime_ns) == (status.st_ino, status.st_size, status.st_mtime_ns)
+    assert dataset_fingerprint(config(source)) == folder_images(source).interleaved().fingerprint() != before
+
+
+def test_a_directory_that_nothing_happened_to_is_decoded_once(
+    dated: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = dataset_fingerprint(config(dated))
+    monkeypatch.setattr("resnet_dist.data.image_folder.folder_images", lambda _: pytest.fail("decoded again"))
+    for path in dated.rglob("*.bmp"):
+        path.read_bytes()
+    assert dataset_fingerprint(config(dated)) == before
+
+
+def test_a_copy_of_a_directory_has_its_fingerprint(dated: Path, cache: Path) -> None:
+    before = dataset_fingerprint(config(dated))
+    shutil.copytree(dated, copy := dated.with_name("copy"))
+    shutil.rmtree(dated)
+    copy.rename(dated)
+    assert dataset_fingerprint(config(dated)) == before
 
 
 def test_writing_to_the_tensors_changes_no_file(archive: Path, cache: Path) -> None:

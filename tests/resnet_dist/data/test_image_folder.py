@@ -1,4 +1,5 @@
 import io
+import itertools
 import logging
 import os
 import stat
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resnet_dist.data import image_folder
 from resnet_dist.data.archives import SUFFIXES
 from resnet_dist.data.decoded_images import DecodedImages
 from resnet_dist.data.image_folder import folder_images, folder_key
@@ -302,6 +304,53 @@ def test_an_archive_that_changes_while_it_is_read_is_refused(tmp_path: Path, mon
 
     monkeypatch.setattr(Image.Image, "convert", convert_and_touch)
     assert "changed while it was read" in refusal(path)
+
+
+def test_a_directory_is_read_though_its_files_are_numbered_anew_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a mount that makes inode numbers up, and drops them when memory is short."""
+    write_directory(tmp_path, image_tree())
+    expected, stamp, numbers = folder_images(tmp_path).fingerprint(), image_folder._stamp, itertools.count()
+
+    def stamp_anew(status: os.stat_result, inodes: bool) -> str:
+        return f"{next(numbers) if inodes else 0} {stamp(status, inodes)}"
+
+    monkeypatch.setattr(image_folder, "_stamp", stamp_anew)
+    first, second = folder_key(tmp_path), folder_key(tmp_path)
+    assert first != second
+    assert folder_images(tmp_path).fingerprint() == expected
+
+
+@pytest.fixture
+def within_a_tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that gave all files the same time of change, since its clock did not tick meanwhile."""
+    stamp = image_folder._stamp
+    monkeypatch.setattr(image_folder, "_stamp", lambda *given: stamp(*given).rpartition(" ")[0])
+
+
+def test_the_key_follows_a_link_that_leads_elsewhere(tmp_path: Path, within_a_tick: None) -> None:
+    for name in ("one", "other"):
+        for path in image_tree():
+            write_directory(tmp_path / name, {path: b"same size"})
+            os.utime(tmp_path / name / path, ns=(1, 1))
+    keys = []
+    for name in ("one", "other", "one"):
+        (tmp_path / "linked").unlink(missing_ok=True)
+        (tmp_path / "linked").symlink_to(tmp_path / name)
+        keys.append(folder_key(tmp_path / "linked"))
+    assert keys[0] == keys[2] != keys[1]
+
+
+def test_the_key_follows_class_folders_that_change_places(tmp_path: Path, within_a_tick: None) -> None:
+    for path in image_tree():
+        write_directory(tmp_path, {path: b"same size"})
+        os.utime(tmp_path / path, ns=(1, 1))
+    before, (ant, bee, aside) = folder_key(tmp_path), (tmp_path / "train" / name for name in ("ant", "bee", ".aside"))
+    ant.rename(aside)
+    bee.rename(ant)
+    aside.rename(bee)
+    assert folder_key(tmp_path) != before
 
 
 def test_the_key_follows_every_change_of_a_directory(tmp_path: Path) -> None:

@@ -96,6 +96,10 @@ def test_a_second_plan_measures_nothing(cache: Path, tmp_path: Path, monkeypatch
     (cache / calibration.FILE).write_text("{")
     Calibration("a", 2, cost)(changed)
     assert len(measured) == 6, "a damaged file is measured anew"
+    with monkeypatch.context() as context:
+        context.setattr(calibration, "version", {"torch": "0.0"}.__getitem__)
+        Calibration("a", 2, cost)(changed)
+    assert len(measured) == 7, "another torch is measured anew"
     monkeypatch.setenv("RESNET_DIST_CACHE", str(cache / calibration.FILE / "no directory"))
     assert Calibration("a", 2, cost)(changed).seconds == 0.2, "a plan needs no place to remember it"
 
