@@ -26,7 +26,7 @@ FROM build AS build-cuda
 RUN pip install --constraint constraints.txt --requirement requirements.txt nvidia-ml-py
 
 # The code and, for the provenance of every trial, the commit that it is. Without git in the image, `_build.json` is
-# what `resnet_dist/records/source_code.py` reads.
+# what `resnet_dist/records/git_state.py` reads.
 FROM build AS code
 COPY LICENSE README.md ./
 COPY cluster cluster

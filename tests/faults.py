@@ -139,7 +139,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "milestone-off-by-one",
         "the learning rate drops an epoch late",
-        "resnet_dist/training/solvers.py",
+        "resnet_dist/training/schedule.py",
         "epoch >= milestone",
         "epoch > milestone",
         SOLVERS,
@@ -147,7 +147,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "warm-up-off-by-one",
         "the warm-up lasts 401 iterations",
-        "resnet_dist/training/solvers.py",
+        "resnet_dist/training/schedule.py",
         "step < schedule.warmup_iterations",
         "step <= schedule.warmup_iterations",
         SOLVERS,
@@ -155,7 +155,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "dynamic-momentum-not-reset",
         "dynamic momentum counts from the run's start instead of each epoch's",
-        "resnet_dist/training/solvers.py",
+        "resnet_dist/training/schedule.py",
         "seen = (step - plan.first_step(plan.epoch(step))) * accumulation + part",
         "seen = step * accumulation + part",
         SOLVERS,
@@ -318,7 +318,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "commit-of-the-surrounding-repository",
         "an installed package reports the commit of the repository around it",
-        "resnet_dist/records/source_code.py",
+        "resnet_dist/records/git_state.py",
         "if tracked is None or top is None",
         "if top is None",
         LAW_5,
@@ -326,7 +326,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "secrets-in-the-patch",
         "files that hold what looks like a credential are put into the patch",
-        "resnet_dist/records/source_code.py",
+        "resnet_dist/records/git_state.py",
         "if looks_like_a_credential(part):",
         "if False:",
         LAW_5,
@@ -398,7 +398,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "commits-of-the-last-attempt",
         "a trial that went on under another commit is said to be of the last one alone",
-        "tune_jobs/report/mixtures.py",
+        "tune_jobs/report/mixed_trials.py",
         'provenance.get("attempts") or [{}]',
         "[{}]",
         REPORT,

@@ -2,7 +2,7 @@
 
 import importlib
 
-from resnet_dist.records.source_code import running_source
+from resnet_dist.records.git_state import running_source
 
 for name in (
     "torch._dynamo",  # solvers and DistributedDataParallel import it when they are made

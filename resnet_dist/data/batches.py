@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from resnet_dist.configuration.data import DataConfig
-from resnet_dist.data import draws
-from resnet_dist.data.draws import Stream
+from resnet_dist.data import random_draws as draws
+from resnet_dist.data.random_draws import Stream
 from resnet_dist.workers import Shards
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from resnet_dist.configuration.network import NetworkConfig
-from resnet_dist.data import draws
-from resnet_dist.data.draws import Stream
+from resnet_dist.data import random_draws as draws
+from resnet_dist.data.random_draws import Stream
 from resnet_dist.networks.batch_norm import SynchronisedBatchNorm
 from resnet_dist.networks.cifar import Block, ResidualNetwork
 

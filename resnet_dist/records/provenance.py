@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from resnet_dist.records.source_code import running_source
+from resnet_dist.records.git_state import running_source
 from resnet_dist.workers import Workers
 
 _MACHINE_BYTES = 512

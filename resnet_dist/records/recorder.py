@@ -9,7 +9,7 @@ from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import StorageError
 from resnet_dist.records import provenance, trial_record
 from resnet_dist.records.checkpoints import Checkpoints
-from resnet_dist.records.source_code import running_source
+from resnet_dist.records.git_state import running_source
 from resnet_dist.storage.interface import LAYOUT, Storage, TrialKeys
 from resnet_dist.summaries import epochs as summaries
 from resnet_dist.summaries.epochs import Observation

@@ -1,18 +1,14 @@
-"""The study's solvers, Adam and AdamW, and the learning rate and batch-norm momentum at each step."""
+"""The study's solvers, Adam and AdamW: torch's optimizers with Torch7's settings, or one of the user's own."""
 
 import functools
-import math
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
 
-from resnet_dist.configuration.batch_norm import BatchNormConfig
 from resnet_dist.configuration.code import is_custom
-from resnet_dist.configuration.schedule import ScheduleConfig
 from resnet_dist.configuration.solver import SOLVER_DEFAULTS, SolverConfig
 from resnet_dist.custom_code import call
-from resnet_dist.data.batches import EpochPlan
 from resnet_dist.errors import ConfigurationError
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -45,30 +41,3 @@ def make_solver(config: SolverConfig, parameters: Iterable[nn.Parameter]) -> tor
     if "beta1" in given:
         given["betas"] = (given.pop("beta1"), given.pop("beta2"))
     return OPTIMIZERS[config.kind](parameters, given.pop("learning_rate"), **given)
-
-
-def learning_rate(solver: SolverConfig, schedule: ScheduleConfig, step: int, epoch: int, steps: int) -> float:
-    """Learning rate of the update at `step` (over the whole run of `steps`) of `epoch`, both counted from 0."""
-    if step < schedule.warmup_iterations:
-        return schedule.warmup_learning_rate
-    assert solver.learning_rate is not None
-    if schedule.kind == "constant":
-        return solver.learning_rate
-    if schedule.kind == "cosine":
-        done = (step - schedule.warmup_iterations) / (steps - schedule.warmup_iterations)
-        return solver.learning_rate * (1 + math.cos(math.pi * done)) / 2
-    drops = sum(epoch >= milestone for milestone in schedule.milestones)
-    # Divided by 10 twice, 0.1 is the 0.001 that the study set; multiplied by 0.1 twice it is 0.0010000000000000002.
-    return float(solver.learning_rate / (1 / schedule.gamma) ** drops)
-
-
-def batch_norm_momentum(config: BatchNormConfig, plan: EpochPlan, step: int, accumulation: int, part: int) -> float:
-    """Batch norm's momentum for sub-batch `part` of the batch at `step`.
-
-    Dynamic momentum is 1 / (1 + k), k the sub-batches since the epoch's start: at its end the running statistics
-    are the plain average over the epoch's batches.
-    """
-    if config.momentum != "dynamic":
-        return config.momentum
-    seen = (step - plan.first_step(plan.epoch(step))) * accumulation + part
-    return 1.0 / (1.0 + seen)

@@ -15,7 +15,8 @@ from resnet_dist.networks.registry import make_network
 from resnet_dist.training.evaluation import ImageSet
 from resnet_dist.training.exact import tree_sum
 from resnet_dist.training.gradients import Loss, make_gradients
-from resnet_dist.training.solvers import batch_norm_momentum, learning_rate, make_solver
+from resnet_dist.training.schedule import batch_norm_momentum, learning_rate
+from resnet_dist.training.solvers import make_solver
 from resnet_dist.workers import Workers
 
 

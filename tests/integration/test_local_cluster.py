@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cluster.processes import Process, of_session
-from resnet_dist.records.source_code import source_state
+from resnet_dist.records.git_state import source_state
 from tests.image_trees import image_tree, write_directory
 from tests.integration.hosts import wait_until
 

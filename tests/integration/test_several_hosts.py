@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from cluster.ray_cluster.packing import pack
+from cluster.ray_cluster.upload import pack
 from cluster.storage.opening import open_storage
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.launch import Job, run_in_process

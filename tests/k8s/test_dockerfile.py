@@ -25,7 +25,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from resnet_dist.records.source_code import source_state
+from resnet_dist.records.git_state import source_state
 from tests.k8s.rendering import ROOT
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

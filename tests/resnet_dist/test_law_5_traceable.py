@@ -14,11 +14,11 @@ import torch
 
 from cluster.storage.opening import open_storage
 from resnet_dist.configuration.data import DataConfig
+from resnet_dist.records import git_state as source
 from resnet_dist.records import recorder
-from resnet_dist.records import source_code as source
+from resnet_dist.records.git_state import BUILD_RECORD, PATCH_LIMIT, SourceState, source_state
 from resnet_dist.records.provenance import describe, machines
 from resnet_dist.records.recorder import Recorder
-from resnet_dist.records.source_code import BUILD_RECORD, PATCH_LIMIT, SourceState, source_state
 from resnet_dist.training.loop import train
 from resnet_dist.workers import Workers, alone, current
 from tests.small_runs import small_config, small_dataset

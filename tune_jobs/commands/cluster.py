@@ -3,7 +3,7 @@
 import argparse
 
 from cluster.ray_cluster import local as local_cluster
-from resnet_dist.words import counted
+from resnet_dist.plurals import counted
 from tune_jobs.commands.options import Parser, add_json, positive
 from tune_jobs.commands.output import print_json, program
 from tune_jobs.commands.terminal import make_console

@@ -9,10 +9,10 @@ from rich.console import Console
 
 from cluster.storage.opening import open_storage
 from resnet_dist.errors import StorageError, UserError
+from resnet_dist.plurals import counted
 from resnet_dist.storage.interface import Storage
 from resnet_dist.storage.spool import SpoolInUseError, spooled_trials
 from resnet_dist.storage.spooled import flush
-from resnet_dist.words import counted
 from tune_jobs.commands.options import STORAGE_HELP, add_json
 from tune_jobs.commands.output import print_json
 from tune_jobs.commands.terminal import make_console

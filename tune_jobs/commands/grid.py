@@ -17,8 +17,8 @@ from cluster.storage.keys import BrowsableStorage
 from cluster.storage.opening import open_storage
 from resnet_dist.errors import UserError
 from resnet_dist.logs import structured
+from resnet_dist.plurals import counted
 from resnet_dist.storage.interface import Storage, experiment_key
-from resnet_dist.words import counted
 from tune_jobs.commands.flush import flush_before_launch
 from tune_jobs.commands.options import Parser, add_json, add_storage
 from tune_jobs.commands.output import print_json, program

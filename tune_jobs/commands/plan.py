@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster.storage.opening import open_storage
-from resnet_dist.words import counted
+from resnet_dist.plurals import counted
 from tune_jobs.commands.options import SHORTHANDS, Parser, add_settings, positive
 from tune_jobs.commands.output import print_json
 from tune_jobs.commands.terminal import make_console

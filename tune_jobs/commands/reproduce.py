@@ -16,8 +16,8 @@ from cluster.storage.opening import open_storage
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import UserError
 from resnet_dist.launch import Job
+from resnet_dist.plurals import counted
 from resnet_dist.storage.interface import TrialKeys
-from resnet_dist.words import counted
 from tune_jobs.commands.options import Parser, add_json, add_trial
 from tune_jobs.commands.output import print_json, program
 from tune_jobs.commands.train import placed, run_job

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from cluster.ray_cluster.jobs import Jobs
-from cluster.ray_cluster.packing import Package, pack
 from cluster.ray_cluster.preflight import CLIENT_VARIABLE, versions_here
+from cluster.ray_cluster.upload import Package, pack
 from resnet_dist.errors import UserError
 from tune_jobs.commands.job import ADDRESS_HELP, follow
 from tune_jobs.commands.options import Parser, add_json, normalise

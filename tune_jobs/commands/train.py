@@ -18,8 +18,8 @@ from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import StorageError, UserError
 from resnet_dist.launch import WORKER_FAILURES, Job, run_in_process, run_on_workers
 from resnet_dist.logs import structured
+from resnet_dist.plurals import counted
 from resnet_dist.storage.interface import Storage, TrialKeys
-from resnet_dist.words import counted
 from tune_jobs.commands.flush import flush_before_launch
 from tune_jobs.commands.options import SHORTHANDS, Parser, add_json, add_settings, add_storage, read_config
 from tune_jobs.commands.output import print_json, program

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from resnet_dist.words import counted
+from resnet_dist.plurals import counted
 from tune_jobs.report.cost import Cost, duration, trial_seconds, workers
 from tune_jobs.report.statistics import Summary
 from tune_jobs.report.summary import CellSummary, ReportOptions, ReportSummary, TableSummary

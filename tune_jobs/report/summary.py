@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tune_jobs.report import mixtures
+from tune_jobs.report import mixed_trials
 from tune_jobs.report.notices import comparable_with_references, experiment_notices, table_notes
 from tune_jobs.report.statistics import (
     LEVEL,
@@ -214,8 +214,8 @@ def _table(
         caption=str(table["caption"]),
         baseline=labels[baseline],
         cells=tuple(cells),
-        warnings=tuple(mixtures.warnings(rows)),
-        common=mixtures.common(rows),
+        warnings=tuple(mixed_trials.warnings(rows)),
+        common=mixed_trials.common(rows),
         notes=tuple(table_notes([s for s in samples if s], tests, referenced, comparable, options.smallest_difference)),
     )
 

@@ -16,7 +16,8 @@ from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.data.batches import EpochPlan
 from resnet_dist.networks.batch_norm import SynchronisedBatchNorm
 from resnet_dist.networks.cifar import ResidualNetwork
-from resnet_dist.training.solvers import batch_norm_momentum, learning_rate, make_solver
+from resnet_dist.training.schedule import batch_norm_momentum, learning_rate
+from resnet_dist.training.solvers import make_solver
 from resnet_dist.training.state import Training
 from resnet_dist.workers import alone
 from tests.small_runs import small_config, small_dataset

@@ -13,8 +13,8 @@ from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.data.dataset import dataset_fingerprint
 from resnet_dist.launch import Job, run_in_process
 from resnet_dist.records import checkpoints
+from resnet_dist.records.git_state import SourceState
 from resnet_dist.records.provenance import describe
-from resnet_dist.records.source_code import SourceState
 from resnet_dist.records.trial_record import summary
 from resnet_dist.workers import alone
 from tests.image_trees import image_tree, write_directory

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.ray_cluster.packing import LIMIT, pack
+from cluster.ray_cluster.upload import LIMIT, pack
 from resnet_dist.errors import UserError
-from resnet_dist.records.source_code import source_state
+from resnet_dist.records.git_state import source_state
 
 
 def git(directory: Path, *arguments: str) -> None:

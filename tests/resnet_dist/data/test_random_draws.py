@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from resnet_dist.data.draws import Stream, integers, normal, permutation, raw, uniform
+from resnet_dist.data.random_draws import Stream, integers, normal, permutation, raw, uniform
 
 WORD = 2**64
 

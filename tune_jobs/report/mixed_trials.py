@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from resnet_dist.words import counted
+from resnet_dist.plurals import counted
 from tune_jobs.results.trials import TrialResults
 
 LIBRARIES = ("python", "torch", "torchvision", "numpy", "ray", "cuda", "cudnn")

@@ -2,7 +2,7 @@
 
 The files of a git checkout are those that git knows or would add. Elsewhere all are taken but for what every checkout
 ignores. Results are never taken. `resnet_dist/_build.json` and `_build.patch` say on the nodes, where there is no
-`.git`, what `resnet_dist/records/source_code.py` would have asked git.
+`.git`, what `resnet_dist/records/git_state.py` would have asked git.
 """
 
 import os
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from resnet_dist.credentials import looks_secret
 from resnet_dist.errors import UserError
+from resnet_dist.records.git_state import ask_git, build_files, source_state
 from resnet_dist.records.outputs import Outputs
-from resnet_dist.records.source_code import ask_git, build_files, source_state
 
 LIMIT = 32 * 2**20
 """Bytes of an upload. Ray's own limit is 100 MiB; code has no need of that, and each node fetches a copy."""
