@@ -93,7 +93,9 @@ def up(nodes: int, cpus: int) -> LocalCluster:
         cluster = _start_node(cluster, [*head, f"--num-cpus={cpus}"], deadline, client)
         cluster = replace(cluster, address=Path(directory, "0", "ray_current_cluster").read_text().strip())
         for _ in range(nodes - 1):
-            cluster = _start_node(cluster, [f"--address={cluster.address}", f"--num-cpus={cpus}"], deadline)
+            # The machine's GPUs are the head's: each node would offer all of them.
+            node = [f"--address={cluster.address}", f"--num-cpus={cpus}", "--num-gpus=0"]
+            cluster = _start_node(cluster, node, deadline)
         _record(cluster)
     return cluster
 

@@ -164,7 +164,7 @@ def _activations(training: Any) -> int:
 
     training.start_epoch()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        training.update().item()
+        training.update()
     for weights in (*training.network.parameters(), *training.network.buffers()):
         kept.pop(weights.untyped_storage().data_ptr(), None)
     # Sub-batches are done one after the other: what one keeps is free for the next.

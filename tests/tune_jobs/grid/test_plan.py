@@ -145,6 +145,11 @@ def test_a_measured_update_takes_time_and_memory_that_grow_with_the_network(cach
     assert halves.activations < small.activations
 
 
+def test_an_update_of_exact_mode_is_measured_which_has_a_loss_for_each_shard(cache: Path) -> None:
+    exact = {"network.depth": 8, "network.width": 4, "data.batch_size": 8, "run.exact": True}
+    assert measure(TrainingConfig().override(exact)).activations > 0
+
+
 def test_a_plan_shows_cells_shared_trials_and_storage(
     cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
