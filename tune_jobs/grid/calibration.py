@@ -106,9 +106,13 @@ def measure(config: TrainingConfig) -> Cost:
     torch.set_num_threads(1)
     try:
         dataset = load_dataset(data)
+        workers = alone(config.run.device)
+        # Exact mode keeps as much, in threads that the count does not see.
+        activations = _activations(
+            Training(replace(config, data=data, run=replace(config.run, exact=False)), dataset, workers)
+        )
         with settings_of_run(config.run.exact):
-            training = Training(replace(config, data=data), dataset, alone(config.run.device))
-            activations = _activations(training)
+            training = Training(replace(config, data=data), dataset, workers)
             times = []
             for _ in range(UPDATES):
                 training.start_epoch()

@@ -75,7 +75,7 @@ def served(
     code = (
         "import resource, sys\n"
         f"if {files}: resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, resource.getrlimit(7)[1]))\n"
-        "from cluster.tensorboard import serve\n"
+        "from cluster.tensorboard.serve import serve\n"
         f"sys.exit(serve({uri!r}, port=0, {options}))"
     )
     with subprocess.Popen(
