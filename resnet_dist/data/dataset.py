@@ -50,6 +50,20 @@ class Dataset:
     study's code takes it of the raw data, before it subtracts the per-pixel mean.)"""
 
 
+@dataclass(frozen=True)
+class LabelledImages:
+    """The test images of a source, and what their labels mean."""
+
+    images: "Tensor"
+    """uint8 [M, 3, 32, 32]."""
+    labels: "Tensor"
+    """int64 [M], indices into `classes`."""
+    classes: tuple[str, ...]
+    """Name of each class."""
+    fingerprint: str
+    """Hash of the whole source before limits: 16 hexadecimal digits."""
+
+
 def load_dataset(data: DataConfig, cache: Path | None = None) -> Dataset:
     """Load what `data` asks for, decoding the source if it is not in the cache.
 
@@ -81,10 +95,28 @@ def load_dataset(data: DataConfig, cache: Path | None = None) -> Dataset:
     )
 
 
-def load_source(data: DataConfig, cache: Path | None = None) -> CachedImages:
+def load_test_images(data: DataConfig, cache: Path | None = None) -> LabelledImages:
+    """Load the test images of `data` alone; a folder or archive needs no others.
+
+    Raises `DataError` as `load_dataset` does for the source and `data.test_limit`.
+    """
+    import torch
+
+    source = load_source(data, cache, training=False)
+    tested = _limit(data, "test_limit", len(source.images.test_labels))
+    return LabelledImages(
+        torch.from_numpy(source.images.test_images)[:tested],
+        torch.from_numpy(source.images.test_labels)[:tested],
+        source.images.classes,
+        source.fingerprint,
+    )
+
+
+def load_source(data: DataConfig, cache: Path | None = None, training: bool = True) -> CachedImages:
     """The whole source of `data`, before limits and holdout, and its fingerprint. It is decoded if need be.
 
-    Raises `DataError` if the source is missing or damaged, or differs from `data.fingerprint`.
+    Raises `DataError` if the source is missing or damaged, differs from `data.fingerprint`, or has no training images
+    though they are wanted for `training`.
     """
     cache = (cache or cache_directory()).absolute()
     staged = staged_entry(data.fingerprint)
@@ -96,6 +128,11 @@ def load_source(data: DataConfig, cache: Path | None = None) -> CachedImages:
         raise DataError(
             f"data.fingerprint: {data.source} has the fingerprint {found.fingerprint}, not {data.fingerprint}; "
             f"give the images that the configuration was made for, or leave data.fingerprint out"
+        )
+    if training and not len(found.images.train_labels):
+        raise DataError(
+            f"data.source: {data.source} has no images in train/; it must hold train/<class>/<image> and "
+            f"test/<class>/<image> (test/ alone is enough for resnet-dist evaluate)"
         )
     return found
 

@@ -66,8 +66,8 @@ def folder_key(path: Path, inodes: bool = True) -> str:
 def folder_images(path: Path) -> DecodedImages:
     """Decode the folder or archive at `path`, images ordered by class and file name.
 
-    Raises `DataError`, naming the file, for anything that is not two splits of the same two or more classes of
-    32x32 images.
+    A source without train/ has no training images. Raises `DataError`, naming the file, for anything else that is not
+    two splits of the same two or more classes of 32x32 images.
     """
     path = _absolute(path)
     # Without inodes: a mount that makes them up (FUSE, FAT) may number the same files anew before the last is read.
@@ -129,14 +129,18 @@ class _Tree:
             self.ignored.append(member.name)
 
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes, sorted; a `DataError` unless both splits have images of the same two or more."""
-        for split in SPLITS:
+        """Names of the classes, sorted; a `DataError` unless each split has images of the same two or more.
+
+        Where there is test/ alone, it has.
+        """
+        splits = SPLITS if self.images["train"] or not any(self.images["test"].values()) else ("test",)
+        for split in splits:
             if not any(self.images[split].values()):
                 raise DataError(
                     f"data.source: {self.path} has no images in {split}/; it must hold train/<class>/<image> and "
                     f"test/<class>/<image>"
                 )
-        for split, other in (SPLITS, SPLITS[::-1]):
+        for split, other in zip(splits, splits[::-1], strict=True):
             for name, files in sorted(self.images[split].items()):
                 if name not in self.images[other]:
                     raise DataError(
@@ -145,14 +149,14 @@ class _Tree:
                     )
                 if not files:
                     raise DataError(f"data.source: {self.path} has no images in {split}/{_shown(name)}")
-        classes = tuple(sorted(self.images["train"]))
+        classes = tuple(sorted(self.images["test"]))
         if len(classes) < 2:
             raise DataError(f"data.source: {self.path} has one class, {_shown(classes[0])}; at least 2 are needed")
         return classes
 
     def arrays(self, split: str, classes: tuple[str, ...]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Images uint8 [N, 3, 32, 32] and labels int64 [N] of one split."""
-        folders = [self.images[split][name] for name in classes]
+        folders = [self.images[split].get(name, {}) for name in classes]
         pixels = b"".join(folder[name] for folder in folders for name in sorted(folder))
         images = np.frombuffer(pixels, np.uint8).reshape(-1, *SIZE, 3).transpose(0, 3, 1, 2)
         labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(folder) for folder in folders])

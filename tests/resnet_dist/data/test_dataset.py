@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from resnet_dist.cache_directory import cache_directory
 from resnet_dist.configuration.data import DataConfig
 from resnet_dist.data import synthetic
-from resnet_dist.data.dataset import dataset_fingerprint, load_dataset
+from resnet_dist.data.dataset import dataset_fingerprint, dataset_sizes, load_dataset, load_test_images
 from resnet_dist.data.decoded_images import DecodedImages, interleaved_order
 from resnet_dist.data.image_folder import folder_images
 from resnet_dist.errors import DataError
@@ -122,6 +122,16 @@ def test_more_images_than_there_are_is_refused(
 ) -> None:
     message = refusal(config(archive, **settings))
     assert all(word in message for word in named)
+
+
+def test_test_images_alone_are_no_data_set_to_train_on(tmp_path: Path, cache: Path) -> None:
+    archive = write_archive(tmp_path / "a.zip", image_tree(train=0, test=5))
+    assert "has no images in train/; it must hold train/<class>/<image>" in refusal(config(archive))
+    tests = load_test_images(config(archive, test_limit=6))
+    assert tests.labels.tolist() == [0, 1, 2, 0, 1, 2] and tests.images.shape == (6, 3, 32, 32)
+    for attempt in (dataset_fingerprint, dataset_sizes):
+        with pytest.raises(DataError, match="no images in train/"):
+            attempt(config(archive))
 
 
 def test_images_of_one_flat_colour_are_refused(tmp_path: Path, cache: Path) -> None:

@@ -224,10 +224,16 @@ def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
     assert "no images in train/dog" in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_a_missing_split_is_named(tmp_path: Path, split: str) -> None:
-    tree = {name: data for name, data in image_tree().items() if not name.startswith(split)}
-    assert f"no images in {split}/" in refusal(write_archive(tmp_path / "a.tar", tree))
+def test_missing_test_images_are_named(tmp_path: Path) -> None:
+    assert "no images in test/" in refusal(write_archive(tmp_path / "a.tar", image_tree(test=0)))
+
+
+def test_test_images_alone_are_read_with_their_classes(tmp_path: Path) -> None:
+    images = folder_images(write_archive(tmp_path / "a.tar", image_tree(train=0, test=2)))
+    assert images.classes == CLASSES and images.test_labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert images.train_images.shape == (0, 3, 32, 32) and images.train_labels.shape == (0,)
+    (tmp_path / "b/train/ant").mkdir(parents=True)
+    assert "no images in train/" in refusal(write_directory(tmp_path / "b", image_tree(train=0)))
 
 
 def test_an_empty_directory_is_refused(tmp_path: Path) -> None:
