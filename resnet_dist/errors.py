@@ -31,4 +31,4 @@ class CheckpointError(UserError):
 
 
 class DivergedError(UserError):
-    """The training loss is no longer a finite number. The same run would diverge again."""
+    """A loss, or the network's weights, statistics or outputs, are not finite. The same run would diverge again."""

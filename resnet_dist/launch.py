@@ -13,7 +13,7 @@ from resnet_dist import logs
 from resnet_dist.configuration.data import DataConfig
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import DivergedError, StorageError, UserError, WaitingError
-from resnet_dist.records.trial_record import parse, summary
+from resnet_dist.records.trial_record import diverged, parse, summary
 from resnet_dist.storage.interface import Storage, TrialKeys
 
 if TYPE_CHECKING:
@@ -114,8 +114,8 @@ def run_on_workers(
         record, failure = storage.get(job.keys.result), storage.get(job.keys.failure)
     except StorageError as error:
         raise _waiting(job, str(error)) from error
-    if record is not None:
-        return summary(parse(record))
+    if record is not None and not diverged(result := parse(record)):
+        return summary(result)
     said = json.loads(failure or b"{}")
     if said.get("kind") == "diverged":  # a record of another kind is of an earlier attempt: a run begins by removing it
         raise DivergedError(said["reason"])

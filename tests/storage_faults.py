@@ -31,7 +31,7 @@ STORAGE_FAULTS: tuple[Fault, ...] = (
         "late-write-believed",
         "a report takes what a late write has put over a finished trial's metrics for its numbers",
         "tune_jobs/results/trials.py",
-        "if details and trial_record.is_complete(result):",
+        "if wanted and trial_record.is_complete(result):",
         "if False:",
         "tests/tune_jobs/results/test_trials.py",
         "tests/cluster/storage/test_runs_on_s3.py",

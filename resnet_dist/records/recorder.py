@@ -43,9 +43,9 @@ class Recorder:
         self._written: dict[str, bytes] = {}  # newest content of each file on which the result will rely, by key
 
     def result(self) -> dict[str, Any] | None:
-        """The numbers of the result record, if the trial is finished. A `StorageError` if it cannot be used."""
+        """The numbers of the result, if the trial is finished and has not diverged. A `StorageError` if unusable."""
         found = self._read(self.keys.result, lambda data: trial_record.parse_result(data, self.trial_id))
-        return None if found is None else trial_record.summary(found)
+        return None if found is None or trial_record.diverged(found) else trial_record.summary(found)
 
     def start(self, workers: Workers, data_fingerprint: str) -> bytes | None:
         """Begin an attempt: write configuration and provenance, and go on under the name of an earlier one.

@@ -10,6 +10,7 @@ digest.
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -20,14 +21,18 @@ PARTS = ("provenance", "files", "metrics")
 """What makes a result complete; records of earlier versions lack it, and are read together with the other files."""
 
 
+DIVERGED = "a loss of its last epoch is not finite; a lower solver.learning_rate may help"
+"""Why a trial has failed to which an earlier version has given a result, or lines up to the last epoch."""
+
+
 def encode(record: Mapping[str, Any]) -> bytes:
     """A record as its file has it."""
-    return (json.dumps(record, indent=1) + "\n").encode()
+    return (json.dumps(record, indent=1, allow_nan=False) + "\n").encode()
 
 
 def encode_metrics(lines: Iterable[Mapping[str, Any]]) -> bytes:
     """`metrics.jsonl`."""
-    return "".join(json.dumps(line) + "\n" for line in lines).encode()
+    return "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines).encode()
 
 
 def parse(data: bytes) -> dict[str, Any]:
@@ -61,6 +66,12 @@ def parse_result(data: bytes, trial_id: str) -> dict[str, Any]:
 def is_complete(result: Mapping[str, Any]) -> bool:
     """Whether a result has metrics, provenance and digests in it; those of earlier versions do not."""
     return all(part in result for part in PARTS)
+
+
+def diverged(record: Mapping[str, Any]) -> bool:
+    """Whether a result, or an epoch's line, has a loss that is not finite, as only earlier versions wrote them."""
+    losses = (record[name] for name in ("train_loss", "test_loss") if name in record)
+    return any(not isinstance(loss, int | float) or not math.isfinite(loss) for loss in losses)
 
 
 def summary(result: Mapping[str, Any]) -> dict[str, Any]:

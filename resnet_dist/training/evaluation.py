@@ -1,5 +1,6 @@
 """Error over a whole set of images, each counted once however many workers share them."""
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -24,6 +25,8 @@ class Evaluation:
     """Fraction of images whose most likely class is wrong."""
     top5_error: float
     """Fraction of images whose class is not among the five most likely."""
+    finite: bool = True
+    """Whether the loss, all outputs, and the network's weights and running statistics are finite, on every worker."""
     confusion: Tensor | None = field(default=None, compare=False, repr=False)
     """How often each class was taken for which, int64 [classes, classes], true class first; for sets that count it."""
 
@@ -60,29 +63,39 @@ class ImageSet:
     def evaluate(self, network: nn.Module, autocast: torch.autocast) -> Evaluation:
         """Evaluate a network, with its running batch-norm statistics; one collective."""
         network.eval()
-        sums = torch.zeros(self.columns, 3 + self.classes**2, dtype=torch.float64, device=self.workers.device)
+        sums = torch.zeros(self.columns, 4 + self.classes**2, dtype=torch.float64, device=self.workers.device)
         for column, images, labels in self.parts:
             for piece, truth in zip(images.split(BATCH), labels.split(BATCH), strict=True):
                 if len(truth):
                     sums[column] += self._sums(network, autocast, piece, truth)
+        sums[0, 3] += _not_finite(network)
         network.train()
         # In exact mode each column has one worker's sums, to which the others add zeros.
         totals = tree_sum(self.workers.sum(sums))
-        loss, top1, top5 = (totals[:3] / self.total).tolist()
+        loss, top1, top5, broken = (totals[:4] / self.total).tolist()
+        finite = math.isfinite(loss) and broken == 0
         if not self.classes:
-            return Evaluation(loss, top1, top5)
-        return Evaluation(loss, top1, top5, totals[3:].long().reshape(self.classes, self.classes).cpu())
+            return Evaluation(loss, top1, top5, finite)
+        return Evaluation(loss, top1, top5, finite, totals[4:].long().reshape(self.classes, self.classes).cpu())
 
     def _sums(self, network: nn.Module, autocast: torch.autocast, images: Tensor, labels: Tensor) -> Tensor:
-        """Sum of the losses, images wrong, images wrong in the first five, then the confusion matrix: [3 + C²]."""
+        """Sum of the losses, images wrong, images wrong in the first five, outputs not finite, confusion: [4 + C²]."""
         with autocast:
             logits = network(self.standardise(images).permute(0, 3, 1, 2))
         logits = logits.to(self.standardise.mean.dtype)
         found = logits.topk(min(5, logits.shape[1])).indices
         correct = found == labels[:, None]
         loss = F.cross_entropy(logits, labels, reduction="sum")
-        sums = torch.stack([loss, (~correct[:, 0]).sum(), (~correct.any(1)).sum()])
+        sums = torch.stack([loss, (~correct[:, 0]).sum(), (~correct.any(1)).sum(), (~logits.isfinite()).sum()])
         if not self.classes:
             return sums
         confusion = torch.bincount(labels * self.classes + found[:, 0], minlength=self.classes**2)
         return torch.cat([sums, confusion.to(sums.dtype)])
+
+
+def _not_finite(network: nn.Module) -> Tensor | int:
+    """How many numbers of the weights and running statistics are not finite; other buffers may hold infinities."""
+    statistics = (
+        value for name, value in network.named_buffers() if name.rpartition(".")[2] in ("running_mean", "running_var")
+    )
+    return sum((~value.isfinite()).sum() for value in (*network.parameters(), *statistics))

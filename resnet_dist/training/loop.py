@@ -13,8 +13,9 @@ from torch import Tensor
 
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.data.dataset import Dataset
+from resnet_dist.errors import DivergedError
 from resnet_dist.networks.registry import parameter_count
-from resnet_dist.records import checkpoints
+from resnet_dist.records import checkpoints, trial_record
 from resnet_dist.records.model_file import encode_model
 from resnet_dist.records.recorder import Recorder
 from resnet_dist.training.energy import energy_meter
@@ -105,7 +106,8 @@ def _checkpoint(training: Training, recorder: Recorder | None) -> None:
 
 def _finish(training: Training, recorder: Recorder | None) -> dict[str, Any]:
     result = None
-    if recorder:
+    # The last line may be of an earlier version, which has recorded a run that diverged to its last checkpoint.
+    if recorder and not trial_record.diverged(recorder.lines[max(recorder.lines)]):
         lines = [recorder.lines[epoch] for epoch in sorted(recorder.lines)]
         last = lines[-1]
         summary = {
@@ -122,7 +124,10 @@ def _finish(training: Training, recorder: Recorder | None) -> dict[str, Any]:
         }
         weights = encode_model(training.network, training.config, training.dataset)
         result = recorder.finish(weights, summary)
-    return dict(training.workers.broadcast(result))
+    result = training.workers.broadcast(result)
+    if result is None:
+        raise DivergedError(trial_record.DIVERGED)
+    return dict(result)
 
 
 def _energy(lines: list[dict[str, Any]]) -> dict[str, float]:

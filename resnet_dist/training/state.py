@@ -12,7 +12,7 @@ from resnet_dist.data.dataset import Dataset
 from resnet_dist.errors import ConfigurationError, DivergedError
 from resnet_dist.networks.initialisation import initialise
 from resnet_dist.networks.registry import make_network
-from resnet_dist.training.evaluation import ImageSet
+from resnet_dist.training.evaluation import Evaluation, ImageSet
 from resnet_dist.training.exact import tree_sum
 from resnet_dist.training.gradients import Loss, make_gradients
 from resnet_dist.training.schedule import batch_norm_momentum, learning_rate
@@ -124,20 +124,27 @@ class Training:
             "train_loss": math.fsum(a * b for a, b in zip(losses, sizes, strict=True)) / sum(sizes),
         }
         if not math.isfinite(line["train_loss"]):
-            raise DivergedError(
-                f"the training loss is {line['train_loss']} in epoch {epoch + 1}; a lower solver.learning_rate may help"
-            )
-        test = self.test.evaluate(self.network, self.autocast())
+            raise _diverged(f"the training loss is {line['train_loss']}", epoch)
+        test = self._evaluate(self.test, "test", epoch)
         self.confusion = test.confusion
         line |= {
-            "test_loss": test.loss if math.isfinite(test.loss) else None,
+            "test_loss": test.loss,
             "top1_error": test.top1_error,
             "top5_error": test.top5_error,
         }
         if self.validation is not None:
-            line["validation_error"] = self.validation.evaluate(self.network, self.autocast()).top1_error
+            line["validation_error"] = self._evaluate(self.validation, "validation", epoch).top1_error
         line |= {"seconds": round(seconds, 3), "images_per_second": round(sum(sizes) / seconds, 1)}
         return line if joules is None else line | {"energy_joules": round(joules, 3)}
+
+    def _evaluate(self, images: ImageSet, name: str, epoch: int) -> Evaluation:
+        """Evaluate a set. What is found is a sum over all workers, so that all of them raise the `DivergedError`."""
+        found = images.evaluate(self.network, self.autocast())
+        if not math.isfinite(found.loss):
+            raise _diverged(f"the {name} loss is {found.loss}", epoch)
+        if not found.finite:
+            raise _diverged("weights, running statistics or outputs of the network are not finite", epoch)
+        return found
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds, the same on every worker. Draws are functions of the step and need no state."""
@@ -156,3 +163,7 @@ class Training:
         # The losses so far are sums over workers: the first one carries them on.
         losses = state["losses"].to(self.workers.device)
         self.losses = losses if self.workers.is_first else torch.zeros_like(losses)
+
+
+def _diverged(what: str, epoch: int) -> DivergedError:
+    return DivergedError(f"{what} in epoch {epoch + 1}; a lower solver.learning_rate may help")

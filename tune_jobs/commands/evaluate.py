@@ -145,6 +145,8 @@ def evaluate(
     images = ImageSet(tests.images, torch.tensor(positions)[tests.labels], standardise, workers)
     autocast = torch.autocast(workers.device.type, torch.bfloat16, enabled=precision == "bfloat16")
     found = images.evaluate(network, autocast)
+    if not found.finite:
+        warnings.append("weights, running statistics or outputs of the network are not finite: its errors mean nothing")
     return {
         "weights": str(weights),
         "source": data.source,

@@ -178,7 +178,7 @@ def _run(args: argparse.Namespace, storage: BrowsableStorage, console: Console) 
 
 
 def _put_record(storage: Storage, record: dict[str, Any]) -> None:
-    storage.put(experiment_key(record["experiment"]), (json.dumps(record, indent=1) + "\n").encode())
+    storage.put(experiment_key(record["experiment"]), (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
 
 
 class _Display:

@@ -1,6 +1,7 @@
 """What commands print with, and how this program was called."""
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -17,5 +18,13 @@ def program() -> str:
 
 
 def print_json(value: Any) -> None:
-    """Print a value for a script to read."""
-    print(json.dumps(value, indent=1))  # noqa: T201
+    """Print a value for a script to read. JSON has no number that is not finite: null stands there."""
+    print(json.dumps(_finite(value), indent=1, allow_nan=False))  # noqa: T201
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value

@@ -108,7 +108,7 @@ def write_json(columns: tuple[Column, ...], rows: Iterator[list[Value]], file: I
     names = [column.name for column in columns]
     separator = "["
     for row in rows:
-        file.write(separator + "\n" + json.dumps(dict(zip(names, row, strict=True))))
+        file.write(separator + "\n" + json.dumps(dict(zip(names, row, strict=True)), allow_nan=False))
         separator = ","
     file.write("\n]\n" if separator == "," else "[]\n")
 

@@ -104,12 +104,13 @@ def _dry_run(args: argparse.Namespace, config: TrainingConfig, storage: Storage,
     from resnet_dist.data.dataset import load_dataset
     from resnet_dist.data.staged import bring
     from resnet_dist.records.checkpoints import Checkpoints
+    from resnet_dist.records.recorder import Recorder
 
     config = config.with_fingerprint(load_dataset(bring(config.data, storage)).fingerprint)
     keys = TrialKeys(args.name, config.trial_id())
     steps = Checkpoints(storage, keys.checkpoints, config.identity()).complete()
     state, then = "missing", "would be trained from the beginning"
-    if storage.get(keys.result) is not None:
+    if Recorder(storage, args.name, "", config).result() is not None:
         state, then = "finished", "is finished already; nothing would be done"
     elif steps:
         state, then = "unfinished", f"would go on from its checkpoint after step {steps[0]:,}"

@@ -57,7 +57,7 @@ def record_single_run(storage: Storage, experiment: str, config: TrainingConfig,
         if not record.get("single_runs"):
             raise UserError(f"--name {experiment}: this storage holds a grid of that name; give the run another --name")
     _add_run(record, config.trial_id(), name, config.to_dict())
-    storage.put(experiment_key(experiment), (json.dumps(record, indent=1) + "\n").encode())
+    storage.put(experiment_key(experiment), (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
 
 
 def _add_run(record: dict[str, Any], trial_id: str, name: str, config: dict[str, Any]) -> None:

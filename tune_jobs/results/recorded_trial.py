@@ -29,7 +29,7 @@ class RecordedTrial:
     metrics: tuple[dict[str, Any], ...]
     """The line of each epoch, in order: those of `result.json` where it has them, else those of `metrics.jsonl`."""
     result: dict[str, Any] | None
-    """`result.json`; None unless the trial is finished."""
+    """`result.json`; None unless the trial is finished and did not diverge."""
     model: bytes | None
     """`model.pt`."""
 
@@ -108,6 +108,6 @@ def _read(storage: BrowsableStorage, experiment: str, trial_id: str) -> Recorded
         provenance=provenance,
         patch=patch,
         metrics=tuple(metrics),
-        result=result,
+        result=None if result and trial_record.diverged(result) else result,
         model=storage.get(keys.model),
     )

@@ -32,7 +32,8 @@ class TrialResults:
     """`TrainingConfig.to_dict()`, as the experiment asked for it."""
     state: State
     """`finished`: it has a result. `early-stopped`: a searching scheduler ended it (`early_stopped` in `failure.json`);
-    it has no result. `failed`: it has given up. `unfinished`: it has begun; whether it runs at this moment cannot be
+    it has no result. `failed`: it has given up, or has a result of an earlier
+    version in which it diverged. `unfinished`: it has begun; whether it runs at this moment cannot be
     seen from storage. `missing`: nothing there. `corrupt`: a record cannot be understood."""
     result: Mapping[str, Any] = field(default_factory=dict)
     """Numbers of `result.json`; empty unless finished."""
@@ -180,15 +181,19 @@ def _read_trial(
     rows: Sequence[dict[str, Any]] | None = None
     try:
         result = read(keys.result, lambda data: trial_record.parse_result(data, keys.trial_id)) or {}
-        if details and trial_record.is_complete(result):
+        diverged = trial_record.diverged(result)
+        wanted = details or diverged or not result
+        if wanted and trial_record.is_complete(result):
             provenance, rows = result["provenance"], result["metrics"]
-        elif details or not result:
+        elif wanted:
             provenance, rows = read(keys.provenance, trial_record.parse), read(keys.metrics, trial_record.parse_metrics)
             _require_all_epochs(rows or (), result)
         failure = None if result else read(keys.failure, trial_record.parse)
         trial = replace(trial, metrics=_with_numbers(rows or ()), provenance=provenance or {})
     except _CorruptRecordError as error:
         return replace(trial, state="corrupt", reason=str(error))
+    if diverged:
+        return replace(trial, state="failed", reason=trial_record.DIVERGED, failure="diverged")
     if result:
         others = trial_record.files_of_other_size(result, {name: item.size for name, item in present.items()})
         said = ", ".join(f"{name} is not the file of its result" for name in others)

@@ -152,6 +152,49 @@ def test_a_residual_network_is_evaluated_with_its_running_statistics_and_left_as
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("norm.running_var", torch.inf),  # it makes an output of 0, as finite as any
+        ("norm.running_mean", torch.nan),
+        ("linear.bias", -torch.inf),  # of the last class, which no image has: the loss is finite
+    ],
+)
+@pytest.mark.parametrize("size", [1, 8])
+def test_every_worker_tells_that_a_network_is_not_finite(name: str, value: float, size: int) -> None:
+    of = task(3, network=residual_network())
+    assert 9 not in of.labels and evaluated(of.image_set(alone("cpu")), of.network).finite
+    of.network.state_dict()[name][-1] = value
+    for rank in range(size):  # some of eight hold no image
+        image_set = of.image_set(Workers(rank, size, CPU))
+        image_set.workers = alone("cpu")
+        assert not evaluated(image_set, of.network).finite
+
+
+class Reciprocals(nn.Module):
+    """Ten outputs that are not finite for a black image."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return 1 / images.flatten(1)[:, :10]
+
+
+def test_an_output_that_is_not_finite_on_one_worker_is_told_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = Standardiser(torch.zeros(3, 32, 32, dtype=torch.float64), 1.0, torch.float64, CPU)
+    images = torch.ones(4, 3, 32, 32, dtype=torch.uint8)
+    images[0] = 0
+    image_sets = [ImageSet(images, torch.arange(4), raw, Workers(rank, 2, CPU)) for rank in range(2)]
+    sent: list[torch.Tensor] = []
+
+    def collect(_: Workers, sums: torch.Tensor) -> torch.Tensor:
+        sent.append(sums.clone())
+        return sums
+
+    monkeypatch.setattr(Workers, "sum", collect)
+    assert [evaluated(image_set, Reciprocals()).finite for image_set in image_sets] == [False, True]
+    monkeypatch.setattr(Workers, "sum", lambda *_: sent[0] + sent[1])
+    assert [evaluated(image_set, Reciprocals()).finite for image_set in image_sets] == [False, False]
+
+
 def test_an_images_result_does_not_depend_on_its_neighbours() -> None:
     of = task(23, network=residual_network())
     one_by_one = [

@@ -1,11 +1,19 @@
-"""What a run reports."""
+"""What a run reports, and when it has diverged."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+
 from cluster.storage.opening import open_storage
+from resnet_dist.data.batches import Standardiser
+from resnet_dist.errors import DivergedError
 from resnet_dist.records.recorder import Recorder
 from resnet_dist.training.loop import train
+from resnet_dist.training.state import Training
 from resnet_dist.workers import alone
 from tests.small_runs import small_config, small_dataset
 
@@ -21,3 +29,72 @@ def test_the_result_is_the_last_epochs_and_not_the_best(tmp_path: Path) -> None:
         assert result[name] == lines[-1][name]
     assert result["best_top1_error"] == min(errors)
     assert (result["epochs"], result["steps"]) == (4, lines[-1]["step"])
+
+
+@pytest.mark.parametrize(("images", "said"), [(16, "the test loss is nan"), (32, "the training loss is nan")])
+def test_a_loss_that_is_not_finite_is_divergence_and_leaves_no_result(tmp_path: Path, images: int, said: str) -> None:
+    """The loss of a run's first batch is that of its initial weights, whatever the first update makes of them."""
+    config = small_config(run__epochs=1, schedule__milestones=[], run__precision="float32", solver__learning_rate=1e30)
+    recorder = Recorder(open_storage(str(tmp_path)), "training", "trial", config)
+    with pytest.raises(DivergedError, match=f"^{said} in epoch 1; a lower solver.learning_rate may help$"):
+        train(config, small_dataset(train=images), alone("cpu"), recorder)
+    assert recorder.result() is None and recorder.lines == {}
+
+
+def after_one_epoch() -> Training:
+    config = small_config(run__epochs=1, schedule__milestones=[], data__holdout=10)
+    dataset = small_dataset(train=16)
+    dataset = replace(dataset, validation_images=dataset.test_images, validation_labels=dataset.test_labels)
+    training = Training(config, dataset, alone("cpu"))
+    training.start_epoch()
+    training.update()
+    return training
+
+
+def test_running_statistics_that_are_not_finite_are_divergence_though_all_losses_are() -> None:
+    training = after_one_epoch()
+    training.network.state_dict()["norm.running_var"][0] = torch.inf
+    with pytest.raises(DivergedError, match="weights, running statistics or outputs of the network are not finite in"):
+        training.epoch_line(training.epoch_losses(), 1.0, None)
+
+
+def test_a_validation_loss_that_is_not_finite_is_divergence() -> None:
+    training = after_one_epoch()
+    assert training.validation
+    mean = training.dataset.mean * torch.nan
+    training.validation.standardise = Standardiser(mean, 1.0, torch.float64, training.workers.device)
+    with pytest.raises(DivergedError, match="the validation loss is nan in epoch 1"):
+        training.epoch_line(training.epoch_losses(), 1.0, None)
+
+
+def test_an_earlier_versions_result_without_a_test_loss_is_none(tmp_path: Path) -> None:
+    storage, config = open_storage(str(tmp_path)), small_config()
+    recorder = Recorder(storage, "training", "trial", config)
+    result = train(config, small_dataset(), alone("cpu"), recorder)
+    assert recorder.result() == result
+    record = json.loads(storage.get(recorder.keys.result) or b"")
+    storage.put(recorder.keys.result, json.dumps(record | {"test_loss": None}).encode())
+    assert recorder.result() is None
+
+
+def test_a_last_line_of_an_earlier_version_without_a_test_loss_is_divergence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a run was interrupted between its last checkpoint and its result."""
+    storage, config = open_storage(str(tmp_path)), small_config()
+    recorder = Recorder(storage, "training", "trial", config)
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(recorder, "finish", interrupt)
+        train(config, small_dataset(), alone("cpu"), recorder)
+    recorder.lines[2]["test_loss"] = None
+    checkpoint = recorder.checkpoints.latest()
+    assert checkpoint
+    recorder.checkpoint(12, checkpoint.data)
+    again = Recorder(storage, "training", "trial", config)
+    with pytest.raises(DivergedError, match="a loss of its last epoch is not finite"):
+        train(config, small_dataset(), alone("cpu"), again)
+    assert storage.get(again.keys.result) is None
+
+
+def interrupt(*_: object) -> None:
+    raise InterruptedError

@@ -81,6 +81,22 @@ def test_a_running_grid_shows_how_far_it_is(tmp_path: Path) -> None:
     assert report.summary.notices == ("Not finished: 2 of 4 trials have no result yet; numbers will change.",)
 
 
+@pytest.mark.parametrize("complete", [True, False])
+def test_an_earlier_versions_result_that_diverged_counts_in_no_mean(tmp_path: Path, complete: bool) -> None:
+    storage, trials = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=3)
+    for trial, error in zip(trials, [0.10, 0.11, 0.9, 0.10, 0.11, 0.12], strict=True):
+        lost = {"test_loss": None} if error == 0.9 else {}
+        record_result(storage, "two-rows", trial, error, result=lost, complete=complete)
+    report = write_report(storage, "two-rows", NOW)
+    _, shallow, *_ = rows_of(text_of(storage, "report.md"))
+    assert shallow[:3] == ["shallow", "10.50 ± 0.71", "2"]  # the mean of 10 and 11
+    reason = "seed 2 failed: a loss of its last epoch is not finite; a lower"
+    assert f"2 of 3 finished; {reason}" in text_of(storage, "report.md")
+    found = read_experiment(storage, "two-rows", details=False).trials[trials[2].trial_id]
+    assert (found.state, found.failure, found.result, found.epochs_done) == ("failed", "diverged", {}, 2)
+    assert report.to_dict()["trials"]["failed"] == 1
+
+
 def test_an_experiment_without_any_result_has_a_report(tmp_path: Path) -> None:
     storage, _ = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
     report = write_report(storage, "two-rows", NOW)

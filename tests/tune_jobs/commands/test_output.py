@@ -1,0 +1,23 @@
+"""What commands print for scripts."""
+
+import json
+import math
+
+import pytest
+
+from resnet_dist.records.trial_record import encode, encode_metrics
+from tune_jobs.commands.output import print_json
+
+
+def test_a_number_that_is_not_finite_is_null_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"a": math.nan, "b": [1.5, -math.inf], "c": ({"d": math.inf}, 2, "nan", None, True)})
+    expected = {"a": None, "b": [1.5, None], "c": [{"d": None}, 2, "nan", None, True]}
+    assert json.loads(capsys.readouterr().out) == expected
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_no_record_is_written_with_a_number_that_json_has_not(number: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        encode({"test_loss": number})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        encode_metrics([{"train_loss": number}])
