@@ -1,5 +1,6 @@
 """Fixtures that many tests use."""
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from resnet_dist.logs import PACKAGES
 
 pytest_plugins = ["tests.s3_fixtures"]
 
@@ -50,6 +53,18 @@ def directories_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Ite
         patch.setenv("RESNET_DIST_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("RESNET_DIST_SPOOL", str(tmp_path_factory.mktemp("spool")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def log_as_it_was() -> Iterator[None]:
+    """A command that a test calls in this process may set up the log; the next test finds it as it was."""
+    loggers = [logging.getLogger(name) for name in PACKAGES]
+    before = [(list(logger.handlers), logger.propagate, logger.level) for logger in loggers]
+    yield
+    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+        logger.handlers[:] = handlers
+        logger.propagate = propagate
+        logger.setLevel(level)
 
 
 @pytest.fixture

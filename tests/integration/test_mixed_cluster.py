@@ -159,8 +159,8 @@ def test_nor_are_step_times_measured_on_them(experiment: Path) -> None:
 
 
 UNASKED = """
-import sys, cluster.ray_cluster.preflight
-cluster.preflight.check_nodes = lambda *_: None
+import sys, cluster.ray_cluster.preflight as preflight
+preflight.check_nodes = lambda *_: None
 from tune_jobs.command_line import main
 sys.exit(main(sys.argv[1:]))
 """
