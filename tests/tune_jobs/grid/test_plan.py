@@ -198,6 +198,7 @@ def test_a_dry_run_of_one_run_says_where_it_would_go_on(tmp_path: Path, capsys: 
     (checkpoint / "manifest.json").write_bytes(b"{}")
     assert main(command) == 0
     assert "would go on from its checkpoint after step 391" in capsys.readouterr().out
-    (storage / "train" / "trials" / trial / "result.json").write_text("{}")
+    result = {"layout": 1, "trial": trial, "epochs": 200, "top1_error": 0.1, "test_loss": 0.4, "train_loss": 0.1}
+    (storage / "train" / "trials" / trial / "result.json").write_text(json.dumps(result))
     assert main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["state"] == "finished"
