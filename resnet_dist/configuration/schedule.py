@@ -13,8 +13,9 @@ class ScheduleConfig(Section):
     kind: Literal["step", "constant", "cosine"] = "step"
     """`step`: multiply by `gamma` at each milestone. `constant`: never change. `cosine`: fall from the full rate after
     the warm-up to zero at the run's end, along half a cosine, at every update (arXiv:1608.03983, without restarts)."""
-    milestones: tuple[int, ...] = (80, 160)
-    """Epochs, counted from 0, at whose start the learning rate drops."""
+    milestones: tuple[int, ...] = (80, 120)
+    """Epochs, counted from 0, at whose start the learning rate drops (the study's text says 80, 160, but its script and
+    its curves 80, 120)."""
     gamma: float = 0.1
     """Factor of each drop."""
     warmup_iterations: int = 0

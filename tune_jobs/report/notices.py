@@ -3,6 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from resnet_dist.configuration.schedule import ScheduleConfig
+from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.plurals import counted
 from tune_jobs.report.statistics import LEVEL, POWER, Summary, pooled_sd, seeds_needed, smallest_visible
 from tune_jobs.results.trials import ExperimentResults
 
@@ -59,7 +62,25 @@ def experiment_notices(results: ExperimentResults) -> list[str]:
             "The numbers are therefore not comparable with the document's and the paper's, "
             "which stand beside them for orientation only; no verdict is given."
         )
+    elif referenced:
+        notices += _other_milestones(record)
     return notices
+
+
+def _other_milestones(record: Mapping[str, Any]) -> Iterator[str]:
+    """Where referenced rows drop the learning rate, if not where the document's runs did."""
+    found: dict[str, int] = {}
+    for cell in (cell for table in record["tables"] for cell in table["cells"] if cell["reference"] is not None):
+        config = record["trials"][cell["trials"][0]]["config"]
+        milestones = config["schedule"]["milestones"]
+        as_run = TrainingConfig().shortened(config["run"]["epochs"]).schedule.milestones
+        if config["schedule"]["kind"] == "step" and tuple(milestones) != as_run:
+            found[_words(milestones)] = found.get(_words(milestones), 0) + 1
+    for milestones, rows in found.items():
+        yield (
+            f"The learning rate drops at epochs {milestones} in {counted(rows, 'row')} with a number of the document. "
+            f"Its text says 80, 160, but its script and its curves say {_words(ScheduleConfig().milestones)}."
+        )
 
 
 def shown_source(source: str) -> str:

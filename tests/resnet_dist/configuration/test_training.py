@@ -29,7 +29,7 @@ def test_the_defaults_are_the_studys_20_layer_run() -> None:
     assert config.data == replace(DataConfig(), batch_size=128, sampling="replacement", shift=4, flip=True)
     assert config.batch_norm == BatchNormConfig(momentum=0.1, eps=1e-5)
     assert config.solver == SolverConfig("sgd", learning_rate=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4)
-    assert config.schedule == ScheduleConfig("step", milestones=(80, 160), gamma=0.1, warmup_iterations=0)
+    assert config.schedule == ScheduleConfig("step", milestones=(80, 120), gamma=0.1, warmup_iterations=0)
     assert config.run.epochs == 200
 
 
@@ -192,7 +192,8 @@ def test_an_override_touches_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("epochs", "milestones"), [(200, (80, 160)), (100, (40, 80)), (5, (2, 4)), (2, (1,)), (1, ()), (400, (160, 320))]
+    ("epochs", "milestones"),
+    [(200, (80, 120)), (100, (40, 60)), (5, (2, 3)), (3, (1, 2)), (2, (1,)), (1, ()), (400, (160, 240))],
 )
 def test_a_shortened_run_has_its_milestones_scaled(epochs: int, milestones: tuple[int, ...]) -> None:
     config = TrainingConfig().shortened(epochs)

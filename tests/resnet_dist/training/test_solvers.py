@@ -201,7 +201,7 @@ def test_a_constant_rate_never_drops() -> None:
 
 @pytest.mark.parametrize("start", [1e-1, 1e-2, 1e-3, 1e-4])
 def test_the_studys_rates_stay_round_numbers(start: float) -> None:
-    rates = [rate(SolverConfig(learning_rate=start), ScheduleConfig(), epoch=epoch) for epoch in (0, 80, 160)]
+    rates = [rate(SolverConfig(learning_rate=start), ScheduleConfig(), epoch=epoch) for epoch in (0, 80, 120)]
     assert [f"{value:.16g}" for value in rates] == [f"{value:.3g}" for value in rates]
     assert rates[1:] == [pytest.approx(start / 10, rel=1e-15), pytest.approx(start / 100, rel=1e-15)]
 

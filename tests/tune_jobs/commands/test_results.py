@@ -75,7 +75,7 @@ def test_a_trial_is_a_row_with_what_varies_and_its_result(uri: str, capsys: pyte
     assert failed["reason"] == 'out of "memory", twice'
     settings = ["network.depth", "batch_norm.momentum", "schedule.milestones"]
     assert [[row[name] for name in settings] for row in (first, failed)] == [
-        [20, "0.1", "80,160"],
+        [20, "0.1", "80,120"],
         [32, "dynamic", "50,60"],
     ]
     assert not {"data.source", "run.seed"} & first.keys(), "a setting that is the same everywhere is no column"

@@ -127,8 +127,8 @@ def test_epochs_are_shown_again_once_storage_can_be_read(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (["--epochs", "20"], ["Note: within 20 epochs the learning rate does not drop", "--schedule.milestones 8,16"]),
-        (["--epochs", "20", "--schedule.milestones", "8,16"], []),
+        (["--epochs", "20"], ["Note: within 20 epochs the learning rate does not drop", "--schedule.milestones 8,12"]),
+        (["--epochs", "20", "--schedule.milestones", "8,12"], []),
         (["--epochs", "20", "--schedule.kind", "cosine"], []),
         (["--epochs", "1"], []),
         ([], []),

@@ -50,7 +50,7 @@ def test_study_cells_run_the_documents_recipe(name: str) -> None:
             config = cell.config
             assert (config.run.epochs, config.data.batch_size, config.data.sampling) == (200, 128, "replacement")
             assert config.data.source == "cifar10"
-            assert config.schedule.kind == "constant" or config.schedule.milestones == (80, 160)
+            assert config.schedule.kind == "constant" or config.schedule.milestones == (80, 120)
             assert config.solver.weight_decay == (1e-4 if config.solver.kind == "sgd" else 0.0)
             assert config.network.shortcut == "A"
 
@@ -69,6 +69,15 @@ def test_the_shallow_study_is_the_studys_tables_on_20_layers() -> None:
         table for table in study.tables if {cell.config.network.depth for cell in table.cells} == {20}
     )
     assert len(trials(shallow, 1)) == 14
+
+
+def test_the_schedule_of_the_documents_text_is_a_variant_beside_the_one_that_was_run() -> None:
+    for table in load_experiment("milestones").tables:
+        as_run, text = table.cells
+        assert (as_run.config.schedule.milestones, text.config.schedule.milestones) == ((80, 120), (80, 160))
+        assert text.config == as_run.config.override({"schedule.milestones": [80, 160]})
+        rows = load_experiment("model-size").tables[0].cells
+        assert [row.reference for row in rows if row.config == as_run.config] == [as_run.reference] == [text.reference]
 
 
 def test_deep_tables_share_their_first_row_and_its_initialisation() -> None:
@@ -191,7 +200,7 @@ rate = [{ label = "fast", set = { "solver.learning_rate" = 0.2 } }, { label = "s
 def test_overrides_come_last_and_shortening_scales_milestones(tmp_path: Path) -> None:
     short = experiment_from(TWO_ROWS, tmp_path, epochs=20, overrides={"network.width": "8"})
     configs = [cell.config for cell in short.tables[0].cells]
-    assert [config.schedule.milestones for config in configs] == [(8, 16), (8, 16)]
+    assert [config.schedule.milestones for config in configs] == [(8, 12), (8, 12)]
     assert [config.network.width for config in configs] == [8, 8]
     explicit = experiment_from(TWO_ROWS, tmp_path, epochs=20, overrides={"schedule.milestones": "5,6"})
     assert explicit.tables[0].cells[0].config.schedule.milestones == (5, 6)
@@ -203,7 +212,7 @@ def test_deviations_name_what_was_changed(tmp_path: Path) -> None:
     changed = experiment_from(TWO_ROWS, tmp_path, epochs=20, overrides={"data.source": "synthetic"}).deviations
     assert {d.setting: (d.recipe, d.actual) for d in changed} == {
         "run.epochs": ((200,), (20,)),
-        "schedule.milestones": (([80, 160],), ([8, 16],)),
+        "schedule.milestones": (([80, 120],), ([8, 12],)),
         "data.source": (("cifar10",), ("synthetic",)),
     }
 

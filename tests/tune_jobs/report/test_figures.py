@@ -41,7 +41,7 @@ def test_figures_mark_the_drops_of_the_learning_rate(tmp_path: Path) -> None:
         record_metrics(storage, "two-rows", trial, [0.5, 0.4, 0.3, 0.2, 0.1])
     write_report(storage, "two-rows", NOW)
     svg = text_of(storage, "figures/depths-train-loss.svg")
-    assert experiment.tables[0].cells[0].config.schedule.milestones == (2, 4)
+    assert experiment.tables[0].cells[0].config.schedule.milestones == (2, 3)
     assert svg.count("stroke-dasharray") == 2
     png = storage.get("two-rows/report/figures/depths-train-loss.png")
     assert png is not None

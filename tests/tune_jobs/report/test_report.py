@@ -81,6 +81,17 @@ def test_a_running_grid_shows_how_far_it_is(tmp_path: Path) -> None:
     assert report.summary.notices == ("Not finished: 2 of 4 trials have no result yet; numbers will change.",)
 
 
+def test_trials_of_an_earlier_versions_schedule_are_reported_and_named(tmp_path: Path) -> None:
+    text = TWO_ROWS.replace('"network.depth" = 32', '"network.depth" = 32, "schedule.milestones" = [80, 160]')
+    storage, trials = record_experiment(tmp_path, experiment_from(text, tmp_path), seeds=2)
+    for trial, error in zip(trials, [0.10, 0.11, 0.07, 0.08], strict=True):
+        record_result(storage, "two-rows", trial, error)
+    summary = write_report(storage, "two-rows", NOW).summary
+    (notice,) = summary.notices
+    assert notice.startswith("The learning rate drops at epochs 80, 160 in 1 row with a number of the document.")
+    assert summary.comparable and summary.tables[0].cells[1].verdict is not None
+
+
 @pytest.mark.parametrize("complete", [True, False])
 def test_an_earlier_versions_result_that_diverged_counts_in_no_mean(tmp_path: Path, complete: bool) -> None:
     storage, trials = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=3)
