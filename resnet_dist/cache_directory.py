@@ -3,10 +3,12 @@
 import os
 from pathlib import Path
 
+from resnet_dist.paths import absolute
+
 
 def cache_directory() -> Path:
     """`RESNET_DIST_CACHE`, or else `resnet_dist` in `XDG_CACHE_HOME`, by default `~/.cache`."""
     if chosen := os.environ.get("RESNET_DIST_CACHE"):
-        return Path(chosen).expanduser().absolute()
+        return absolute(chosen, "RESNET_DIST_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser().absolute() / "resnet_dist"
+    return absolute(base, "RESNET_DIST_CACHE") / "resnet_dist"

@@ -27,6 +27,7 @@ resnet_dist.custom_code
 resnet_dist.configuration
 resnet_dist.storage
 resnet_dist.workers resnet_dist.gpus resnet_dist.logs resnet_dist.cache_directory resnet_dist.credentials
+resnet_dist.paths
 resnet_dist.errors resnet_dist.plurals
 """
 """From the top: a room may import rooms of lower lines, not its neighbours. The same picture is in architecture.md."""

@@ -5,6 +5,7 @@ import atexit
 import contextlib
 import errno
 import importlib
+import io
 import logging
 import os
 import sys
@@ -13,6 +14,7 @@ from typing import Any, NoReturn
 
 from resnet_dist import logs
 from resnet_dist.errors import UserError
+from resnet_dist.paths import absolute
 from tune_jobs.commands.options import Parser, normalise
 from tune_jobs.commands.output import print_json
 
@@ -67,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit code: 0, 1 for an error, 2 for a wrong command line, 130 for Ctrl-C."""
     args = make_parser().parse_args(normalise(list(sys.argv[1:] if arguments is None else arguments)))
     try:
+        _require_directories()
         logs.configure()
         code: int = args.run(args)
         sys.stdout.flush()
@@ -96,6 +99,7 @@ def entry_point() -> NoReturn:
     Arrow's that still waits for a storage would then ask for Python's lock, and die with a stack trace of Ray's.
     """
     code: object = 1  # of an error that nobody foresaw, after its traceback
+    _open_standard_streams()
 
     def leave() -> None:
         for stream in (sys.stdout, sys.stderr):
@@ -110,6 +114,29 @@ def entry_point() -> NoReturn:
         code = ended.code
         raise
     sys.exit(code)
+
+
+def _require_directories() -> None:
+    """Libraries end the process without a word of what is wrong if it has no working directory or no home."""
+    try:
+        os.getcwd()  # noqa: PTH109
+    except OSError as error:
+        raise UserError(f"the working directory is not there ({error.strerror}); change to one that is") from None
+    absolute("~", "HOME")
+
+
+def _open_standard_streams() -> None:
+    """Have all three, or the next file that is opened would be one; and print what their encoding lacks as escapes."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    sys.stdin, sys.stdout = sys.stdin or open(0), sys.stdout or open(1, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _say_error(message: str, args: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ import shlex
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,10 @@ from typing import Any
 from cluster.ray_cluster.local import running_cluster
 from cluster.signals import uninterrupted
 from resnet_dist.errors import UserError
+from resnet_dist.paths import absolute, require_utf8
+
+_TIMED_OUT = "timed out during startup"
+"""What Ray says where its own processes were not up within half a minute."""
 
 DRIVER_RESOURCE = "trial_driver"
 """Custom resource of the nodes on which the processes that start worker groups are to run: those that stay."""
@@ -103,6 +108,7 @@ def connected(address: str | None = None) -> Iterator[Resources]:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints a banner even when told to be silent
     # Tune's own handler ends one run of Tune and lets the program go on to the next one.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    _require_utf8_directories()
     import ray
 
     address = address or os.environ.get("RAY_ADDRESS")
@@ -129,14 +135,21 @@ def connected(address: str | None = None) -> Iterator[Resources]:
             raise UserError(
                 f"cannot connect to the Ray cluster at {address}: {first}; check RAY_ADDRESS and that the cluster runs"
             ) from error
-        raise UserError(
-            f"cannot start Ray on this machine: {first}; try again when the machine is less busy"
-        ) from error
+        remedy = "; try again when the machine is less busy" if _TIMED_OUT in str(error) else ""
+        raise UserError(f"cannot start Ray on this machine: {first}{remedy}") from error
     try:
         yield resources_of([node["Resources"] for node in living_nodes()], _autoscaled(), is_ours=not address)
     finally:
         with uninterrupted():
             ray.shutdown()
+
+
+def _require_utf8_directories() -> None:
+    """Ray puts them into messages of its own, which are UTF-8, and says only afterwards that it cannot."""
+    require_utf8(os.getcwd(), "the working directory")  # noqa: PTH109
+    require_utf8(tempfile.gettempdir(), "TMPDIR")
+    require_utf8(str(absolute("~", "HOME")), "HOME")
+    require_utf8(sys.executable, "the path of Python")
 
 
 def _require_listener(address: str) -> None:
@@ -186,5 +199,5 @@ def _start_local() -> None:
             return
         except Exception as error:
             ray.shutdown()
-            if last or "timed out during startup" not in str(error):
+            if last or _TIMED_OUT not in str(error):
                 raise

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from cluster.storage.keys import RefusedError, probe, validate_key, validate_prefix
 from resnet_dist.errors import StorageError
+from resnet_dist.paths import recordable
 from resnet_dist.storage.counts import StorageCounts
 from resnet_dist.storage.interface import StoredObject
 
@@ -25,7 +26,7 @@ class LocalStorage:
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
-        self.root = Path(os.path.abspath(Path(directory).expanduser()))  # noqa: PTH100 - keeps symbolic links
+        self.root = Path(os.path.abspath(recordable(directory, "storage")))  # noqa: PTH100 - keeps symbolic links
         self.uri = str(self.root)
         self._counts = StorageCounts()
 

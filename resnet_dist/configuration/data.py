@@ -1,13 +1,12 @@
 """What of a configuration concerns images, their order and their augmentation."""
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from resnet_dist.configuration.code import choose, is_custom
 from resnet_dist.configuration.sections import Section
 from resnet_dist.errors import ConfigurationError
+from resnet_dist.paths import recordable
 
 SOURCES = {
     "synthetic": "resnet_dist.data.synthetic",
@@ -54,7 +53,7 @@ class DataConfig(Section):
             if not path:
                 raise ConfigurationError("data.source: 'folder:' needs a path, as in folder:/data/cifar10.tar.xz")
             # Workers have another working directory than whoever wrote the path.
-            object.__setattr__(self, "source", f"folder:{Path(os.path.expanduser(path)).absolute()}")  # noqa: PTH111
+            object.__setattr__(self, "source", f"folder:{recordable(path, 'data.source')}")
         else:
             choose("data.source", self.source, tuple("folder:PATH" if kind == "folder" else kind for kind in SOURCES))
         for name in ("train_limit", "test_limit", "holdout"):

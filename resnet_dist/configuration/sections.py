@@ -16,6 +16,7 @@ from dataclasses import fields
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 from resnet_dist.errors import ConfigurationError
+from resnet_dist.paths import require_utf8
 
 T = TypeVar("T")
 
@@ -84,6 +85,8 @@ def describe_type(hint: Any) -> str:
 
 def convert(name: str, value: Any, hint: Any) -> Any:
     """`value`, which may be text from a command line, as the declared type; else a `ConfigurationError`."""
+    if isinstance(value, str):
+        require_utf8(value, name)
     for option in _options(hint):
         converted = _convert_one(value, option)
         if converted is not _NO:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from resnet_dist.cache_directory import cache_directory
 from resnet_dist.errors import StorageError
+from resnet_dist.paths import absolute
 from resnet_dist.storage.interface import Storage
 from resnet_dist.storage.waiting_files import PARTIAL, Kind, load_write, save, save_write
 
@@ -35,7 +36,7 @@ class SpoolInUseError(StorageError):
 def spool_directory() -> Path:
     """`RESNET_DIST_SPOOL`, or else `spool` in the cache directory."""
     chosen = os.environ.get(SPOOL_VARIABLE)
-    return Path(chosen).expanduser().absolute() if chosen else cache_directory() / "spool"
+    return absolute(chosen, SPOOL_VARIABLE) if chosen else cache_directory() / "spool"
 
 
 @dataclass(frozen=True)

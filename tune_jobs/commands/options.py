@@ -143,7 +143,7 @@ def read_config(path: str) -> TrainingConfig:
     """A configuration from a TOML or JSON file: sections of settings, or a trial's `config.json`."""
     file = Path(path)
     try:
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--config {path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     try:

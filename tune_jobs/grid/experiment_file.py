@@ -90,7 +90,7 @@ def read_experiment_file(path: Path, find: "Mapping[str, Path]", parents: tuple[
     table, the cell and the setting.
     """
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -31,7 +31,7 @@ RECORDS: dict[str, str] = {
 @cache
 def record_schema(name: str) -> dict[str, Any]:
     """A schema of the package: one of `RECORDS`, or `settings`, to which others refer."""
-    return dict(json.loads((resources.files("tune_jobs") / "schemas" / f"{name}.json").read_text()))
+    return dict(json.loads((resources.files("tune_jobs") / "schemas" / f"{name}.json").read_text("utf-8")))
 
 
 def settings_schema() -> dict[str, Any]:
