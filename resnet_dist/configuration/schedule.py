@@ -19,7 +19,7 @@ class ScheduleConfig(Section):
     gamma: float = 0.1
     """Factor of each drop."""
     warmup_iterations: int = 0
-    """Updates at the start that use `warmup_learning_rate` (the study's 110-layer run: 400)."""
+    """Updates at the start that use `warmup_learning_rate` (the study's runs of 110 layers: 400)."""
     warmup_learning_rate: float = 0.001
     """Learning rate during the warm-up."""
 

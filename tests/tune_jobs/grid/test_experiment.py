@@ -26,6 +26,7 @@ def settings_of(config: TrainingConfig) -> dict[str, Any]:
         "schedule": config.schedule.kind,
         "momentum": config.batch_norm.momentum,
         "warmup_iterations": config.schedule.warmup_iterations,
+        "warmup_learning_rate": config.schedule.warmup_learning_rate,
     }
 
 
@@ -78,6 +79,12 @@ def test_the_schedule_of_the_documents_text_is_a_variant_beside_the_one_that_was
         assert text.config == as_run.config.override({"schedule.milestones": [80, 160]})
         rows = load_experiment("model-size").tables[0].cells
         assert [row.reference for row in rows if row.config == as_run.config] == [as_run.reference] == [text.reference]
+
+
+def test_the_notebooks_runs_beyond_the_document_are_of_the_last_revision() -> None:
+    (table,) = load_experiment("notebook").tables
+    assert [(cell.config.solver.kind, cell.reference) for cell in table.cells] == [("sgd", 0.0875), ("rmsprop", 0.1354)]
+    assert {(c.config.network.depth, c.config.network.initialisation) for c in table.cells} == {(20, "head")}
 
 
 def test_deep_tables_share_their_first_row_and_its_initialisation() -> None:
