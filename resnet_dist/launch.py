@@ -196,36 +196,33 @@ def _train_first(
     from resnet_dist.training.loop import train
 
     storage = SpooledStorage(job.open_storage(), job.experiment, job.config.trial_id())
-    recorder = Recorder(storage, job.experiment, job.name, job.config, job.scheduler)
+    recorder = Recorder(storage, job.experiment, job.name, job.config, job.scheduler, job.code)
     recorder.machines = machines
     # Storage is left first, so that what waits for it is reported to the last.
-    with reported(recorder, storage, job.config) as (report_epoch, report_step), storage:
-        with_trouble = on_epoch and (lambda line: on_epoch(line | _trouble(storage)))
-        epoch_observers = _each(report_epoch, _log_epoch, with_trouble)
+    with reported(recorder, storage, job.config) as metrics, storage:
+
+        def after_epoch(line: dict[str, Any]) -> None:
+            if metrics:
+                metrics.on_epoch(line)
+            text = "epoch %d: train loss %.4f, test error %.2f %%"
+            LOGGER.info(text, line["epoch"], line["train_loss"], 100 * line["top1_error"], extra={"fields": line})
+            if on_epoch:
+                on_epoch(line | _trouble(storage))
+
+        def after_step(step: int, loss: Any) -> None:
+            if metrics:
+                metrics.on_step(step, loss)
+            if on_step:
+                on_step(step, loss)
+
         try:
-            result = train(job.config, dataset, workers, recorder, epoch_observers, _each(report_step, on_step))
+            result = train(job.config, dataset, workers, recorder, after_epoch, after_step)
         except DivergedError as error:
             LOGGER.error("%s", error)
             recorder.fail("diverged", str(error))
             raise
     storage.require_complete(f"trial {job.config.trial_id()} is trained")
     return result
-
-
-def _each(*observers: Callable[..., None] | None) -> Callable[..., None] | None:
-    """One observer that calls all that are there, in order; None if there is none."""
-    there = [observer for observer in observers if observer is not None]
-
-    def observe(*arguments: Any) -> None:
-        for observer in there:
-            observer(*arguments)
-
-    return observe if there else None
-
-
-def _log_epoch(line: dict[str, Any]) -> None:
-    text = "epoch %d: train loss %.4f, test error %.2f %%"
-    LOGGER.info(text, line["epoch"], line["train_loss"], 100 * line["top1_error"], extra={"fields": line})
 
 
 def _trouble(storage: "SpooledStorage") -> dict[str, str]:

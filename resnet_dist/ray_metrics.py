@@ -8,7 +8,7 @@ that, gauges of a trial disappear with it, and what Prometheus has to hold grows
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,8 +35,6 @@ COUNTERS = {
     "resnet_dist_storage_retries": "Requests to the storage server that had to be sent again",
 }
 """Ray appends `_total`. Counters stay until their node goes: nothing of them is lost with a trial's end."""
-
-Observers = tuple[Callable[[dict[str, Any]], None] | None, Callable[[int, Any], None] | None]
 
 
 class TrialMetrics:
@@ -114,13 +112,13 @@ class TrialMetrics:
 
 
 @contextmanager
-def reported(recorder: Recorder, storage: SpooledStorage, config: TrainingConfig) -> Iterator[Observers]:
+def reported(recorder: Recorder, storage: SpooledStorage, config: TrainingConfig) -> Iterator[TrialMetrics | None]:
     """Report a trial during the block, on its first worker, if Ray runs.
 
-    Gives what is to be called after each epoch and after each step; None where nothing is reported.
+    Gives what is to be told of each epoch and each step; None where nothing is reported.
     """
     if not _ray_runs():
-        yield None, None
+        yield None
         return
     metrics = TrialMetrics(recorder, storage, config)
     stop = threading.Event()
@@ -132,7 +130,7 @@ def reported(recorder: Recorder, storage: SpooledStorage, config: TrainingConfig
     thread = threading.Thread(target=again_and_again, name="ray-metrics", daemon=True)
     thread.start()
     try:
-        yield metrics.on_epoch, metrics.on_step
+        yield metrics
     finally:
         stop.set()
         thread.join()

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from resnet_dist.configuration.network import NetworkConfig
-from resnet_dist.data import random_draws as draws
+from resnet_dist.data import random_draws
 from resnet_dist.data.random_draws import Stream
 from resnet_dist.networks.batch_norm import SynchronisedBatchNorm
 from resnet_dist.networks.cifar import Block, ResidualNetwork
@@ -62,10 +62,10 @@ def _uniform_scales(network: nn.Module) -> set[nn.Module]:
 
 
 def _normal(seed: int, index: int, like: torch.Tensor) -> torch.Tensor:
-    bits = draws.raw(seed, Stream.WEIGHTS, 2 * index, 2 * like.numel())
-    return torch.from_numpy(draws.normal(bits)).view(like.shape)
+    bits = random_draws.raw(seed, Stream.WEIGHTS, 2 * index, 2 * like.numel())
+    return torch.from_numpy(random_draws.normal(bits)).view(like.shape)
 
 
 def _uniform(seed: int, index: int, like: torch.Tensor) -> torch.Tensor:
-    bits = draws.raw(seed, Stream.WEIGHTS, index, like.numel())
-    return torch.from_numpy(draws.uniform(bits)).view(like.shape)
+    bits = random_draws.raw(seed, Stream.WEIGHTS, index, like.numel())
+    return torch.from_numpy(random_draws.uniform(bits)).view(like.shape)

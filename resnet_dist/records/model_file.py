@@ -12,8 +12,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from resnet_dist import custom_code as custom
 from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.custom_code import collect, install, named, required_fingerprint
 from resnet_dist.data.dataset import Dataset
 from resnet_dist.errors import ConfigurationError, UserError
 from resnet_dist.networks.registry import make_network
@@ -122,13 +122,13 @@ def _install_code(path: Path, config: TrainingConfig, run_code: bool) -> None:
 
     Raises a `ConfigurationError` if the network cannot be made without it.
     """
-    names = custom.named(config)
+    names = named(config)
     if not names:
         return
     archived = json.loads(_exported(path, "provenance.json") or b"{}").get("code", {}).get("modules")
     try:
-        modules = archived if run_code and archived else custom.collect(names, [path.absolute().parent, Path.cwd()])
-        custom.required_fingerprint(config, modules)
+        modules = archived if run_code and archived else collect(names, [path.absolute().parent, Path.cwd()])
+        required_fingerprint(config, modules)
     except ConfigurationError:
         if not any(setting.startswith("network.") for setting in names):
             return
@@ -139,7 +139,7 @@ def _install_code(path: Path, config: TrainingConfig, run_code: bool) -> None:
                 "provenance.json; read it, and give --run-code to run it"
             ) from None
         raise
-    custom.install(modules)
+    install(modules)
 
 
 def _not_a_model(path: Path, reason: str) -> UserError:

@@ -4,15 +4,14 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from resnet_dist import custom_code as custom
+from resnet_dist import custom_code
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import StorageError
 from resnet_dist.records import provenance, trial_record
 from resnet_dist.records.checkpoints import Checkpoints
 from resnet_dist.records.git_state import running_source
 from resnet_dist.storage.interface import LAYOUT, Storage, TrialKeys
-from resnet_dist.summaries import epochs as summaries
-from resnet_dist.summaries.epochs import Observation
+from resnet_dist.summaries.epochs import Observation, write_epoch
 from resnet_dist.summaries.event_files import EventFiles
 from resnet_dist.workers import Workers
 
@@ -26,12 +25,20 @@ class Recorder:
     """Writes a trial's records. The result comes last: with it the trial is finished."""
 
     def __init__(
-        self, storage: Storage, experiment: str, name: str, config: TrainingConfig, scheduler: str = "fifo"
+        self,
+        storage: Storage,
+        experiment: str,
+        name: str,
+        config: TrainingConfig,
+        scheduler: str = "fifo",
+        code: custom_code.Modules | None = None,
     ) -> None:
+        """`code` has the modules of the user's own that the configuration names, if it names any."""
         self.storage = storage
         self.name = name
         self.config = config
         self.scheduler = scheduler
+        self.code = code or {}
         self.trial_id = config.trial_id()
         self.keys = TrialKeys(experiment, self.trial_id)
         self.checkpoints = Checkpoints(storage, self.keys.checkpoints, config.identity())
@@ -91,7 +98,7 @@ class Recorder:
     ) -> None:
         """Write an epoch's TensorBoard events and its line; each stands there once, in order."""
         assert self.events, "start comes first"
-        summaries.write_epoch(self.events, line, losses, rates, self.config.run.summary_steps, observations)
+        write_epoch(self.events, line, losses, rates, self.config.run.summary_steps, observations)
         self.lines[line["epoch"]] = line
         self._put(self.keys.metrics, trial_record.encode_metrics(self._ordered_lines()))
 
@@ -128,10 +135,10 @@ class Recorder:
 
     def _code(self) -> dict[str, Any]:
         """What provenance says of code of the user's own: names and text."""
-        if not (names := custom.named(self.config)):
+        if not (names := custom_code.named(self.config)):
             return {}
-        modules = custom.part(custom.installed(), names.values())
-        return {"code": {"names": names, "fingerprint": custom.fingerprint(modules), "modules": dict(modules)}}
+        modules = custom_code.part(self.code, names.values())
+        return {"code": {"names": names, "fingerprint": custom_code.fingerprint(modules), "modules": dict(modules)}}
 
     def _put_patch(self, patch: bytes, digest: str | None) -> None:
         """Write the patch of this attempt; another one, of an earlier attempt, stays beside it under its hash."""

@@ -28,7 +28,6 @@ class Segment:
         self._buffer = io.BytesIO()
         self._writer = RecordWriter(self._buffer)
         self._event = Event
-        self._writer.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
 
     def scalar(self, tag: str, value: float, step: int) -> None:
         """Add one point of a curve; `step` counts updates of the weights."""
@@ -42,7 +41,7 @@ class Segment:
         self._writer.write(event.SerializeToString())
 
     def data(self) -> bytes:
-        """The event file's content."""
+        """The events as records of an event file, of which the file's own first one is none."""
         return self._buffer.getvalue()
 
 

@@ -56,13 +56,12 @@ class EventFiles:
             for key in others:
                 self.storage.delete(key)
 
-    def write(self, epoch: int, segment: bytes) -> None:
-        """Write an epoch's events, given as an event file of their own.
+    def write(self, epoch: int, records: bytes) -> None:
+        """Write an epoch's events, given as records (`epochs.Segment`).
 
         Where an earlier attempt wrote the same points, they are left as they are; where it wrote others, these and
         all that follow them go.
         """
-        records = b"".join(record for _, record in _records(segment))
         earlier = self._records.get(epoch)
         if earlier is None or _points(earlier) != _points(records):
             self._records[epoch] = records

@@ -112,8 +112,8 @@ def test_values_are_told_again_until_the_trial_ends(
     told: Any, recorder: Any, storage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_metrics, "INTERVAL", 0.001)
-    with reported(recorder, storage, CONFIG) as (on_epoch, on_step):
-        assert on_epoch and on_step
+    with reported(recorder, storage, CONFIG) as metrics:
+        assert metrics
         while len(told.get("epochs", ())) < 3:
             time.sleep(0.001)
     assert not [thread for thread in threading.enumerate() if thread.name == "ray-metrics"]
@@ -142,12 +142,12 @@ def test_without_ray_nothing_is_reported_and_ray_is_not_imported(
     recorder: Any, storage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(sys.modules, "ray", raising=False)
-    with reported(recorder, storage, CONFIG) as observers:
-        assert observers == (None, None)
+    with reported(recorder, storage, CONFIG) as metrics:
+        assert metrics is None
     assert "ray" not in sys.modules
 
 
 def test_a_ray_that_is_not_connected_gets_nothing(recorder: Any, storage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False))
-    with reported(recorder, storage, CONFIG) as observers:
-        assert observers == (None, None)
+    with reported(recorder, storage, CONFIG) as metrics:
+        assert metrics is None

@@ -2,7 +2,7 @@
 
 import argparse
 
-from cluster.ray_cluster import local as local_cluster
+from cluster.ray_cluster import local
 from resnet_dist.plurals import counted
 from tune_jobs.commands.options import Parser, add_json, positive
 from tune_jobs.commands.output import print_json, program
@@ -28,7 +28,7 @@ def up(args: argparse.Namespace) -> int:
     """Start a local cluster and say what can be done with it."""
     console = make_console(quiet=args.json)
     with console.status("starting Ray"):
-        cluster = local_cluster.up(args.nodes, args.cpus)
+        cluster = local.up(args.nodes, args.cpus)
     variables = {"RAY_ADDRESS": cluster.dashboard, **cluster.environment}
     if args.json:
         print_json({"dashboard": cluster.dashboard, "address": cluster.address, "environment": variables})
@@ -47,7 +47,7 @@ def up(args: argparse.Namespace) -> int:
 
 def down(args: argparse.Namespace) -> int:
     """End the cluster that `up` started."""
-    ended = local_cluster.down()
+    ended = local.down()
     console = make_console(quiet=args.json)
     if args.json:
         print_json({"ended": ended.dashboard if ended else None})

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from resnet_dist import custom_code as custom
+from resnet_dist import custom_code
 from resnet_dist.configuration.code import CodeConfig
 from resnet_dist.configuration.training import TrainingConfig
 from tune_jobs.grid.experiment_file import Experiment, naming
@@ -15,15 +15,15 @@ def bind_experiment(experiment: Experiment, file: str) -> Experiment:
 
     Modules are looked for beside the experiment's file, then in the current directory.
     """
-    if not any(custom.named(cell.config) for table in experiment.tables for cell in table.cells):
+    if not any(custom_code.named(cell.config) for table in experiment.tables for cell in table.cells):
         return experiment
     folders = list(dict.fromkeys([Path(file).absolute().parent, Path.cwd()]))
     everything: dict[str, str] = {}
     for table in experiment.tables:
         for cell in table.cells:
             with naming(f"table {table.name!r}, cell {cell.label!r}"):
-                everything |= custom.collect(custom.named(cell.config), folders)
-    custom.install(everything)
+                everything |= custom_code.collect(custom_code.named(cell.config), folders)
+    custom_code.install(everything)
     checked: set[str] = set()
     tables = []
     for table in experiment.tables:
@@ -37,21 +37,21 @@ def bind_experiment(experiment: Experiment, file: str) -> Experiment:
 
 def bind_config(config: TrainingConfig, modules: Mapping[str, str] | None = None) -> TrainingConfig:
     """The same for one run, whose modules are looked for in the current directory unless they are given."""
-    if names := custom.named(config):
-        custom.install(custom.collect(names, [Path.cwd()]) if modules is None else modules)
+    if names := custom_code.named(config):
+        custom_code.install(custom_code.collect(names, [Path.cwd()]) if modules is None else modules)
         return _bound(config, set())
     return config
 
 
 def code_of(config: TrainingConfig) -> dict[str, str]:
     """The text of a bound configuration's modules, which travels with its job."""
-    return custom.part(custom.installed(), custom.named(config).values())
+    return custom_code.part(custom_code.installed(), custom_code.named(config).values())
 
 
 def _bound(config: TrainingConfig, checked: set[str]) -> TrainingConfig:
-    if not custom.named(config):
+    if not custom_code.named(config):
         return config
-    found = custom.required_fingerprint(config, custom.installed())
+    found = custom_code.required_fingerprint(config, custom_code.installed())
     config = replace(config, code=CodeConfig(found))
     plain = config.to_dict()
     key = repr([plain["network"], plain["batch_norm"], plain["solver"], plain["run"]["exact"], found])

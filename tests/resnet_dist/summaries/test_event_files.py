@@ -127,7 +127,11 @@ def test_a_torn_end_is_written_again(storage: LocalStorage) -> None:
 
 def test_files_of_one_epoch_each_are_taken_over(storage: LocalStorage) -> None:
     for epoch in range(1, 6):
-        storage.put(KEYS.event_file("name", f"{STEPS * epoch:010d}.resnet_dist"), segment(epoch))
+        of_its_own = EventFiles(storage, KEYS, "name", 1)
+        of_its_own.write(1, segment(epoch))
+        (storage.root / KEYS.event_file("name", "000001.resnet_dist")).rename(
+            storage.root / KEYS.event_file("name", f"{STEPS * epoch:010d}.resnet_dist")
+        )
     second = files_of(storage, 24, recorded=5)
     assert names(storage) == ["000003.resnet_dist", "000006.resnet_dist"]
     assert written(storage) == expected(5)

@@ -54,13 +54,12 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     dataset = replace(
         dataset, validation_images=dataset.test_images.clone(), validation_labels=dataset.test_labels.clone()
     )
-    custom.install(
-        {"own.py": "import torch\ndef sgd(weights, solver): return torch.optim.SGD(weights, solver.learning_rate)"}
-    )
+    code = {"own.py": "import torch\ndef sgd(weights, solver): return torch.optim.SGD(weights, solver.learning_rate)"}
+    custom.install(code)
     own = {"solver__kind": "own:sgd", "solver__learning_rate": 0.1}
     for settings in ({"data__holdout": 10} | own, {"run__seed": 1, "solver__learning_rate": 1e30}):
         config = small_config(run__precision="float32", **settings)
-        recorder = Recorder(storage, "runs", "run", config, scheduler="asha")
+        recorder = Recorder(storage, "runs", "run", config, scheduler="asha", code=code)
         try:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(training, "energy_meter", lambda workers: EnergyMeter(workers, counter))
