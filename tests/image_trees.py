@@ -6,8 +6,12 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
+
+from resnet_dist.data.image_folder import folder_images
+from resnet_dist.errors import DataError
 
 CLASSES = ("ant", "bee", "cow")
 
@@ -58,3 +62,18 @@ def write_archive(path: Path, tree: dict[str, bytes]) -> Path:
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
     return path
+
+
+def refusal(path: Path) -> str:
+    """The one-line message with which `path` is refused."""
+    with pytest.raises(DataError) as caught:
+        folder_images(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def written(path: Path, kind: str, tree: dict[str, bytes]) -> Path:
+    """The files as an archive named `kind`, or as a directory."""
+    (path / "directory").mkdir()
+    return write_directory(path / "directory", tree) if kind == "directory" else write_archive(path / kind, tree)

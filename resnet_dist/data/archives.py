@@ -69,15 +69,21 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or "it ends early"
 
 
-def _tar_members(path: Path) -> Iterator[Member]:
+def _tar_members(path: Path, wanted: dict[str, list[str]] | None = None) -> Iterator[Member]:
+    """The members of a tar; with `wanted`, only these, each under the names that are given for it."""
+    links: dict[str, list[str]] = {}
     suffix = next(suffix for suffix in _DECOMPRESSORS if path.name.lower().endswith(suffix))
     # tarfile steps back a few bytes now and then, which without a buffer would decompress from the start again.
     raw = io.BufferedReader(_DECOMPRESSORS[suffix](path), 2**20)
     with raw as stream, tarfile.open(fileobj=cast(BinaryIO, stream), mode="r:") as archive:
         while info := archive.next():
-            special = "" if info.isreg() or info.isdir() else "a link or special file"
-            read = functools.partial(_read_tar_member, path, archive, info)
-            yield Member(info.name, info.isdir(), special, info.size, read)
+            if info.islnk():
+                links.setdefault(info.linkname, []).append(info.name)
+            elif wanted is None or info.name in wanted:
+                special = "" if info.isreg() or info.isdir() else "a link or special file"
+                read = functools.partial(_read_tar_member, path, archive, info)
+                for name in [info.name] if wanted is None else wanted.pop(info.name):
+                    yield Member(_slashes(name), info.isdir(), special, info.size, read)
             archive.members.clear()  # type: ignore[attr-defined]  # or it keeps every header
         # tarfile takes a damaged header for the end, so look for the block of zeros that marks it.
         stream.seek(archive.offset)
@@ -85,6 +91,11 @@ def _tar_members(path: Path) -> Iterator[Member]:
             raise tarfile.ReadError(f"no valid header after {archive.offset} bytes")
         while stream.read(2**20):  # the checksum stands at the end of the compressed stream
             pass
+    if wanted is None and links:
+        # A file's other names, which have no content of their own. To keep every file for them would take memory.
+        yield from _tar_members(path, links)
+    for target, names in (wanted or {}).items():
+        yield Member(_slashes(names[0]), False, f"a link to {target}, which the archive lacks", 0, bytes)
 
 
 _DECOMPRESSORS: dict[str, Callable[[Path], Any]] = {
@@ -108,7 +119,13 @@ def _zip_members(path: Path) -> Iterator[Member]:
             kind = stat.S_IFMT(info.external_attr >> 16)
             special = "" if kind in (0, stat.S_IFREG, stat.S_IFDIR) else "a link or special file"
             read = functools.partial(_read_zip_member, path, archive, info)
-            yield Member(info.filename, info.is_dir(), special, info.file_size, read)
+            name = _slashes(info.filename)
+            yield Member(name, name.endswith("/"), special, info.file_size, read)
+
+
+def _slashes(name: str) -> str:
+    """A name as it is meant: some archivers of Windows write `train\\cat\\0.png`."""
+    return name if "/" in name else name.replace("\\", "/")
 
 
 def _read_zip_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:

@@ -3,9 +3,13 @@ import itertools
 import logging
 import os
 import stat
+import struct
 import tarfile
+import warnings
 import zipfile
+import zlib
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -16,16 +20,7 @@ from resnet_dist.data.archives import SUFFIXES
 from resnet_dist.data.decoded_images import DecodedImages
 from resnet_dist.data.image_folder import folder_images, folder_key
 from resnet_dist.errors import DataError
-from tests.image_trees import CLASSES, encoded, image_tree, pixels, write_archive, write_directory
-
-
-def refusal(path: Path) -> str:
-    """The one-line message with which `path` is refused."""
-    with pytest.raises(DataError) as caught:
-        folder_images(path)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+from tests.image_trees import CLASSES, encoded, image_tree, pixels, refusal, write_archive, write_directory
 
 
 def test_a_directory_gives_each_image_with_its_class(tmp_path: Path) -> None:
@@ -251,15 +246,76 @@ def test_an_image_at_the_wrong_depth_is_named(tmp_path: Path, name: str) -> None
     assert name.split("/0")[0] in refusal(write_directory(tmp_path / "directory", tree))
 
 
-@pytest.mark.parametrize("first", ["", "a/"])
-def test_two_data_sets_in_one_archive_are_refused(tmp_path: Path, first: str) -> None:
-    tree = {first + name: data for name, data in image_tree().items()}
-    other = {f"b/{name}": data for name, data in image_tree().items()}
-    message = refusal(write_archive(tmp_path / "a.tar", tree | other))
-    assert f"'{first}train' and 'b/train'" in message
+def test_a_file_that_is_named_several_times_in_a_tar_is_each_of_them(tmp_path: Path) -> None:
+    tree = {"all/first.png": encoded(pixels(50)), **image_tree()}
+    write_directory(tmp_path / "files", tree)
+    for name, target in (("train/ant/8.png", "train/ant/0.png"), ("train/ant/9.png", "all/first.png")):
+        os.link(tmp_path / "files" / target, tmp_path / "files" / name)
+    modes: tuple[Literal["w:", "w:gz"], ...] = ("w:", "w:gz")
+    for mode in modes:
+        path = tmp_path / ("a.tar.gz" if mode == "w:gz" else "a.tar")
+        with tarfile.open(path, mode) as archive:
+            for file in sorted((tmp_path / "files").rglob("*.png")):
+                archive.add(file, file.relative_to(tmp_path / "files"))
+            assert sum(member.islnk() for member in archive.getmembers()) == 2
+        images = folder_images(path)
+        assert images.fingerprint() == folder_images(tmp_path / "files").fingerprint()
+        assert np.array_equal(images.train_images[5], pixels(50).transpose(2, 0, 1))
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+def test_a_further_name_of_a_file_that_a_tar_lacks_is_refused(tmp_path: Path) -> None:
+    path = write_archive(tmp_path / "a.tar", image_tree())
+    with tarfile.open(path, "a") as archive:
+        info = tarfile.TarInfo("train/ant/9.png")
+        info.type, info.linkname = tarfile.LNKTYPE, "train/ant/7.png"
+        archive.addfile(info)
+    assert "train/ant/9.png in" in (message := refusal(path))
+    assert "is a link to train/ant/7.png, which the archive lacks" in message
+
+
+@pytest.mark.parametrize(
+    "name", ["Thumbs.db", "thumbs.db", "desktop.ini", "Icon\r", "@eaDir/x.png", "lost+found/0.png", "._0.png"]
+)
+def test_files_of_operating_systems_are_skipped(tmp_path: Path, name: str) -> None:
+    tree = image_tree() | {f"train/ant/{name}": b"words", f"train/{name}": b"words"}
+    images = folder_images(write_directory(tmp_path / "with", tree))
+    assert images.fingerprint() == folder_images(write_directory(tmp_path / "plain", image_tree())).fingerprint()
+
+
+@pytest.mark.parametrize("transparency", [0, bytes(range(256))])
+def test_a_palette_with_transparency_has_its_colours_and_no_warning(tmp_path: Path, transparency: int | bytes) -> None:
+    picture = Image.fromarray(pixels(3)).quantize(256)
+    expected = np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
+    picture.save(buffer := io.BytesIO(), "PNG", transparency=transparency)
+    tree = image_tree() | {"train/ant/0.png": buffer.getvalue()}
+    assert np.array_equal(folder_images(write_directory(tmp_path, tree)).train_images[0], expected)
+
+
+def test_what_the_decoder_warns_of_is_said_once_with_a_file_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    convert = Image.Image.convert
+
+    def warn(image: Image.Image, mode: str) -> Image.Image:
+        warnings.warn("Corrupt EXIF data", stacklevel=1)
+        return convert(image, mode)
+
+    monkeypatch.setattr(Image.Image, "convert", warn)
+    folder_images(write_directory(tmp_path, image_tree(2, 1)))
+    assert f"{tmp_path}: of 9 images the decoder warns, the first test/ant/0.png: Corrupt EXIF data" in caplog.text
+
+
+def test_a_huge_picture_is_not_said_to_be_undecodable(tmp_path: Path) -> None:
+    header = encoded(pixels(0))
+    width = struct.pack(">I", 60_000)
+    chunk = b"IHDR" + width + width + header[24:29]
+    huge = header[:12] + chunk + struct.pack(">I", zlib.crc32(chunk)) + header[33:]
+    tree = image_tree() | {"train/ant/0.png": huge}
+    assert "train/ant/0.png" in (message := refusal(write_directory(tmp_path, tree)))
+    assert "is a huge picture; every image must be 32x32 pixels" in message
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
 @pytest.mark.parametrize("name", ["train/ant/9.png", "train/ant"])
 def test_links_and_special_files_in_a_tar_are_refused(tmp_path: Path, kind: bytes, name: str) -> None:
     path = write_archive(tmp_path / "a.tar", image_tree())

@@ -1,0 +1,182 @@
+"""Images of class folders, as the members of a directory or archive come by."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_dist.data.archives import Member
+from resnet_dist.data.decoded_images import DecodedImages
+from resnet_dist.data.image_decoding import SIZE, NotAnImageError, decode_image
+from resnet_dist.data.splits import DEPTH, Place, Splits, choose, is_split, is_system
+from resnet_dist.errors import DataError
+
+LOGGER = logging.getLogger(__name__)
+
+LARGEST_FILE = 64 * 2**20
+"""Bytes; anything larger is no image of 32x32 pixels and is not read into memory."""
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")
+
+Images = Mapping[str, Mapping[str, bytes]]
+"""Pixels of each image as bytes [32, 32, 3], by class and file name."""
+
+
+@dataclass
+class _Folder:
+    """What has been found in one folder that is named like a split."""
+
+    classes: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    """Pixels of each image as bytes [32, 32, 3], by class and file name."""
+    wrong: DataError | None = None
+    """The first thing that makes it no folder of images."""
+
+
+class _WrongMemberError(DataError):
+    """A member that no data set can have; it matters if it lies in one."""
+
+
+class ImageTree:
+    """What has been found so far, of whatever could be a data set; which of it is one shows at the end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.folders: dict[Place, _Folder] = {}
+        """By place."""
+        self.beside: dict[str, None] = {}
+        """Names at the top."""
+        self.images = 0
+        self.ignored: list[str] = []
+        """Files that are in no class folder."""
+        self.odd: list[str] = []
+        """What the decoder warned of."""
+
+    def add(self, member: Member) -> None:
+        """Take in one member, which is ignored if it is a system's or no part of a data set."""
+        parts = tuple(part for part in PurePosixPath(member.name).parts if part not in ("/", "."))
+        if any(map(is_system, parts)) or not parts:
+            return
+        self.beside[parts[0]] = None
+        folders = parts if member.is_directory else parts[:-1]
+        position = next((i for i, part in enumerate(folders[: DEPTH + 1]) if is_split(part)), None)
+        if position is None and not (member.special and is_split(parts[-1])):
+            if not member.is_directory:
+                self.ignored.append(member.name)
+            return
+        place, inside = (parts, ()) if position is None else (parts[: position + 1], parts[position + 1 :])
+        folder = self.folders.setdefault(place, _Folder())
+        try:
+            self._add(folder, member, place[-1], inside)
+        except _WrongMemberError as error:
+            folder.wrong = folder.wrong or error
+
+    def _add(self, folder: _Folder, member: Member, split: str, inside: Place) -> None:
+        if member.special:
+            raise self._wrong(member, f"is {member.special}, not an image file")
+        if member.is_directory:
+            if len(inside) == 1:
+                folder.classes.setdefault(inside[0], {})
+        elif len(inside) == 2:
+            folder.classes.setdefault(inside[0], {})[inside[1]] = self._decode(member)
+        elif inside[1:] or member.name.lower().endswith(IMAGE_SUFFIXES):
+            raise self._wrong(member, f"is not of the form {split}/<class>/<image>")
+        else:
+            self.ignored.append(member.name)
+
+    def decoded(self) -> DecodedImages:
+        """The images, ordered by class and file name."""
+        found: dict[Place, list[str]] = {}
+        for *top, name in self.folders:
+            found.setdefault(tuple(top), []).append(name)
+        splits = choose(self.path, found, self.beside)
+        chosen = {split: self.folders[*splits.top, name] for split, name in splits.folders.items()}
+        for folder in chosen.values():
+            if folder.wrong:
+                raise folder.wrong
+        self._say(splits)
+        empty = _Folder()
+        train, test = (chosen.get(split, empty).classes for split in ("train", "test"))
+        names = _classes(self.path, train, test, splits)
+        return DecodedImages(*_arrays(train, names), *_arrays(test, names), classes=names)
+
+    def _say(self, splits: Splits) -> None:
+        shown = {split: "/".join([*splits.top, name]) for split, name in splits.folders.items()}
+        if splits.left_out:
+            LOGGER.warning(
+                "%s: the test images are those of %s/; %s/ is left out",
+                self.path,
+                shown["test"],
+                "/, ".join(splits.left_out),
+            )
+        elif shown.get("test", "test").lower().endswith(("val", "valid", "validation")):
+            LOGGER.warning(
+                "%s: has no test/; the images of %s/ are taken to be the test images", self.path, shown["test"]
+            )
+        if self.ignored:
+            LOGGER.info(
+                "%s: ignoring %d files in no class folder, the first %r", self.path, len(self.ignored), self.ignored[0]
+            )
+        if self.odd:
+            LOGGER.warning("%s: of %d images the decoder warns, the first %s", self.path, len(self.odd), self.odd[0])
+
+    def _decode(self, member: Member) -> bytes:
+        if member.size > LARGEST_FILE:
+            raise self._wrong(member, f"is {member.size:,} bytes, too large for an image of 32x32 pixels")
+        try:
+            pixels, warned = decode_image(member.read())
+        except NotAnImageError as error:
+            raise self._wrong(member, str(error)) from error
+        if warned:
+            self.odd.append(f"{_shown(member.name)}: {warned}")
+        self.images += 1
+        if self.images % 10_000 == 0:
+            LOGGER.info("%s: decoded %d images", self.path, self.images)
+        return pixels
+
+    def _wrong(self, member: Member, what: str) -> DataError:
+        return _WrongMemberError(f"data.source: {_shown(member.name)} in {self.path} {what}")
+
+
+def _classes(path: Path, train: Images, test: Images, splits: Splits) -> tuple[str, ...]:
+    """Names of the classes, sorted; a `DataError` unless each split has images of the same two or more.
+
+    Where there are test images alone, these have.
+    """
+    both = {splits.folders.get("train", "train"): train, splits.folders.get("test", "test"): test}
+    if not train and any(test.values()):
+        both.pop(splits.folders.get("train", "train"))
+    for split, images in both.items():
+        if not any(images.values()):
+            raise DataError(
+                f"data.source: {path} has no images in {'/'.join([*splits.top, split])}/; it must hold "
+                "train/<class>/<image> and test/<class>/<image>"
+            )
+    for (split, images), (other, others) in zip(both.items(), reversed(both.items()), strict=True):
+        for name, files in sorted(images.items()):
+            if name not in others:
+                raise DataError(
+                    f"data.source: {path} has the class folder {split}/{_shown(name)} but no {other}/{_shown(name)}; "
+                    "both splits must hold the same classes"
+                )
+            if not files:
+                raise DataError(f"data.source: {path} has no images in {split}/{_shown(name)}")
+    if len(test) < 2:
+        raise DataError(f"data.source: {path} has one class, {_shown(next(iter(test)))}; at least 2 are needed")
+    return tuple(sorted(test))
+
+
+def _arrays(images: Images, classes: tuple[str, ...]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images uint8 [N, 3, 32, 32] and labels int64 [N] of one split."""
+    folders = [images.get(name, {}) for name in classes]
+    pixels = b"".join(folder[name] for folder in folders for name in sorted(folder))
+    array = np.frombuffer(pixels, np.uint8).reshape(-1, *SIZE, 3).transpose(0, 3, 1, 2)
+    labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(folder) for folder in folders])
+    return np.ascontiguousarray(array), labels
+
+
+def _shown(name: str) -> str:
+    # A name out of an archive may hold anything; the message stays one line.
+    return name if name.isprintable() else ascii(name)
