@@ -130,10 +130,9 @@ def load_source(data: DataConfig, cache: Path | None = None, training: bool = Tr
             f"give the images that the configuration was made for, or leave data.fingerprint out"
         )
     if training and not len(found.images.train_labels):
-        raise DataError(
-            f"data.source: {data.source} has no images in train/; it must hold train/<class>/<image> and "
-            f"test/<class>/<image> (test/ alone is enough for resnet-dist evaluate)"
-        )
+        form = "images in train/; it must hold train/<class>/<image> and test/<class>/<image>"
+        lacks = form if data.source.startswith("folder:") else "training images"
+        raise DataError(f"data.source: {data.source} has no {lacks} (resnet-dist evaluate alone does without)")
     return found
 
 

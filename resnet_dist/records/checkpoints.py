@@ -11,6 +11,7 @@ import json
 import logging
 import pickle
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -48,7 +49,8 @@ def decode(data: bytes) -> dict[str, Any]:
     Raises a `DamagedError` where a checksum tells that bytes have changed, and errors of many kinds if it is no state.
     """
     _require_checksums(data)
-    state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    with warnings.catch_warnings(action="ignore"):  # of what was written by something else, which is refused below
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     if not isinstance(state, dict):
         raise ValueError(f"a state is a dictionary, not {type(state).__name__}")
     return state

@@ -1,7 +1,8 @@
 """Final weights with all that is needed to use them: `model.pt` of a trial, or the archive that holds it.
 
 Tensors and plain values only, read without running any code in them: {"network": state_dict, "config": settings,
-"classes": names, "mean": float64 [3, 32, 32], "std": number}, the last two those that standardise images.
+"classes": names, "mean": float64 [3, 32, 32], "std": number}, the last two those that standardise images. The weights
+have the names that `nn.BatchNorm2d` gives, its count of batches among them, which ours does without.
 """
 
 import json
@@ -10,16 +11,20 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.custom_code import collect, install, named, required_fingerprint
+from resnet_dist.data.batches import EpochPlan
 from resnet_dist.data.dataset import Dataset
 from resnet_dist.errors import ConfigurationError, UserError
 from resnet_dist.networks.registry import make_network
 from resnet_dist.records import checkpoints, trial_record
 
 MODEL, RESULT = "model.pt", "result.json"
+
+_STATISTIC, _COUNT = "running_var", "num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ def encode_model(network: nn.Module, config: TrainingConfig, dataset: Dataset) -
     """The content of `model.pt`."""
     return checkpoints.encode(
         {
-            "network": network.state_dict(),
+            "network": _with_counts(network, _batches(config, dataset)),
             "config": config.to_dict(),
             "classes": list(dataset.classes),
             "mean": dataset.mean.clone(),
@@ -64,7 +69,7 @@ def read_model(path: Path, run_code: bool = False) -> Model:
     except checkpoints.DamagedError as error:
         raise UserError(f"{path}: is damaged ({error}); copy it again from where it was made") from None
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError):
-        raise _not_a_model(path, "it holds something other than tensors and plain values") from None
+        raise _not_a_model(path, _what_it_is(path)) from None
     try:
         config = TrainingConfig.from_dict(held["config"])
     except ConfigurationError as error:
@@ -73,10 +78,14 @@ def read_model(path: Path, run_code: bool = False) -> Model:
         raise _not_a_model(path, "it lacks weights or settings") from None
     _install_code(path, config, run_code)
     try:
-        # As it is, with the versions of layers that torch keeps beside the weights: a copy would lack them.
-        state, classes = held["network"], tuple(held.get("classes", ()))
-        count = len(classes) or len(state["linear.bias"])
+        weights, classes = held["network"], tuple(held.get("classes", ()))
+        count = len(classes) or len(weights["linear.bias"])
         network = make_network(config.network, config.batch_norm, count)
+        # Not with the versions of layers that torch keeps beside the weights: a plain dict, as of averages, has none.
+        state = network.state_dict()
+        if {name for name in weights if name in state or not name.endswith(_COUNT)} != set(state):
+            raise RuntimeError("other names")
+        state.update({name: weights[name] for name in state})
         network.load_state_dict(state)
         mean = held.get("mean")
         assert mean is None or mean.shape == (3, 32, 32)
@@ -87,6 +96,36 @@ def read_model(path: Path, run_code: bool = False) -> Model:
         raise _not_a_model(path, "it lacks weights or settings") from None
     except RuntimeError:  # load_state_dict's, which fills many lines
         raise _not_a_model(path, "its weights are not those of the network in its settings") from None
+
+
+def _batches(config: TrainingConfig, dataset: Dataset) -> int:
+    """Batches that each batch norm has seen in training."""
+    plan = EpochPlan(len(dataset.train_images), config.data.batch_size, config.data.sampling)
+    return plan.first_step(config.run.epochs) * config.data.accumulation
+
+
+def _with_counts(network: nn.Module, batches: int) -> dict[str, Tensor]:
+    """The network's state, with the count of batches beside the statistics of each batch norm."""
+    state = network.state_dict()
+    for name in [name for name in state if name.endswith(f".{_STATISTIC}")]:
+        state[name.removesuffix(_STATISTIC) + _COUNT] = torch.tensor(batches)
+    return state
+
+
+def _what_it_is(path: Path) -> str:
+    """Of a file that torch cannot read, or reads only by running code in it."""
+    data = path.read_bytes()
+    if not data.strip(b"\0"):
+        return f"it is {'empty' if not data else 'all zeros'}"
+    if data.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path):
+        return "it is cut off; copy it again from where it was made"
+    if data.startswith(b"version https://git-lfs"):
+        return "it is a pointer of git LFS; fetch the file itself with git lfs pull"
+    if data.lstrip()[:1] == b"<":
+        return "it is a page of HTML or XML, as a server sends that has no such file or asks who you are"
+    if data[:64].isascii() and data[:64].decode().isprintable():
+        return f"it is text that begins with {data[:32].decode()!r}"
+    return "it holds something other than tensors and plain values"
 
 
 def _content(path: Path) -> bytes:

@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -15,17 +16,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cluster.storage.opening import open_storage
 from resnet_dist.configuration.training import TrainingConfig
-from resnet_dist.errors import StorageError, UserError
+from resnet_dist.errors import ConfigurationError, StorageError, UserError
 from resnet_dist.launch import WORKER_FAILURES, Job, run_in_process, run_on_workers
 from resnet_dist.logs import structured
 from resnet_dist.plurals import counted
-from resnet_dist.storage.interface import Storage, TrialKeys
+from resnet_dist.storage.interface import Storage, TrialKeys, experiment_key
 from tune_jobs.commands.flush import flush_before_launch
 from tune_jobs.commands.options import SHORTHANDS, Parser, add_json, add_settings, add_storage, read_config
 from tune_jobs.commands.output import print_json, program
 from tune_jobs.commands.terminal import make_console
 from tune_jobs.grid.custom_code import bind_config, code_of
-from tune_jobs.results.experiment_record import record_single_run
+from tune_jobs.results.experiment_record import read_record, record_single_run
 
 
 def add_arguments(parser: Parser) -> None:
@@ -76,6 +77,7 @@ def train_command(args: argparse.Namespace) -> int:
     else:
         console.print(f"Trial {config.trial_id()}: {_describe(config)}", soft_wrap=True)
         _note_on_schedule(config, console)
+        _note_on_other_lengths(storage, args.name, config, console)
 
         def on_wait(text: str) -> None:
             console.print(escape(text), soft_wrap=True)
@@ -116,6 +118,7 @@ def _dry_run(args: argparse.Namespace, config: TrainingConfig, storage: Storage,
         state, then = "unfinished", f"would go on from its checkpoint after step {steps[0]:,}"
     console.print(f"Trial {config.trial_id()}: {_describe(config)}", soft_wrap=True)
     _note_on_schedule(config, console)
+    _note_on_other_lengths(storage, args.name, config, console)
     console.print(f"It {then}. Results would lie in {storage.uri}/{keys.prefix} Nothing was written.", soft_wrap=True)
     if args.json:
         print_json({"trial": config.trial_id(), "state": state, "config": config.to_dict()})
@@ -142,6 +145,29 @@ def _note_on_schedule(config: TrainingConfig, console: Console) -> None:
             f"{','.join(map(str, scaled))}",
             soft_wrap=True,
         )
+
+
+def _note_on_other_lengths(storage: Storage, name: str, config: TrainingConfig, console: Console) -> None:
+    """Say so if the same run is there over other epochs: whoever gives more of them may expect it to go on."""
+    if storage.get(experiment_key(name)) is None:
+        return
+    for trial_id, trial in read_record(storage, name)["trials"].items():
+        with contextlib.suppress(ConfigurationError):  # of another version
+            other = TrainingConfig.from_dict(trial["config"])
+            if other.run.epochs == config.run.epochs or _without_length(other) != _without_length(config):
+                continue
+            console.print(
+                f"Note: {trial_id} is this run over {counted(other.run.epochs, 'epoch')}. How long it is decides what "
+                "it is, so this is another one, from the beginning: a run that has ended leaves nothing to go on from. "
+                "Give as many epochs as may be wanted at first.",
+                soft_wrap=True,
+            )
+
+
+def _without_length(config: TrainingConfig) -> dict[str, Any]:
+    return replace(
+        config, run=replace(config.run, epochs=1), schedule=replace(config.schedule, milestones=())
+    ).identity()
 
 
 @contextlib.contextmanager

@@ -99,6 +99,9 @@ def _decode(trial: RecordedTrial) -> dict[str, Any]:
 
     model = trial.require_sound_model()
     try:
-        return dict(decode(model)["network"])
+        weights = decode(model)["network"]
+        return {
+            name: weights[name] for name in weights if not name.endswith("num_batches_tracked")
+        }  # not in older files
     except Exception as error:  # torch names damage by errors of many kinds
         raise StorageError(f"{trial.place}model.pt: cannot be read: {type(error).__name__}") from None

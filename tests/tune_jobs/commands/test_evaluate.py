@@ -111,3 +111,25 @@ def test_a_model_without_names_of_classes_is_matched_to_other_data_on_request_on
     assert "(the model's file has no names of classes)" in refusal(old, folder, capsys)
     answer = evaluated(old, folder, capsys, "--classes-by-position")
     assert answer["classes_by_position"] and answer["top1_error"] == 0.0
+
+
+def test_a_source_of_the_users_own_needs_no_training_images_either(
+    perfect: Path,
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\nfrom resnet_dist.extension import DecodedImages\n"
+        "def source():\n"
+        "    images = np.zeros((3, 3, 32, 32), np.uint8)\n"
+        "    images += np.diag([240] * 3).astype(np.uint8)[:, :, None, None] + np.uint8(10)\n"
+        f"    return DecodedImages(images[:0], np.arange(0), images, np.arange(3), {CLASSES!r})\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--data.source", "mine:source"]
+    assert main(["evaluate", str(perfect), *arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["top1_error"] == 0
+    assert main(["train", "--storage", str(tmp_path / "results"), *arguments]) == 1
+    assert "mine:source has no training images" in capsys.readouterr().err

@@ -147,7 +147,13 @@ def test_another_number_of_classes_is_one_line(
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"not a model", "it holds something other than tensors and plain values"),
+        (b"not a model", "it is text that begins with 'not a model'"),
+        (b"\x80\x04\x95 no model\xff", "it holds something other than tensors and plain values"),
+        (b"", "it is empty"),
+        (bytes(64), "it is all zeros"),
+        (checkpoints.encode({"network": {"linear.bias": torch.zeros(10)}})[:900], "it is cut off; copy it again"),
+        (b"\n<!DOCTYPE html>\n<html>404", "it is a page of HTML or XML"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "it is a pointer of git LFS"),
         ({"network": {}}, "it lacks weights or settings"),
         ({"network": {"linear.bias": torch.zeros(10)}, "config": CONFIG.to_dict()}, "its weights are not those of"),
         ({"network": {"linear.bias": torch.zeros(10)}, "config": {"network": {"depht": 8}}}, "another version"),

@@ -23,6 +23,7 @@ from resnet_dist.storage.interface import TrialKeys, experiment_key
 from tests.unreliable_storage import UnreliableStorage
 from tune_jobs.command_line import main
 from tune_jobs.commands.train import _Display, _Follower, _one_line
+from tune_jobs.results.experiment_record import record_single_run
 
 SETTINGS = {"network.depth": 8, "network.width": 2, "run.epochs": 2, "schedule.milestones": [1]}
 CONFIG = TrainingConfig().override(SETTINGS)
@@ -146,3 +147,19 @@ def test_a_storage_that_is_a_file_is_one_line(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "file").touch()
     line = error_of(["train", "--storage", str(tmp_path / "file")], capsys)
     assert line == f"error: storage {tmp_path}/file: is a file; give a directory, or s3://bucket/prefix"
+
+
+def test_a_run_over_other_epochs_is_said_to_be_another_run(
+    command: list[str], storage: LocalStorage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = CONFIG.with_fingerprint(dataset_fingerprint(CONFIG.data))
+    record_single_run(storage, "train", config, "name")
+    for changed, said in (
+        (["--epochs", "4"], True),
+        (["--epochs", "4", "--schedule.milestones", "2,3"], True),
+        (["--epochs", "4", "--seed", "1"], False),
+        ([], False),
+    ):
+        assert main([*command, *changed, "--dry-run"]) == 0
+        note = f"Note: {config.trial_id()} is this run over 2 epochs. How long it is decides what it is"
+        assert (note in capsys.readouterr().out) == said
