@@ -72,8 +72,8 @@ def opened(key: str, cache: Path) -> CachedImages | None:
     return _open(_entry(key, cache))
 
 
-def staged_entry(fingerprint: str) -> str:
-    """Name of the entry of a folder that was fetched from storage (`staged_data`)."""
+def content_entry(fingerprint: str) -> str:
+    """Name of the entry of images that are known by their fingerprint, wherever they came from."""
     return f"staged-{fingerprint}"
 
 

@@ -1,21 +1,64 @@
 """A data source of the user's own, checked as it is decoded."""
 
 import functools
+import hashlib
+import os
 import re
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from resnet_dist.custom_code import call, fingerprint, installed, one_line, part
+from resnet_dist.custom_code import call, fingerprint, installed, one_line, part, resolve
+from resnet_dist.data import image_folder
+from resnet_dist.data.cache import content_entry
 from resnet_dist.data.decoded_images import ARRAY_TYPES, IMAGE_SHAPE, DecodedImages
 from resnet_dist.errors import DataError, UserError
+from resnet_dist.paths import absolute
 
 
 def cache_entry(source: str, cache: Path) -> tuple[str, Callable[[], DecodedImages]]:
     """Name of the source's entry in the cache directory, and what decodes it."""
+    inputs = _inputs(source)
+    if inputs is None:  # what it depends on is not known: what it gives decides
+        decoded = custom_images(source).interleaved()
+        return content_entry(decoded.fingerprint()), lambda: decoded
     readable = re.sub(r"\W+", "-", source)
-    return f"custom-{readable}-{fingerprint(part(installed(), [source]))}", functools.partial(custom_images, source)
+    key = f"custom-{readable}-{code_of(source)}{_stamps(source, inputs)}"
+    return key, functools.partial(custom_images, source)
+
+
+def code_of(source: str) -> str:
+    """Fingerprint of the text of a source's modules."""
+    return fingerprint(part(installed(), [source]))
+
+
+def _inputs(source: str) -> list[Path] | None:
+    """The files and folders that the callable says (`inputs`) its images depend on; None if it does not say."""
+    said = getattr(resolve("data.source", source), "inputs", None)
+    if said is None:
+        return None
+    if isinstance(said, str) or not all(isinstance(path, str | os.PathLike) for path in said):
+        raise DataError(f"data.source: {source!r}: inputs must be a list of paths, not {said!r}")
+    return [absolute(path, f"data.source: {source!r}: inputs") for path in said]
+
+
+def _stamps(source: str, inputs: list[Path]) -> str:
+    """A hash that changes when one of these files, or one in these folders, does; empty without inputs."""
+    digest = hashlib.sha256()
+    for path in inputs:
+        try:
+            files = sorted(path.rglob("*")) if path.is_dir() else [path]
+            for file in files:
+                status = file.stat()
+                found = "" if stat.S_ISDIR(status.st_mode) else image_folder.stamp(status, inodes=True)
+                digest.update(f"{file}\n{found}\n".encode(errors="surrogateescape"))
+        except OSError as error:
+            raise DataError(
+                f"data.source: {source!r}: {error.filename or path} cannot be read ({error.strerror})"
+            ) from error
+    return f"-{digest.hexdigest()[:16]}" if inputs else ""
 
 
 def custom_images(source: str) -> DecodedImages:
@@ -26,7 +69,8 @@ def custom_images(source: str) -> DecodedImages:
     except UserError:
         raise
     except Exception as error:
-        raise DataError(f"{place}: {one_line(error)}") from error
+        remedy = "; a host without the files that it reads needs its images staged (resnet-dist data stage)"
+        raise DataError(f"{place}: {one_line(error)}{remedy if isinstance(error, OSError) else ''}") from error
     if not isinstance(images, DecodedImages):
         raise DataError(f"{place}: gives a {type(images).__name__}, no resnet_dist.extension.DecodedImages")
     for name, dtype in ARRAY_TYPES.items():

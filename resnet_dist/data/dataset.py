@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from resnet_dist.cache_directory import cache_directory
 from resnet_dist.configuration.code import is_custom
 from resnet_dist.configuration.data import SOURCES, DataConfig
-from resnet_dist.data.cache import CachedImages, cached, opened, staged_entry
+from resnet_dist.data.cache import CachedImages, cached, content_entry, opened
 from resnet_dist.data.decoded_images import DecodedImages
 from resnet_dist.errors import DataError
 
@@ -119,9 +119,9 @@ def load_source(data: DataConfig, cache: Path | None = None, training: bool = Tr
     though they are wanted for `training`.
     """
     cache = (cache or cache_directory()).absolute()
-    staged = staged_entry(data.fingerprint)
-    if data.source.startswith("folder:") and data.fingerprint and (entry := opened(staged, cache)):
-        return entry  # whether the folder itself is at hand or not
+    known = content_entry(data.fingerprint)
+    if data.identified_by_content and data.fingerprint and (entry := opened(known, cache)):
+        return entry  # whether the source itself is at hand or not
     key, decode = _decoder(data.source, cache)
     found = cached(key, decode, cache)
     if data.fingerprint not in ("", found.fingerprint):

@@ -36,14 +36,14 @@ def folder_key(path: Path, inodes: bool = True) -> str:
     try:
         if path.is_dir():
             for member in _directory_members(path):
-                stamp = _stamp(member.status, inodes) if member.status else ""
-                digest.update(f"{member.name}\n{stamp}\n".encode(errors="surrogateescape"))
+                found = stamp(member.status, inodes) if member.status else ""
+                digest.update(f"{member.name}\n{found}\n".encode(errors="surrogateescape"))
         elif not path.exists():
             raise DataError(f"data.source: there is no file or directory at {path}")
         elif not path.is_file() or not path.name.lower().endswith(SUFFIXES):
             raise DataError(f"data.source: {path} is neither a directory nor one of {', '.join(SUFFIXES)}")
         else:
-            digest.update(_stamp(path.stat(), inodes).encode())
+            digest.update(stamp(path.stat(), inodes).encode())
     except OSError as error:
         raise DataError(f"data.source: {error.filename or path} cannot be read ({error.strerror})") from error
     return f"folder-{digest.hexdigest()[:16]}"
@@ -70,7 +70,7 @@ def folder_images(path: Path) -> DecodedImages:
     return decoded
 
 
-def _stamp(status: os.stat_result, inodes: bool) -> str:
+def stamp(status: os.stat_result, inodes: bool) -> str:
     """Changes when the content does, whoever sets the date of modification back.
 
     The time of change (ctime), which no program can set, shows a file that was written or renamed; the inode shows one

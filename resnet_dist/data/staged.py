@@ -20,7 +20,9 @@ import numpy as np
 from resnet_dist.cache_directory import cache_directory
 from resnet_dist.configuration.code import is_custom
 from resnet_dist.configuration.data import DataConfig
-from resnet_dist.data.cache import CachedImages, cached, opened, staged_entry
+from resnet_dist.data.cache import CachedImages, cached, content_entry, opened
+from resnet_dist.data.custom_source import code_of
+from resnet_dist.data.dataset import dataset_fingerprint
 from resnet_dist.data.decoded_images import ARRAY_TYPES, DecodedImages
 from resnet_dist.errors import DataError
 from resnet_dist.storage.interface import Storage
@@ -55,31 +57,49 @@ def bring(data: DataConfig, storage: Storage, cache: Path | None = None) -> Data
     cache = (cache or cache_directory()).absolute()
     if is_at_hand(data, cache):
         return data
+    if is_custom(data.source) and not data.fingerprint:
+        data = _told(data, storage, cache)
     fingerprint, meta = _found(data, storage)
     if meta is None:
         return data
-    is_folder = data.source.startswith("folder:")
 
     def fetch() -> DecodedImages:
         LOGGER.info("fetching %s from %s", data.source, storage.uri)
         return _fetched(storage, fingerprint, meta)
 
-    cached(staged_entry(fingerprint) if is_folder else data.source, fetch, cache)
-    return replace(data, fingerprint=fingerprint) if is_folder else data
+    by_content = data.identified_by_content
+    cached(content_entry(fingerprint) if by_content else data.source, fetch, cache)
+    return replace(data, fingerprint=fingerprint) if by_content else data
+
+
+def _told(data: DataConfig, storage: Storage, cache: Path) -> DataConfig:
+    """The data of a source of the user's own with its fingerprint, if it was staged, as this text has it.
+
+    Files that it reads may have changed since: while it can be called, what it gives decides.
+    """
+    staged, meta = _found(data, storage)
+    if meta is None:
+        return data
+    try:
+        return replace(data, fingerprint=dataset_fingerprint(data, cache))
+    except DataError as error:
+        LOGGER.warning("%s: the images that were staged of it are used", error)
+        return replace(data, fingerprint=staged)
 
 
 def is_at_hand(data: DataConfig, cache: Path | None = None) -> bool:
     """Whether this host needs no copy: it has one, or the source itself, or makes the images."""
     cache = (cache or cache_directory()).absolute()
     kind, _, location = data.source.partition(":")
+    if data.identified_by_content and data.fingerprint and opened(content_entry(data.fingerprint), cache):
+        return True
     if kind == "folder":
-        if data.fingerprint and opened(staged_entry(data.fingerprint), cache):
-            return True
         try:
             return Path(location).exists()
         except OSError:  # of a folder above it, which this user may not enter, say
             return False
-    return kind == "synthetic" or is_custom(data.source) or opened(kind, cache) is not None
+    # Of a source of the user's own only its call tells, and what is staged is used before that.
+    return kind == "synthetic" or (not is_custom(data.source) and opened(kind, cache) is not None)
 
 
 def is_staged(data: DataConfig, storage: Storage) -> bool:
@@ -125,4 +145,6 @@ def _meta_key(fingerprint: str) -> str:
 
 
 def _source_key(source: str) -> str:
+    if is_custom(source):
+        source = f"{source} {code_of(source)}"  # another text may give other images
     return f"{ROOT}sources/{hashlib.sha256(source.encode()).hexdigest()[:16]}.json"

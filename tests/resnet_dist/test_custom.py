@@ -190,17 +190,20 @@ def test_a_data_source_of_the_wrong_form_is_refused_in_one_line(old: str, new: s
     assert str(caught.value).startswith("data.source: 'own:source': ") and says in str(caught.value)
 
 
-def test_a_data_source_is_decoded_once_until_its_text_changes(cache: Path) -> None:
+def test_a_data_source_that_reads_nothing_is_called_once_until_its_text_changes(cache: Path) -> None:
     from resnet_dist.data.dataset import load_dataset
 
     data = config_of(data__source="own:source", data__batch_size=2).data
     text = DATA.replace(
         "np.zeros((4, 3, 32, 32), np.uint8)", "np.arange(4 * 3072).reshape(4, 3, 32, 32).astype(np.uint8)"
     )
+    text += "\nsource.inputs = []\n"
     custom.install({"own.py": text})
     first = load_dataset(data)
     assert first.classes == ("a", "b") and len(first.test_labels) == 4
-    assert len(list(cache.glob("custom-own-source-*-v1"))) == 1
+    (entry,) = cache.glob("custom-own-source-*-v1")
+    written = entry.stat().st_ino
+    assert load_dataset(data).fingerprint == first.fingerprint and entry.stat().st_ino == written
     custom.install({"own.py": text.replace("np.arange(4 *", "7 + np.arange(4 *")})
     assert load_dataset(data).fingerprint != first.fingerprint
     custom.install({"own.py": text})

@@ -2,8 +2,11 @@
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 
 from cluster.storage.opening import open_storage
+from resnet_dist import custom_code
+from resnet_dist.configuration.code import is_custom
 from resnet_dist.configuration.data import DataConfig
 from resnet_dist.data.dataset import load_source
 from resnet_dist.data.staged import is_staged, stage
@@ -22,7 +25,9 @@ def add_arguments(parser: Parser) -> None:
         description="Decode a data set here and put it into storage, once. Runs with the same --storage and the same "
         "--data.source then need neither the files nor the internet: each node fetches it once.",
     )
-    action.add_argument("source", metavar="SOURCE", help="cifar10, cifar100 or folder:PATH, as in --data.source")
+    action.add_argument(
+        "source", metavar="SOURCE", help="cifar10, cifar100, folder:PATH or module:callable, as in --data.source"
+    )
     action.add_argument("storage", metavar="DIR|s3://…", help="where the results of the runs go")
     action.add_argument(
         "--dry-run", action="store_true", help="decode the data set and say what would be stored; store nothing"
@@ -34,6 +39,8 @@ def add_arguments(parser: Parser) -> None:
 def stage_command(args: argparse.Namespace) -> int:
     """Decode a source and store it with its fingerprint, unless it is there."""
     data = DataConfig(source=args.source)
+    if is_custom(data.source):
+        custom_code.install(custom_code.collect({"SOURCE": data.source}, [Path.cwd()]))
     storage = open_storage(args.storage)
     if not args.dry_run:
         storage.check_writable()

@@ -373,12 +373,12 @@ def test_a_directory_is_read_though_its_files_are_numbered_anew_meanwhile(
 ) -> None:
     """As by a mount that makes inode numbers up, and drops them when memory is short."""
     write_directory(tmp_path, image_tree())
-    expected, stamp, numbers = folder_images(tmp_path).fingerprint(), image_folder._stamp, itertools.count()
+    expected, stamp, numbers = folder_images(tmp_path).fingerprint(), image_folder.stamp, itertools.count()
 
     def stamp_anew(status: os.stat_result, inodes: bool) -> str:
         return f"{next(numbers) if inodes else 0} {stamp(status, inodes)}"
 
-    monkeypatch.setattr(image_folder, "_stamp", stamp_anew)
+    monkeypatch.setattr(image_folder, "stamp", stamp_anew)
     first, second = folder_key(tmp_path), folder_key(tmp_path)
     assert first != second
     assert folder_images(tmp_path).fingerprint() == expected
@@ -387,8 +387,8 @@ def test_a_directory_is_read_though_its_files_are_numbered_anew_meanwhile(
 @pytest.fixture
 def within_a_tick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system that gave all files the same time of change, since its clock did not tick meanwhile."""
-    stamp = image_folder._stamp
-    monkeypatch.setattr(image_folder, "_stamp", lambda *given: stamp(*given).rpartition(" ")[0])
+    stamp = image_folder.stamp
+    monkeypatch.setattr(image_folder, "stamp", lambda *given: stamp(*given).rpartition(" ")[0])
 
 
 def test_the_key_follows_a_link_that_leads_elsewhere(tmp_path: Path, within_a_tick: None) -> None:
