@@ -16,6 +16,9 @@ ifneq ($(S3),)
   export RESNET_DIST_TEST_S3 := $(S3)
 endif
 
+# Images of containers tend to set it. Each of the many processes of Ray would then compile thousands of files anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo s3 ceph test unit integration lint format mutations bench clean
 
 help:            ## show this list

@@ -33,6 +33,11 @@ def test_the_tests_are_told_which_server_was_asked_for(asked: tuple[str, ...], t
     assert make("--eval", "told: ; @echo $$RESNET_DIST_TEST_S3", "told", *asked).stdout == f"{told}\n"
 
 
+def test_what_is_imported_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    assert make("--eval", "told: ; @echo $$PYTHONDONTWRITEBYTECODE", "told").stdout == "\n"
+
+
 def test_a_server_that_is_none_is_refused_in_one_line() -> None:
     done = make("test", "S3=minio")
     assert done.returncode and done.stdout == ""
