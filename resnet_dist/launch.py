@@ -161,11 +161,11 @@ def _train_recorded(
     from resnet_dist.data.staged import bring, is_at_hand
     from resnet_dist.records.provenance import machines
     from resnet_dist.training.loop import train
-    from resnet_dist.workers import on_device
+    from resnet_dist.workers import on_device, on_threads
 
     logs.configure()
     on_device(workers.device)
-    with logs.about(job.experiment, job.config.trial_id(), workers.rank):
+    with on_threads(job.config.run.threads), logs.about(job.experiment, job.config.trial_id(), workers.rank):
         LOGGER.info("%s begins on %s, worker %d of %d", job.name, workers.device, workers.rank + 1, workers.size)
         install(job.code)
         data = job.config.data

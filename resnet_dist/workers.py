@@ -5,6 +5,7 @@ Every collective of a run goes through here, batch norm's and DistributedDataPar
 
 import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,17 @@ def take_turns() -> None:
     for thread in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):  # it has ended, or has another policy that we may not change
             os.sched_setscheduler(int(thread.name), os.SCHED_BATCH, os.sched_param(0))
+
+
+@contextlib.contextmanager
+def on_threads(count: int) -> Iterator[None]:
+    """Let operations of this process use so many threads during the block: sums are cut up by them, and round so."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def choose_device(wanted: str, gpu: torch.device = FIRST_GPU) -> torch.device:

@@ -18,6 +18,9 @@ class RunConfig(Section):
     """Arithmetic of the network; `bfloat16` is autocast with float32 weights and statistics."""
     workers: int = 1
     """Processes that share each batch. It changes the result by rounding at most; with `exact`, not at all."""
+    threads: int = 1
+    """Processor threads of each worker's operations. Like workers they change the rounding, and no more. More than one
+    pays for large networks on processors that do nothing else."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes CUDA where there is one."""
     exact: bool = False
@@ -36,7 +39,7 @@ class RunConfig(Section):
     def check(self) -> None:
         """Refuse impossible counts."""
         self.require("seed", 0 <= self.seed < 2**63, "from 0 to 2^63 - 1")
-        for name in ("epochs", "workers", "checkpoint_epochs", "summary_steps"):
+        for name in ("epochs", "workers", "threads", "checkpoint_epochs", "summary_steps"):
             self.require(name, getattr(self, name) >= 1, "at least 1")
         shards = self.virtual_shards
         self.require("virtual_shards", shards >= 1 and shards & (shards - 1) == 0, "a power of two")

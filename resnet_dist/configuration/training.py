@@ -36,6 +36,7 @@ ADDED: dict[str, Any] = {
 NOT_IDENTITY: dict[str, str] = {
     "data.source": "where the images lie; the fingerprint of their content stands for them (see identity())",
     "run.workers": "law 1: worker count does not change the result",
+    "run.threads": "recorded in provenance; differs by rounding, as workers do",
     "run.device": "recorded in provenance; differs by rounding, as the hardware does",
     "run.checkpoint_epochs": "law 2: an interruption does not change the result",
     "run.checkpoint_steps": "law 2: an interruption does not change the result",

@@ -97,7 +97,7 @@ def evaluate(
     from resnet_dist.data.dataset import load_dataset, load_test_images
     from resnet_dist.records.model_file import read_model
     from resnet_dist.training.evaluation import ImageSet
-    from resnet_dist.workers import alone
+    from resnet_dist.workers import alone, on_threads
 
     workers = alone(device)
     model = read_model(weights, run_code)
@@ -144,7 +144,8 @@ def evaluate(
     network = model.network.to(workers.device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = ImageSet(tests.images, torch.tensor(positions)[tests.labels], standardise, workers)
     autocast = torch.autocast(workers.device.type, torch.bfloat16, enabled=precision == "bfloat16")
-    found = images.evaluate(network, autocast)
+    with on_threads(model.config.run.threads):
+        found = images.evaluate(network, autocast)
     if not found.finite:
         warnings.append("weights, running statistics or outputs of the network are not finite: its errors mean nothing")
     return {

@@ -65,6 +65,7 @@ class _Formatter(argparse.HelpFormatter):
 
 SHORTHANDS = {
     "run.workers": "--workers",
+    "run.threads": "--threads",
     "run.seed": "--seed",
     "run.epochs": "--epochs",
     "run.precision": "--precision",

@@ -122,11 +122,13 @@ def instruct(trial: RecordedTrial, into: str | None) -> Instructions:
         notes.append("The source code had uncommitted changes, of which no patch was kept.")
     notes += [f"Changed but not kept in the patch: {name}" for name in provenance.get("patch_left_out", [])]
     commands += _installations(provenance)
-    threads = provenance.get("threads")
+    # Commits whose configuration has no threads took those of the process.
+    threads = provenance.get("threads", trial.config.run.threads)
+    variable = f"OMP_NUM_THREADS={threads} " if threads != trial.config.run.threads else ""
     train = ["resnet-dist", "train", "--storage", "reproduced", "--config", folder + "config.json"]
     if (workers := provenance.get("workers", trial.config.run.workers)) != trial.config.run.workers:
         train += ["--workers", str(workers)]
-    commands.append((f"OMP_NUM_THREADS={threads} " if threads else "") + shlex.join(train))
+    commands.append(variable + shlex.join(train))
     if len(attempts := provenance.get("attempts", [])) > 1:
         changed = {
             name for one in attempts for name in one if name != "started" and one[name] != attempts[-1].get(name)
@@ -181,22 +183,15 @@ def _place(into: str | None) -> Iterator[str]:
 
 def _train_again(trial: RecordedTrial, uri: str, console: Console) -> RecordedTrial:
     """Train with the trial's settings, workers and threads; its records are read before their place may go."""
-    import torch
-
     workers = trial.provenance.get("workers", trial.config.run.workers)
+    threads = trial.provenance.get("threads", trial.config.run.threads)
     code = trial.provenance.get("code", {}).get("modules", {})
-    config = bind_config(trial.config.override({"run.workers": workers}), code)
+    config = bind_config(trial.config.override({"run.workers": workers, "run.threads": threads}), code)
     storage = open_storage(uri)
     storage.check_writable()
     job = Job(config, trial.experiment, trial.name, functools.partial(open_storage, storage.uri), code)
-    threads, before = trial.provenance.get("threads"), torch.get_num_threads()
-    try:
-        if threads and workers == 1:
-            torch.set_num_threads(threads)  # sums are cut up by threads, and round accordingly
-        with placed(config, storage) as use_gpu:
-            run_job(job, storage, console, use_gpu)
-    finally:
-        torch.set_num_threads(before)
+    with placed(config, storage) as use_gpu:
+        run_job(job, storage, console, use_gpu)
     return find_trial(storage, f"{trial.experiment}/{config.trial_id()}")
 
 

@@ -92,19 +92,16 @@ def machine_kind(device: str) -> str:
 
 
 def measure(config: TrainingConfig) -> Cost:
-    """Train for a few updates here, with one CPU thread, as a grid's workers have, or on one GPU."""
-    import torch
+    """Train for a few updates here, on as many CPU threads as a trial has, or on one GPU."""
 
     from resnet_dist.data.dataset import load_dataset
     from resnet_dist.training.numerics import settings_of_run
     from resnet_dist.training.state import Training
-    from resnet_dist.workers import alone
+    from resnet_dist.workers import alone, on_threads
 
     size = config.data.batch_size
     data = replace(config.data, source="synthetic", fingerprint="", train_limit=size, test_limit=10, holdout=0)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with on_threads(config.run.threads):
         dataset = load_dataset(data)
         workers = alone(config.run.device)
         # Exact mode keeps as much, in threads that the count does not see.
@@ -121,8 +118,6 @@ def measure(config: TrainingConfig) -> Cost:
                 times.append(time.perf_counter() - started)
         weights = sum(parameter.nbytes for parameter in training.network.parameters())
         return Cost(statistics.median(times), activations, weights)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _there(resources: "Resources", device: str, function: Callable[..., T], *arguments: Any) -> T:

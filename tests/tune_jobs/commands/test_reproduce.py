@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from cluster.storage.opening import open_storage
 from resnet_dist.configuration.training import TrainingConfig
@@ -82,10 +81,7 @@ def test_the_commands_name_commit_patch_and_settings(storage: Path, capsys: pyte
     checkout, patch, train = plan["commands"]
     assert checkout == f"git checkout {'1f' * 20}"
     assert patch == f"git apply {folder / 'source.patch'}"
-    threads = torch.get_num_threads()
-    assert (
-        train == f"OMP_NUM_THREADS={threads} resnet-dist train --storage reproduced --config {folder / 'config.json'}"
-    )
+    assert train == f"resnet-dist train --storage reproduced --config {folder / 'config.json'}"
     assert plan["notes"] == ["Changed but not kept in the patch: x"]
     assert read_config(str(folder / "config.json")).trial_id() == folder.name
 
@@ -103,6 +99,14 @@ def test_files_can_be_put_into_a_directory(storage: Path, tmp_path: Path, capsys
     assert f"git apply {tmp_path}/files/source.patch" in capsys.readouterr().out
     assert (tmp_path / "files" / "source.patch").read_text() == "the patch\n"
     assert read_config(str(tmp_path / "files" / "config.json")).trial_id() == trial_folder(storage).name
+
+
+def test_a_trial_of_a_commit_that_took_the_threads_of_its_process_is_given_them(
+    earlier: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(trial_folder(earlier) / "provenance.json", threads=5)
+    assert reproduce(earlier, "--json") == 0
+    assert answer(capsys)["commands"][-1].startswith("OMP_NUM_THREADS=5 resnet-dist train")
 
 
 def test_a_changed_interruption_is_told(earlier: Path, capsys: pytest.CaptureFixture[str]) -> None:
