@@ -23,6 +23,7 @@ from resnet_dist.configuration.code import is_custom
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.credentials import looks_like_a_credential
 from resnet_dist.errors import ConfigurationError
+from resnet_dist.installed_packages import is_published, versions
 
 Modules = Mapping[str, str]
 """Text of each module by its path below the folder in which it was found: {"nets/wide.py": "…"}."""
@@ -79,6 +80,11 @@ def collect(names: Mapping[str, str], folders: Sequence[Path]) -> dict[str, str]
         root = next((folder for folder in folders if _file(folder, module)), None)
         within = None if root else top
         root = root or next((Path(entry) for entry in sys.path if _file(Path(entry or "."), module)), None)
+        if root and within and is_published(top):
+            raise ConfigurationError(
+                f"{place}: {top} is a package from an index, whose text does not travel with a trial; wrap it in "
+                f"a file of your own, as in: {_wrapped(setting, name)} (docs/custom.md)"
+            )
         if root is None:
             looked = ", ".join(str(folder) for folder in folders)
             raise ConfigurationError(
@@ -87,6 +93,30 @@ def collect(names: Mapping[str, str], folders: Sequence[Path]) -> dict[str, str]
             )
         _add(texts, module, within, functools.partial(_read, root, place))
     return texts
+
+
+_WRAPPERS = {
+    "network.family": "def mine(network, batch_norm, classes): return convert({name}(num_classes=classes))",
+    "network.block": "def mine(in_channels, out_channels, stride, network, batch_norm): return convert({name}(…))",
+    "solver.kind": "def mine(parameters, solver): return {name}(parameters, lr=solver.learning_rate)",
+}
+
+
+def _wrapped(setting: str, name: str) -> str:
+    """How code that knows nothing of this package is given the arguments that it takes."""
+    wrapper = _WRAPPERS.get(setting, "def mine(): return DecodedImages(…)")
+    return wrapper.format(name=name.replace(":", "."))
+
+
+def packages(modules: Modules) -> dict[str, str]:
+    """Versions of the installed packages that these modules import, by name."""
+    imported: set[str] = set()
+    for key, text in modules.items():
+        module = key.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        imported.update(
+            name.partition(".")[0] for name in _imports(ast.parse(text), module, key.endswith("__init__.py"))
+        )
+    return versions(imported - _OURS)
 
 
 def part(modules: Modules, names: Iterable[str]) -> dict[str, str]:
@@ -218,7 +248,8 @@ def resolve(setting: str, name: str) -> Callable[..., Any]:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        raise ConfigurationError(f"{place}: cannot be imported: {one_line(error)}", setting) from error
+        hint = "; modules are imported from their text, so give paths in full" if "__file__" in str(error) else ""
+        raise ConfigurationError(f"{place}: cannot be imported: {one_line(error)}{hint}", setting) from error
     if not callable(found := getattr(module, attribute, None)):
         has = ", ".join(_callables(module)) or "none"
         raise ConfigurationError(f"{place}: {module_name} has no callable {attribute!r}; it has {has}", setting)

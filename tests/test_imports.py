@@ -27,7 +27,8 @@ resnet_dist.data
 resnet_dist.custom_code
 resnet_dist.configuration
 resnet_dist.storage
-resnet_dist.workers resnet_dist.gpus resnet_dist.logs resnet_dist.cache_directory resnet_dist.credentials
+resnet_dist.workers resnet_dist.gpus resnet_dist.logs resnet_dist.cache_directory resnet_dist.installed_packages
+resnet_dist.credentials
 resnet_dist.paths
 resnet_dist.errors resnet_dist.plurals
 """

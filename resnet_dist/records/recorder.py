@@ -138,7 +138,14 @@ class Recorder:
         if not (names := custom_code.named(self.config)):
             return {}
         modules = custom_code.part(self.code, names.values())
-        return {"code": {"names": names, "fingerprint": custom_code.fingerprint(modules), "modules": dict(modules)}}
+        return {
+            "code": {
+                "names": names,
+                "fingerprint": custom_code.fingerprint(modules),
+                "modules": dict(modules),
+                "packages": custom_code.packages(modules),
+            }
+        }
 
     def _put_patch(self, patch: bytes, digest: str | None) -> None:
         """Write the patch of this attempt; another one, of an earlier attempt, stays beside it under its hash."""

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -269,6 +270,41 @@ def test_a_module_that_cannot_travel_is_refused_in_one_line(text: str, name: str
     with pytest.raises(ConfigurationError) as caught:
         custom.collect({"solver.kind": name}, [tmp_path])
     assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "name", "wrapped"),
+    [
+        ("solver.kind", "torch.optim:RAdam", "return torch.optim.RAdam(parameters, lr=solver.learning_rate)"),
+        ("network.family", "torchvision.models:resnet18", "convert(torchvision.models.resnet18(num_classes=classes))"),
+        (
+            "network.block",
+            "torchvision.models.resnet:BasicBlock",
+            "def mine(in_channels, out_channels, stride, network",
+        ),
+        ("data.source", "torchvision.datasets:FakeData", "return DecodedImages("),
+    ],
+)
+def test_a_package_from_an_index_is_to_be_wrapped_and_that_is_shown(
+    setting: str, name: str, wrapped: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        custom.collect({setting: name}, [tmp_path])
+    message = str(caught.value)
+    assert message.startswith(f"{setting}: {name!r}: {name.partition('.')[0]} is a package from an index")
+    assert wrapped in message and "\n" not in message
+
+
+def test_a_module_that_asks_where_it_lies_is_told_to_give_paths_in_full() -> None:
+    custom.install({"own.py": "from pathlib import Path\nHERE = Path(__file__)\ndef f(): pass"})
+    with pytest.raises(ConfigurationError, match="imported from their text, so give paths in full"):
+        custom.resolve("data.source", "own:f")
+
+
+def test_versions_of_the_packages_that_a_module_imports_are_recorded() -> None:
+    """Also those on which no other part of this program depends: here a test's own."""
+    modules = {"own.py": "import os\nimport numpy as np\nfrom yaml.nodes import Node\nimport resnet_dist.extension"}
+    assert custom.packages(modules) == {"numpy": np.__version__, "PyYAML": metadata.version("PyYAML")}
 
 
 def test_names_that_are_none_are_refused_with_the_nearest() -> None:

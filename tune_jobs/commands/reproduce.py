@@ -148,8 +148,8 @@ def _installations(provenance: dict[str, Any]) -> list[str]:
     from importlib import metadata
 
     wanted = []
-    for name in PACKAGES:
-        version = provenance.get(name)
+    recorded = provenance.get("code", {}).get("packages", {}) | {name: provenance.get(name) for name in PACKAGES}
+    for name, version in recorded.items():
         if version is None:
             continue
         try:
