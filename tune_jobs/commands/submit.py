@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import os
 import shlex
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
@@ -12,11 +14,18 @@ from rich.markup import escape
 from cluster.ray_cluster.jobs import Jobs
 from cluster.ray_cluster.preflight import CLIENT_VARIABLE, versions_here
 from cluster.ray_cluster.upload import Package, pack
+from resnet_dist import custom_code
+from resnet_dist.configuration.code import is_custom
 from resnet_dist.errors import UserError
+from resnet_dist.plurals import counted
 from tune_jobs.commands.job import ADDRESS_HELP, follow
 from tune_jobs.commands.options import Parser, add_json, normalise
 from tune_jobs.commands.output import print_json, program
 from tune_jobs.commands.terminal import make_console
+from tune_jobs.grid.experiment import load_experiment
+
+_MOST_NAMED = 12
+"""Files and folders of an upload that are named."""
 
 _SECRET_WORDS = ("SECRET", "TOKEN", "PASSWORD", "ACCESS_KEY", "CREDENTIAL")
 
@@ -49,30 +58,30 @@ def add_arguments(parser: Parser) -> None:
 def submit(args: argparse.Namespace) -> int:
     """Upload the working directory and run a command of this program as a job."""
     arguments = args.arguments[1:] if args.arguments[:1] == ["--"] else args.arguments
-    _check(arguments, args.parser)
+    job = _check(arguments, args.parser)
     variables = dict(map(_variable, args.env))
     console = make_console(quiet=args.json)
     entrypoint = ["python", "-m", "tune_jobs", *arguments]
     if args.pack:
         directory = _new_directory(Path(args.pack).absolute())
-        package = pack(Path(args.working_dir), directory)
+        package = _pack(args, job, directory)
         _describe(package, console)
         command = shlex.join(["ray", "job", "submit", "--working-dir", str(directory), "--", *entrypoint])
         console.print(command, markup=False, soft_wrap=True)
         if args.json:
-            print_json({"directory": str(directory), "files": package.files, "command": command})
+            print_json({"directory": str(directory), "files": len(package.names), "command": command})
         return 0
     if args.dry_run:
         with tempfile.TemporaryDirectory(prefix="resnet-dist-job-") as scratch:
-            package = pack(Path(args.working_dir), Path(scratch))
+            package = _pack(args, job, Path(scratch))
         _describe(package, console, "Would upload")
         console.print(f"and run {shlex.join(entrypoint)}\nNothing was uploaded or submitted.", soft_wrap=True)
         if args.json:
-            print_json({"entrypoint": shlex.join(entrypoint), "files": package.files, "bytes": package.bytes})
+            print_json({"entrypoint": shlex.join(entrypoint), "files": len(package.names), "bytes": package.bytes})
         return 0
     jobs = Jobs(args.address)
     with tempfile.TemporaryDirectory(prefix="resnet-dist-job-") as scratch:
-        _describe(pack(Path(args.working_dir), Path(scratch)), console)
+        _describe(_pack(args, job, Path(scratch)), console)
         variables[CLIENT_VARIABLE] = json.dumps(versions_here())
         job_id = jobs.submit(shlex.join(entrypoint), scratch, variables, args.id)
     if args.json:
@@ -93,8 +102,49 @@ def _new_directory(path: Path) -> Path:
     return path
 
 
-def _check(arguments: list[str], parser: argparse.ArgumentParser) -> None:
-    """Refuse here what the job would refuse after the upload, and paths that mean something else there."""
+def _pack(args: argparse.Namespace, job: argparse.Namespace, into: Path) -> Package:
+    """The upload; a `UserError` if it lacks a file or a module that the job's command names."""
+    working_dir = Path(args.working_dir)
+    package = pack(working_dir, into)
+    files = [name for name in (getattr(job, "experiment", ""), getattr(job, "config", "")) if name]
+    files = [name for name in files if name == getattr(job, "config", "") or name.endswith(".toml")]
+    for name in files:
+        if Path(name).is_absolute() and not Path(name).is_relative_to(working_dir.absolute()):
+            continue  # a directory that all nodes share, perhaps
+        if os.path.normpath(name) not in package.names:
+            raise UserError(
+                f"{name}: is not in the upload of {working_dir.absolute()}; give a path below "
+                "--working-dir, relative to it"
+            )
+    folders = [working_dir / Path(name).parent for name in files] + [working_dir]
+    for setting, value in _code_of(job, working_dir).items():
+        path = value.partition(":")[0].replace(".", "/")
+        found = (
+            os.path.normpath(os.path.relpath(folder / file, working_dir)) in package.names
+            for folder in folders
+            for file in (f"{path}.py", f"{path}/__init__.py")
+        )
+        if not any(found):
+            raise UserError(
+                f"{setting}: {value!r}: {path}.py is not in the upload of {working_dir.absolute()}; put it there"
+            )
+    return package
+
+
+def _code_of(job: argparse.Namespace, working_dir: Path) -> dict[str, str]:
+    """What of the job's settings names code of the user's own: in the command, and in its experiment's file."""
+    named = {name: value for name, value in getattr(job, "settings", {}).items() if is_custom(value)}
+    experiment = getattr(job, "experiment", "")
+    if experiment.endswith(".toml"):
+        loaded = load_experiment(str(working_dir / experiment), getattr(job, "settings", {}), None)
+        for table in loaded.tables:
+            for cell in table.cells:
+                named |= custom_code.named(cell.config)
+    return named
+
+
+def _check(arguments: list[str], parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The job's command, parsed; what the job would refuse after the upload, or take for something else, is refused."""
     if not arguments:
         raise UserError("there is nothing to run; write it after --, as in: submit -- grid run demo --storage s3://…")
     parsed = parser.parse_args(normalise(arguments))
@@ -106,6 +156,7 @@ def _check(arguments: list[str], parser: argparse.ArgumentParser) -> None:
             f"--storage {storage}: is relative to a job's upload, which goes when it ends; give s3://bucket/prefix, or "
             "the absolute path of a directory that all nodes share"
         )
+    return parsed
 
 
 def _variable(text: str) -> tuple[str, str]:
@@ -120,9 +171,14 @@ def _variable(text: str) -> tuple[str, str]:
 
 
 def _describe(package: Package, console: Console, verb: str = "Uploading") -> None:
-    said = f"{verb} {package.files} files, {package.bytes / 2**20:.1f} MiB"
+    said = f"{verb} {counted(len(package.names), 'file')}{' and this program' if package.added else ''}"
+    said += f", {package.bytes / 2**20:.1f} MiB"
     if package.commit:
         said += f"; commit {package.commit[:12]}" + (", with changes" if package.dirty else "")
     console.print(said, soft_wrap=True)
+    tops = Counter(name.partition("/")[0] + "/" * ("/" in name) for name in package.names)
+    shown = [top + (f" ({counted(number, 'file')})" if top.endswith("/") else "") for top, number in tops.items()]
+    more = " …" if shown[_MOST_NAMED:] else ""
+    console.print(f"  {', '.join(shown[:_MOST_NAMED])}{more}", markup=False, soft_wrap=True)
     for name in package.left_out:
         console.print(f"  left out: {escape(name)}", soft_wrap=True)

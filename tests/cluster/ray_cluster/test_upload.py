@@ -42,7 +42,11 @@ def test_an_upload_is_the_code_and_its_commit(checkout: Path, tmp_path: Path) ->
     into = tmp_path / "upload"
     package = pack(checkout, into)
     assert uploaded(into) == {"mine.toml", "resnet_dist/workers.py", "resnet_dist/_build.json"}
-    assert package.files == 2 and not package.dirty and package.commit == source_state(checkout / "resnet_dist").commit
+    assert (
+        package.names == ("mine.toml", "resnet_dist/workers.py")
+        and not package.dirty
+        and package.commit == source_state(checkout / "resnet_dist").commit
+    )
     state = source_state(into / "resnet_dist")
     assert (state.commit, state.dirty, state.origin, state.patch) == (package.commit, False, "build", b"")
 
@@ -121,6 +125,23 @@ def test_a_folder_outside_any_checkout_is_uploaded_without_its_data(tmp_path: Pa
     into = tmp_path / "upload"
     assert pack(folder, into).commit is None
     assert uploaded(into) == {"resnet_dist/workers.py", "own.toml"}
+
+
+def test_a_folder_of_ones_own_is_uploaded_without_its_images_and_with_this_program(tmp_path: Path) -> None:
+    folder, into = tmp_path / "study", tmp_path / "upload"
+    for name in ("my.toml", "my_parts.py", "faces/train/a/0.png", "faces/test/a/0.png", "faces/read.me", "old.tar.xz"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+    package = pack(folder, into)
+    assert package.names == ("faces/read.me", "my.toml", "my_parts.py") and package.added
+    reason = "images, arrays or archives, and this is no git checkout: data are staged (data stage)"
+    assert package.left_out == (f"2 files in faces ({reason})", f"1 file in old.tar.xz ({reason})")
+    there = uploaded(into)
+    assert {"resnet_dist/__main__.py", "tune_jobs/schemas/result.json", "cluster/__init__.py"} <= there
+    assert not any("__pycache__" in name for name in there)
+    here, state = source_state(Path(__file__).parents[3] / "resnet_dist"), source_state(into / "resnet_dist")
+    assert (state.commit, state.patch) == (here.commit, here.patch) and package.commit == here.commit
+    assert package.bytes == sum((into / name).stat().st_size for name in there)
 
 
 def test_an_upload_that_is_too_large_names_the_largest_files(checkout: Path, tmp_path: Path) -> None:

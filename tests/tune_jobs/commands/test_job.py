@@ -61,6 +61,42 @@ def test_pack_prints_the_equal_command_of_rays(capsys: pytest.CaptureFixture[str
     assert said["directory"] == str(tmp_path / "more") and said["command"].startswith("ray job submit --working-dir")
 
 
+CELL = '[[table]]\nname = "t"\ntitle = "T"\n[[table.cell]]\nlabel = "a"\nset = {"network.block" = "my_parts:Block"}\n'
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """A folder of one's own that is no checkout: an experiment, its block, and a data set."""
+    folder = write_directory(tmp_path / "study", {f"faces/{name}": data for name, data in image_tree().items()})
+    (folder / "my.toml").write_text(f'name = "my"\ntitle = "My"\n{CELL}')
+    (folder / "my_parts.py").write_text("def Block(*_): pass\n")
+    return folder
+
+
+def test_a_submission_says_what_goes_and_what_stays(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = ["--", "grid", "run", "my.toml", "--storage", "s3://bucket/results"]
+    assert main(["submit", "--dry-run", "--working-dir", str(study), *job]) == 0
+    first, second, third, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("Would upload 2 files and this program, ")
+    assert second == "  my.toml, my_parts.py"
+    assert third.startswith("  left out: 18 files in faces (images, arrays or archives, and this is no git checkout")
+
+
+def test_what_the_command_names_and_the_upload_lacks_is_one_line(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*job: str) -> str:
+        storage = ["--storage", "s3://bucket/results"]
+        return refused(capsys, "submit", "--dry-run", "--working-dir", str(study), "--", *job, *storage)
+
+    assert "other.toml: is not in the upload of" in said("grid", "run", "other.toml")
+    assert f"{study}/my.toml: is not in the upload of" in said("grid", "run", f"{study}/my.toml")
+    assert "settings.json: is not in the upload of" in said("train", "--config", "settings.json")
+    assert "'mine:lion': mine.py is not in the upload of" in said("train", "--solver.kind", "mine:lion")
+    (study / "my_parts.py").unlink()
+    assert "network.block: 'my_parts:Block': my_parts.py is not in the upload of" in said("grid", "run", "my.toml")
+
+
 def test_a_dry_run_of_a_submission_asks_no_server(capsys: pytest.CaptureFixture[str]) -> None:
     nowhere = ["submit", "--dry-run", "--address", "http://127.0.0.1:9"]
     assert main([*nowhere, "--", *GRID]) == 0
