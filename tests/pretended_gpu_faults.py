@@ -82,11 +82,11 @@ PRETENDED_GPU_FAULTS: tuple[Fault, ...] = (
         f"{REHEARSAL}::test_a_checkpoint_of_one_device_loads_on_the_other",
     ),
     fault(
-        "confusion-left-on-the-gpu",
-        "the confusion matrix, which becomes a picture, stays on the GPU",
+        "classes-left-on-the-gpu",
+        "the classes of the test images, which become a picture, stay on the GPU",
         "resnet_dist/training/evaluation.py",
-        "reshape(self.classes, self.classes).cpu())",
-        "reshape(self.classes, self.classes))",
+        "totals[4:].long().cpu()",
+        "totals[4:].long()",
         f"{REHEARSAL}::test_a_run_that_is_interrupted_goes_on_from_storage_to_the_same_bits",
     ),
     fault(

@@ -12,6 +12,13 @@ class RunConfig(Section):
 
     seed: int = 0
     """Determines the initial weights, the order of samples and the augmentation."""
+    seed_initialisation: int | None = None
+    """Of the initial weights alone; left out, it is `seed`. Fixed while `seed` varies, it takes their part of the
+    differences away (the experiment `variance`)."""
+    seed_order: int | None = None
+    """Of the order of samples alone; left out, it is `seed`."""
+    seed_augmentation: int | None = None
+    """Of shifts and flips alone; left out, it is `seed`."""
     epochs: int = 200
     """Passes over the training set. Milestones of the schedule stay where they are."""
     precision: Literal["float64", "float32", "bfloat16"] = "float32"
@@ -38,7 +45,9 @@ class RunConfig(Section):
 
     def check(self) -> None:
         """Refuse impossible counts."""
-        self.require("seed", 0 <= self.seed < 2**63, "from 0 to 2^63 - 1")
+        for name in ("seed", "seed_initialisation", "seed_order", "seed_augmentation"):
+            seed = getattr(self, name)
+            self.require(name, seed is None or 0 <= seed < 2**63, "from 0 to 2^63 - 1")
         for name in ("epochs", "workers", "threads", "checkpoint_epochs", "summary_steps"):
             self.require(name, getattr(self, name) >= 1, "at least 1")
         shards = self.virtual_shards
@@ -47,3 +56,10 @@ class RunConfig(Section):
             self.require("workers", self.workers <= shards, f"at most run.virtual_shards, {shards}, in exact mode")
         for name in ("checkpoint_steps", "histogram_epochs"):
             self.require(name, getattr(self, name) >= 0, "at least 0")
+
+    @property
+    def seeds(self) -> tuple[int, int, int]:
+        """Of initial weights, of the order of samples, and of the augmentation."""
+        own = (self.seed_initialisation, self.seed_order, self.seed_augmentation)
+        first, second, third = (self.seed if seed is None else seed for seed in own)
+        return first, second, third

@@ -30,6 +30,9 @@ ADDED: dict[str, Any] = {
     "solver.beta2": None,
     "network.block": "",
     "code.fingerprint": "",
+    "run.seed_initialisation": None,
+    "run.seed_order": None,
+    "run.seed_augmentation": None,
 }
 
 # Settings that cannot change the numbers of a run, with the reason. Every other field is part of the hash.

@@ -69,10 +69,11 @@ class Draw:
 class BatchOrder:
     """Draws the batch of any step."""
 
-    def __init__(self, data: DataConfig, images: int, seed: int) -> None:
+    def __init__(self, data: DataConfig, images: int, seed: int, augmentation_seed: int | None = None) -> None:
         self.plan = EpochPlan(images, data.batch_size, data.sampling)
         self.data = data
         self.seed = seed
+        self.augmentation_seed = seed if augmentation_seed is None else augmentation_seed
         self._permutation: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
 
     def draw(self, step: int) -> Draw:
@@ -84,7 +85,7 @@ class BatchOrder:
             epoch = self.plan.epoch(step)
             position = (step - self.plan.first_step(epoch)) * self.data.batch_size
             indices = self._epoch_permutation(epoch)[position : position + size]
-        bits = draws.raw(self.seed, Stream.AUGMENTATION, step, 3 * size).reshape(size, 3)
+        bits = draws.raw(self.augmentation_seed, Stream.AUGMENTATION, step, 3 * size).reshape(size, 3)
         shifts = draws.integers(bits[:, :2], 2 * self.data.shift + 1) - self.data.shift
         flips = draws.integers(bits[:, 2], 2).astype(bool)
         return Draw(indices, shifts, flips if self.data.flip else np.zeros(size, bool))
@@ -138,14 +139,21 @@ class TrainingBatches:
     """The training set on the device, and its batches."""
 
     def __init__(
-        self, images: Tensor, labels: Tensor, standardise: Standardiser, data: DataConfig, seed: int, shards: Shards
+        self,
+        images: Tensor,
+        labels: Tensor,
+        standardise: Standardiser,
+        data: DataConfig,
+        seed: int,
+        shards: Shards,
+        augmentation_seed: int | None = None,
     ) -> None:
         # images: uint8 [N, 3, 32, 32]; they stay uint8, four to eight times smaller than standardised ones
         self.device = standardise.mean.device
         self.images = images.permute(0, 2, 3, 1).contiguous().to(self.device)
         self.labels = labels.to(self.device)
         self.standardise = standardise
-        self.order = BatchOrder(data, len(labels), seed)
+        self.order = BatchOrder(data, len(labels), seed, augmentation_seed)
         self.accumulation = data.accumulation
         self.shards = shards
 

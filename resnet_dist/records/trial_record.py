@@ -7,15 +7,20 @@ later, over something newer. For `result.json` that is a repetition, the same by
 digest.
 """
 
+import base64
 import hashlib
 import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resnet_dist.errors import StorageError
 from resnet_dist.storage.interface import LAYOUT
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 PARTS = ("provenance", "files", "metrics")
 """What makes a result complete; records of earlier versions lack it, and are read together with the other files."""
@@ -77,6 +82,23 @@ def diverged(record: Mapping[str, Any]) -> bool:
 def summary(result: Mapping[str, Any]) -> dict[str, Any]:
     """The result's numbers, without what makes it complete."""
     return {name: value for name, value in result.items() if name not in PARTS}
+
+
+def encode_mask(mask: "NDArray[np.bool_]") -> str:
+    """Booleans [N] as text, a bit each, the first in the highest bit of the first byte."""
+    import numpy as np
+
+    return base64.b64encode(np.packbits(mask).tobytes()).decode()
+
+
+def decode_mask(text: str, count: int) -> "NDArray[np.bool_]":
+    """The booleans [count] of such a text. Raises a `ValueError` if it has not so many."""
+    import numpy as np
+
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(text, validate=True), np.uint8))
+    if not count <= len(bits) < count + 8:
+        raise ValueError(f"{len(bits)} bits for {count} images")
+    return bits[:count].astype(bool)
 
 
 def describe_files(files: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:

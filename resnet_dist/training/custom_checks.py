@@ -57,9 +57,9 @@ def _guarded(setting: str, name: str, check: Any, config: TrainingConfig) -> Non
 
 
 def _check_network(config: TrainingConfig) -> None:
-    network = make_network(config.network, config.batch_norm, CLASSES, config.run.seed)
+    network = make_network(config.network, config.batch_norm, CLASSES, config.run.seeds[0])
     _check_layers(network)
-    initialise(network, config.network, config.run.seed)
+    initialise(network, config.network, config.run.seeds[0])
     network = network.to(torch.float64).train()
     images = torch.randn(IMAGES, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     images = images.contiguous(memory_format=torch.channels_last)

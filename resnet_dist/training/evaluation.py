@@ -27,8 +27,8 @@ class Evaluation:
     """Fraction of images whose class is not among the five most likely."""
     finite: bool = True
     """Whether the loss, all outputs, and the network's weights and running statistics are finite, on every worker."""
-    confusion: Tensor | None = field(default=None, compare=False, repr=False)
-    """How often each class was taken for which, int64 [classes, classes], true class first; for sets that count it."""
+    found: Tensor | None = field(default=None, compare=False, repr=False)
+    """The class that each image was taken for, int64 [N], on the CPU; for sets that keep it."""
 
 
 class ImageSet:
@@ -41,10 +41,10 @@ class ImageSet:
         standardise: Standardiser,
         workers: Workers,
         virtual_shards: int = 1,
-        confusion_classes: int = 0,
+        keep_found: bool = False,
     ) -> None:
         # images: uint8 [N, 3, 32, 32]; each worker holds its own part alone
-        self.classes = confusion_classes
+        self.keep_found = keep_found
         self.total = len(labels)
         self.standardise = standardise
         self.workers = workers
@@ -53,6 +53,7 @@ class ImageSet:
         self.parts = [
             (
                 shard if virtual_shards > 1 else 0,
+                4 + start,
                 images[start:stop].permute(0, 2, 3, 1).contiguous().to(workers.device),
                 labels[start:stop].to(workers.device),
             )
@@ -63,23 +64,26 @@ class ImageSet:
     def evaluate(self, network: nn.Module, autocast: torch.autocast) -> Evaluation:
         """Evaluate a network, with its running batch-norm statistics; one collective."""
         network.eval()
-        sums = torch.zeros(self.columns, 4 + self.classes**2, dtype=torch.float64, device=self.workers.device)
-        for column, images, labels in self.parts:
+        width = 4 + (self.total if self.keep_found else 0)
+        sums = torch.zeros(self.columns, width, dtype=torch.float64, device=self.workers.device)
+        for column, place, images, labels in self.parts:
             for piece, truth in zip(images.split(BATCH), labels.split(BATCH), strict=True):
                 if len(truth):
-                    sums[column] += self._sums(network, autocast, piece, truth)
+                    counted = self._sums(network, autocast, piece, truth)
+                    sums[column, :4] += counted[:4]
+                    if self.keep_found:
+                        sums[column, place : place + len(truth)] = counted[4:]
+                    place += len(truth)
         sums[0, 3] += _not_finite(network)
         network.train()
         # In exact mode each column has one worker's sums, to which the others add zeros.
         totals = tree_sum(self.workers.sum(sums))
         loss, top1, top5, broken = (totals[:4] / self.total).tolist()
         finite = math.isfinite(loss) and broken == 0
-        if not self.classes:
-            return Evaluation(loss, top1, top5, finite)
-        return Evaluation(loss, top1, top5, finite, totals[4:].long().reshape(self.classes, self.classes).cpu())
+        return Evaluation(loss, top1, top5, finite, totals[4:].long().cpu() if self.keep_found else None)
 
     def _sums(self, network: nn.Module, autocast: torch.autocast, images: Tensor, labels: Tensor) -> Tensor:
-        """Sum of the losses, images wrong, images wrong in the first five, outputs not finite, confusion: [4 + C²]."""
+        """Sum of the losses, images wrong, wrong in the first five, outputs not finite; each image's class: [4 + N]."""
         with autocast:
             logits = network(self.standardise(images).permute(0, 3, 1, 2))
         logits = logits.to(self.standardise.mean.dtype)
@@ -87,10 +91,7 @@ class ImageSet:
         correct = found == labels[:, None]
         loss = F.cross_entropy(logits, labels, reduction="sum")
         sums = torch.stack([loss, (~correct[:, 0]).sum(), (~correct.any(1)).sum(), (~logits.isfinite()).sum()])
-        if not self.classes:
-            return sums
-        confusion = torch.bincount(labels * self.classes + found[:, 0], minlength=self.classes**2)
-        return torch.cat([sums, confusion.to(sums.dtype)])
+        return torch.cat([sums, found[:, 0].to(sums.dtype)])
 
 
 def _not_finite(network: nn.Module) -> Tensor | int:

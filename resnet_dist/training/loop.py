@@ -106,6 +106,7 @@ def _checkpoint(training: Training, recorder: Recorder | None) -> None:
 
 def _finish(training: Training, recorder: Recorder | None) -> dict[str, Any]:
     result = None
+    wrong = training.wrong_images()
     # The last line may be of an earlier version, which has recorded a run that diverged to its last checkpoint.
     if recorder and not trial_record.diverged(recorder.lines[max(recorder.lines)]):
         lines = [recorder.lines[epoch] for epoch in sorted(recorder.lines)]
@@ -120,6 +121,8 @@ def _finish(training: Training, recorder: Recorder | None) -> dict[str, Any]:
             "workers": training.workers.size,
             "device": training.workers.device.type,
             "parameters": parameter_count(training.network),
+            "test_images": len(wrong),
+            "wrong_images": trial_record.encode_mask(wrong.numpy()),
             **_energy(lines),
         }
         weights = encode_model(training.network, training.config, training.dataset)

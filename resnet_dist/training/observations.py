@@ -6,6 +6,7 @@ Each is a function of the run's state at the end of an epoch, so a run that was 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from resnet_dist.summaries import dashboards
@@ -30,8 +31,11 @@ def observe(training: "Training", epoch: int) -> list[Observation]:
     if run.histogram_epochs and (epoch + 1) % run.histogram_epochs == 0:
         found += [Observation(summary, training.step) for summary in _histograms(training)]
     if epoch + 1 == run.epochs:
-        assert training.confusion is not None, "the last epoch was not evaluated"
-        picture = confusion_picture(training.confusion, training.dataset.classes)
+        assert training.found is not None, "the last epoch was not evaluated"
+        classes = training.dataset.classes
+        pairs = training.dataset.test_labels * len(classes) + training.found
+        confusion = torch.bincount(pairs, minlength=len(classes) ** 2).reshape(len(classes), len(classes))
+        picture = confusion_picture(confusion, classes)
         matrix = _image("test/confusion", picture, "Rows: true class; columns: class found; per cent of the row.")
         found += [Observation(matrix, training.step), Observation(dashboards.session_end(), training.step)]
     return found

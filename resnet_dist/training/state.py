@@ -38,8 +38,9 @@ class Training:
                 f"run.virtual_shards: {run.virtual_shards} shards cannot be shared by {workers.size} workers; "
                 f"give --virtual-shards {1 << (workers.size - 1).bit_length()} or fewer workers"
             )
-        network = make_network(config.network, config.batch_norm, len(dataset.classes), run.seed)
-        initialise(network, config.network, run.seed)
+        weights_seed, order_seed, augmentation_seed = run.seeds
+        network = make_network(config.network, config.batch_norm, len(dataset.classes), weights_seed)
+        initialise(network, config.network, weights_seed)
         loss = Loss(run.precision, workers.device)
         self.autocast = loss.autocast
         # On CPUs and GPUs alike convolutions run fastest with the channels last in memory.
@@ -49,14 +50,18 @@ class Training:
         standardise = Standardiser(dataset.mean, dataset.std, loss.dtype, workers.device)
         shards = workers.shards(run.virtual_shards if run.exact else None)
         self.batches = TrainingBatches(
-            dataset.train_images, dataset.train_labels, standardise, config.data, run.seed, shards
+            dataset.train_images,
+            dataset.train_labels,
+            standardise,
+            config.data,
+            order_seed,
+            shards,
+            augmentation_seed,
         )
         self.plan = self.batches.order.plan
         columns = self.gradients.columns
-        self.test = ImageSet(
-            dataset.test_images, dataset.test_labels, standardise, workers, columns, len(dataset.classes)
-        )
-        self.confusion: Tensor | None = None  # int64 [classes, classes], at the end of the newest epoch
+        self.test = ImageSet(dataset.test_images, dataset.test_labels, standardise, workers, columns, keep_found=True)
+        self.found: Tensor | None = None  # the class of each test image, int64 [N], at the end of the newest epoch
         self.validation = (
             ImageSet(dataset.validation_images, dataset.validation_labels, standardise, workers, columns)
             if config.data.holdout
@@ -126,7 +131,7 @@ class Training:
         if not math.isfinite(line["train_loss"]):
             raise _diverged(f"the training loss is {line['train_loss']}", epoch)
         test = self._evaluate(self.test, "test", epoch)
-        self.confusion = test.confusion
+        self.found = test.found
         line |= {
             "test_loss": test.loss,
             "top1_error": test.top1_error,
@@ -145,6 +150,13 @@ class Training:
         if not found.finite:
             raise _diverged("weights, running statistics or outputs of the network are not finite", epoch)
         return found
+
+    def wrong_images(self) -> Tensor:
+        """Which test images the network gets wrong, bool [N]; a collective where no epoch was left to run."""
+        if self.found is None:
+            self.found = self.test.evaluate(self.network, self.autocast()).found
+        assert self.found is not None
+        return self.found != self.dataset.test_labels
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds, the same on every worker. Draws are functions of the step and need no state."""

@@ -73,6 +73,9 @@ OTHER: dict[str, list[Any]] = {
     "batch_norm.momentum": [0.0, 0.2, "dynamic"],
     "schedule.milestones": [[], [80], [80, 160], [80, 120, 180]],
     "run.virtual_shards": [1, 4, 16],
+    "run.seed_initialisation": [0, 7],
+    "run.seed_order": [0, 7],
+    "run.seed_augmentation": [0, 7],
 }
 
 SECTIONS: dict[str, Any] = {item.name: type(getattr(TrainingConfig(), item.name)) for item in fields(TrainingConfig)}

@@ -84,7 +84,7 @@ def record(folder: Path) -> Storage:
             changed = {"commit": "2e" * 20} if index == 4 else {"dirty": True, "patch_sha256": "3f" * 32}
             record_result(storage, "golden", trial, error, changed if index in (4, 5) else None)
     record_metrics(storage, "golden", trials[7], [0.5])
-    record_failure(storage, "golden", trials[11], "the training loss is nan in epoch 3")
+    record_failure(storage, "golden", trials[11], "the training loss is nan in epoch 3", kind="diverged")
     return storage
 
 

@@ -88,9 +88,9 @@ def record_result(
     storage.put(keys.result, encode(record | dict(result or {})))
 
 
-def record_failure(storage: Storage, experiment: str, trial: Trial, reason: str) -> None:
+def record_failure(storage: Storage, experiment: str, trial: Trial, reason: str, kind: str = "error") -> None:
     """A trial that has given up."""
-    failure = {"layout": 1, "trial": trial.trial_id, "reason": reason, "attempts": 1}
+    failure = {"layout": 1, "trial": trial.trial_id, "kind": kind, "reason": reason, "attempts": 1}
     storage.put(TrialKeys(experiment, trial.trial_id).failure, json.dumps(failure).encode())
 
 

@@ -26,6 +26,7 @@ from tune_jobs.commands.plan import MANY, add_grid_settings, add_launch, add_pla
 from tune_jobs.commands.terminal import make_console
 from tune_jobs.grid.experiment import Trial, experiment_record, load_experiment
 from tune_jobs.grid.plan import make_plan
+from tune_jobs.results.experiment_record import with_earlier_plans
 from tune_jobs.results.trials import STATES, ExperimentResults, read_experiment
 
 LOGGER = logging.getLogger(__name__)
@@ -178,6 +179,7 @@ def _run(args: argparse.Namespace, storage: BrowsableStorage, console: Console) 
 
 
 def _put_record(storage: Storage, record: dict[str, Any]) -> None:
+    record = with_earlier_plans(storage, record)
     storage.put(experiment_key(record["experiment"]), (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
 
 

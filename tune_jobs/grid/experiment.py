@@ -170,6 +170,7 @@ def experiment_record(
         "title": experiment.title,
         "description": experiment.description,
         "seeds": seeds,
+        "planned_seeds": max(seeds, experiment.seeds),
         "epochs": epochs.pop() if len(epochs) == 1 else None,
         "overrides": dict(overrides or {}),
         "deviations": [asdict(deviation) for deviation in experiment.deviations],
@@ -179,6 +180,7 @@ def experiment_record(
                 "title": table.title,
                 "caption": table.caption,
                 "baseline": table.baseline or table.cells[0].label,
+                **({"paired": True} if table.paired else {}),
                 "cells": [
                     {
                         "label": cell.label,

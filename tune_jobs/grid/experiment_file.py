@@ -14,7 +14,7 @@ from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import ConfigurationError
 
 TOP_KEYS = ("name", "title", "description", "seeds", "include", "recipe", "reference", "table")
-TABLE_KEYS = ("name", "title", "caption", "baseline", "cell", "grid")
+TABLE_KEYS = ("name", "title", "caption", "baseline", "paired", "cell", "grid")
 CELL_KEYS = ("label", "set", "reference", "paper")
 LEVEL_KEYS = ("label", "set")
 
@@ -45,6 +45,8 @@ class Table:
     cells: tuple[Cell, ...]
     baseline: str = ""
     """Label of the cell that the others are tested against; empty: the first."""
+    paired: bool = False
+    """Whether cells with one seed share their training, so that they are compared in pairs."""
     reference_settings: tuple[tuple[str, Any], ...] = ()
     """Settings with which the reference numbers were measured, beyond what each cell declares."""
 
@@ -150,6 +152,7 @@ def _table(raw: dict[str, Any], recipe: TrainingConfig, references: dict[str, An
             _text(raw, "caption", ""),
             tuple(cells),
             baseline=baseline,
+            paired=_flag(raw, "paired"),
             reference_settings=tuple(references.items()),
         )
 
@@ -252,6 +255,13 @@ def _fraction(raw: dict[str, Any], key: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise ConfigurationError(f"{key}: {value!r} is not allowed; it must be a fraction from 0 to 1, as in 0.0829")
     return float(value)
+
+
+def _flag(raw: dict[str, Any], key: str) -> bool:
+    value = raw.get(key, False)
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{key}: {value!r} is not allowed; it must be true or false")
+    return value
 
 
 def _unique(kind: str, names: list[str]) -> None:

@@ -20,6 +20,12 @@ def _solver(config: TrainingConfig) -> str:
     return f"{kind}-{_number(solver.learning_rate)}"
 
 
+def _fixed_seeds(config: TrainingConfig) -> str:
+    names = ("initialisation", "order", "augmentation")
+    fixed = [name for name in names if getattr(config.run, f"seed_{name}") is not None]
+    return "-".join(("fixed", *fixed)) if fixed else "all-seeds-vary"
+
+
 # What a reader looks for first. Anything else joins a name only where two trials would share it otherwise.
 COMPONENTS: tuple[Callable[[TrainingConfig], str], ...] = (
     lambda c: c.data.source.rpartition("/")[2].removeprefix("folder:"),
@@ -35,6 +41,7 @@ COMPONENTS: tuple[Callable[[TrainingConfig], str], ...] = (
     lambda c: f"bn-momentum-{_number(c.batch_norm.momentum)}",
     lambda c: f"batch-{c.data.batch_size}",
     lambda c: c.run.precision,
+    _fixed_seeds,
 )
 
 

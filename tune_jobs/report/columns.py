@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from resnet_dist.plurals import counted
+from tune_jobs.report.comparisons import Tested
 from tune_jobs.report.cost import Cost, duration, trial_seconds, workers
 from tune_jobs.report.statistics import Summary
-from tune_jobs.report.summary import CellSummary, ReportOptions, ReportSummary, TableSummary
+from tune_jobs.report.summary import CellSummary, ReportSummary, TableSummary
 from tune_jobs.results.trials import STATES, ExperimentResults, TrialResults
 
 NONE = "—"
@@ -50,7 +51,7 @@ def columns(table: TableSummary, summary: ReportSummary) -> list[Column]:
     cells = table.cells
     referenced = any(cell.reference is not None for cell in cells)
     shown = [
-        Column("Top-1 error, %", _ours, lambda c: c.ours.mean if c.ours else None),
+        Column("Top-1 error, %", _ours, lambda c: c.ours.mean if c.ours else None, lambda c: c.diverged),
         Column("n", lambda c: str(c.ours.n if c.ours else 0), lambda c: c.ours.n if c.ours else 0, wide=True),
     ]
     if any(cell.ours and cell.ours.n > 1 for cell in cells):
@@ -64,27 +65,39 @@ def columns(table: TableSummary, summary: ReportSummary) -> list[Column]:
     if summary.comparable and referenced:
         shown += [
             Column("Difference", lambda c: percent(c.difference, sign=True), lambda c: c.difference, wide=True),
-            Column("Verdict", lambda c: c.verdict or NONE, note=_verdict_note),
+            Column("Verdict", lambda c: _verdict(c.document), note=_verdict_note),
         ]
     if any(cell.paper is not None for cell in cells):
         shown.append(Column("Paper, %", lambda c: percent(c.paper), lambda c: c.paper, note=_paper_note))
-    if any(cell.baseline_p is not None for cell in cells):
+    if len(cells) > 1 and any(cell.ours and cell.ours.n > 1 for cell in cells):
         shown.append(
             Column(
                 "Against baseline",
-                lambda c: _against_baseline(c, table.baseline),
-                lambda c: c.baseline_difference if c.baseline_p is not None else None,
-                note=lambda c: f"{c.baseline_verdict}, {p_value(c.baseline_p)}" if c.baseline_p is not None else "",
+                lambda c: "baseline" if c.label == table.baseline else percent(c.baseline_difference, sign=True),
+                lambda c: c.baseline_difference,
+                note=_against_note,
                 wide=True,
             )
         )
     return shown
 
 
-def _against_baseline(cell: CellSummary, baseline: str) -> str:
-    if cell.label == baseline:
-        return "baseline"
-    return percent(cell.baseline_difference, sign=True) if cell.baseline_p is not None else NONE
+def _against_note(cell: CellSummary) -> str:
+    if cell.against is None:
+        return ""
+    low, high = cell.against.comparison.interval
+    return (
+        f"{percent(low, sign=True)} to {percent(high, sign=True)}{', paired' if cell.against.paired else ''}; "
+        f"{cell.against.verdict}, {_adjusted_p(cell, cell.against)}"
+    )
+
+
+def _adjusted_p(cell: CellSummary, tested: Tested) -> str:
+    return p_value(tested.p) + (", interim" if cell.interim else "")
+
+
+def _verdict(tested: Tested | None) -> str:
+    return tested.verdict if tested else NONE
 
 
 def _ours(cell: CellSummary) -> str:
@@ -110,36 +123,11 @@ def _one_run(cell: CellSummary) -> str:
 
 
 def _verdict_note(cell: CellSummary) -> str:
-    if cell.verdict is None:
-        return cell.no_verdict
-    return p_value(cell.reference_p) + ("" if cell.complete else ", so far")
+    return _adjusted_p(cell, cell.document) if cell.document else cell.no_verdict
 
 
 def _paper_note(cell: CellSummary) -> str:
     return f"ours {percent(cell.paper_difference, sign=True)}" if cell.paper_difference is not None else ""
-
-
-def method(options: ReportOptions) -> list[str]:
-    """How the numbers came about, in a few sentences for readers of the tables."""
-    margin = f"{100 * options.smallest_difference:g} % points"
-    said = [
-        "The measure is the top-1 error on the test set after the last epoch, never the best epoch. Ours is the mean "
-        "over seeds ± their standard deviation (n - 1), with Student's 95 % confidence interval of the mean. Only "
-        "trials that ran to their end count: a row some of whose trials failed shows those that did not.",
-        "The document's number is one run, so it is treated as one draw: t = (mean - number) / (sd √(1 + 1/n)), n - 1 "
-        "degrees of freedom; p < 0.05 is a number outside the 95 % prediction interval for one more run of ours. Rows "
-        "are tested against the table's baseline by Welch's t. Both families of p-values are corrected within the "
-        "table by Holm's method.",
-        f"Verdicts: differs (p < 0.05); reproduced (p ≥ 0.05, our mean within {margin} of the number, and itself known "
-        f"to ± {margin} by its interval); not distinguishable (anything else: more seeds are needed to say). "
-        "With one seed there is neither interval nor verdict.",
-    ]
-    if options.best_epoch:
-        said.append(
-            "The best epoch is optimistic: it is chosen by the error on the test set itself, which is training on "
-            "the test set. It is no measure of the network, and no test uses it."
-        )
-    return said
 
 
 def progress(results: ExperimentResults) -> str:

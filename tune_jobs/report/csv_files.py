@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tune_jobs.report.comparisons import Tested
 from tune_jobs.report.notices import shown_source
 from tune_jobs.report.summary import CellSummary, ReportSummary
 
@@ -38,9 +39,11 @@ def trials_csv(summary: ReportSummary) -> str:
 
 
 _CELL_FIELDS = (
-    *("table", "cell", "n", "trials", "mean", "sd", "low", "high", "prediction_low", "prediction_high"),
-    *("reference", "difference", "reference_p", "verdict", "paper", "paper_difference"),
-    *("baseline", "baseline_difference", "baseline_p", "baseline_verdict"),
+    *("table", "cell", "n", "trials", "diverged", "interim", "mean", "sd", "low", "high"),
+    *("prediction_low", "prediction_high"),
+    *("reference", "difference", "reference_low", "reference_high", "reference_p", "verdict", "paper"),
+    *("paper_difference", "baseline", "baseline_difference", "baseline_low", "baseline_high", "baseline_p"),
+    "baseline_verdict",
 )
 
 
@@ -48,7 +51,8 @@ def cells_csv(summary: ReportSummary) -> str:
     """A line for every row of every table."""
     best = ["best_mean_optimistic", "best_sd_optimistic"] if summary.options.best_epoch else []
     rows = [
-        [table.name, *_cell(cell), table.baseline, cell.baseline_difference, cell.baseline_p, cell.baseline_verdict]
+        [table.name, *_cell(cell), table.baseline, cell.baseline_difference]
+        + _tested(cell.against)
         + ([cell.best.mean if cell.best else None, cell.best.sd if cell.best else None] if best else [])
         for table in summary.tables
         for cell in table.cells
@@ -60,9 +64,14 @@ def _cell(cell: CellSummary) -> list[Any]:
     ours = cell.ours
     sample = [ours.mean, ours.sd, ours.low, ours.high] if ours else [None] * 4
     return [
-        *(cell.label, ours.n if ours else 0, len(cell.trials), *sample, *(cell.prediction or (None, None))),
-        *(cell.reference, cell.difference, cell.reference_p, cell.verdict, cell.paper, cell.paper_difference),
+        *(cell.label, ours.n if ours else 0, len(cell.trials), cell.row.diverged, cell.interim, *sample),
+        *(*(cell.prediction or (None, None)), cell.reference, cell.difference, *_tested(cell.document)),
+        *(cell.paper, cell.paper_difference),
     ]
+
+
+def _tested(tested: Tested | None) -> list[Any]:
+    return [*tested.comparison.interval, tested.p, tested.verdict] if tested else [None] * 4
 
 
 def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tune_jobs.report import cost as costs
-from tune_jobs.report.columns import COST_TITLES, columns, cost_fields, method, percent, progress, trial_fields
+from tune_jobs.report.columns import COST_TITLES, columns, cost_fields, percent, progress, trial_fields
 from tune_jobs.report.drawing import Drawing
 from tune_jobs.report.inline_figures import hover_values, inline_svg
 from tune_jobs.report.links import RecordLinks
+from tune_jobs.report.method import RATE_TITLES, method, rate_fields
 from tune_jobs.report.summary import ReportSummary
 from tune_jobs.results.trials import STATES
 
@@ -59,6 +60,8 @@ def html_page(
         duration=lambda trial: costs.duration(costs.trial_seconds(trial)),
         percent=percent,
         method=method(summary.options),
+        rate_titles=RATE_TITLES,
+        rates=rate_fields(),
     )
 
 

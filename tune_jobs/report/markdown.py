@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from tune_jobs.report import cost as costs
-from tune_jobs.report.columns import COST_TITLES, columns, cost_fields, method, percent, progress, trial_fields
+from tune_jobs.report.columns import COST_TITLES, columns, cost_fields, percent, progress, trial_fields
 from tune_jobs.report.links import RecordLinks
+from tune_jobs.report.method import RATE_TITLES, method, rate_fields
 from tune_jobs.report.summary import CellSummary, ReportSummary, TableSummary
 from tune_jobs.results.trials import TrialResults
 
@@ -23,6 +24,7 @@ def markdown(
     lines += [_md(summary.options.preface), ""] if summary.options.preface else []
     lines += ["\n>\n".join(f"> **{_md(notice)}**" for notice in summary.notices), ""] if summary.notices else []
     lines += [_md(record["description"]), ""] if record.get("description") else []
+    lines += [f"**{_md(summary.study)}**", ""] if summary.study else []
     lines += [f"{progress(results)}. Written {written}.", ""]
     if overview:
         lines += ["## All tables at a glance", "", *_images(overview)]
@@ -33,6 +35,7 @@ def markdown(
         lines += ["## Cost", "", *_cost(spent)]
     lines += ["## Trials", "", *_trials(summary, where), "", "## How to read this", ""]
     lines += [f"{line}\n" for line in method(summary.options)]
+    lines += [*_grid(RATE_TITLES, [True] * len(RATE_TITLES), rate_fields()), ""]
     return "\n".join(lines)
 
 

@@ -1,12 +1,14 @@
 """What a report says in words: before any number, and below each table."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from resnet_dist.configuration.schedule import ScheduleConfig
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.plurals import counted
-from tune_jobs.report.statistics import LEVEL, POWER, Summary, pooled_sd, seeds_needed, smallest_visible
+from tune_jobs.report.comparisons import Comparisons
+from tune_jobs.report.statistics import LEAST_SEEDS, LEVEL, POWER, seeds_needed
 from tune_jobs.results.trials import ExperimentResults
 
 # Deviations that leave a number comparable with the reference's: they are named, and no more.
@@ -18,7 +20,7 @@ def comparable_with_references(record: Mapping[str, Any]) -> bool:
     return all(deviation["setting"] in COMPARABLE_SETTINGS for deviation in record.get("deviations", []))
 
 
-def experiment_notices(results: ExperimentResults) -> list[str]:
+def experiment_notices(results: ExperimentResults, tests: Comparisons) -> list[str]:
     """What must be said before any number: a shortened recipe, other data, other settings."""
     record = results.record
     cells = [cell for table in record["tables"] for cell in table["cells"]]
@@ -28,6 +30,7 @@ def experiment_notices(results: ExperimentResults) -> list[str]:
         notices.append(
             f"Not finished: {waiting} of {len(results.trials)} trials have no result yet; numbers will change."
         )
+    notices += [*_interim(results, tests), *_diverged(tests)]
     notices += [
         f"{trial.trial_id}: {trial.reason}; its numbers are those of result.json, which has all of them."
         for trial in results.trials.values()
@@ -67,6 +70,55 @@ def experiment_notices(results: ExperimentResults) -> list[str]:
     return notices
 
 
+def _interim(results: ExperimentResults, tests: Comparisons) -> Iterator[str]:
+    """That tests are read before all of the planned seeds are there."""
+    planned = planned_seeds(results.record)
+    tested = bool(tests.document or tests.baseline) and not results.count("early-stopped")
+    ended = sum(trial.state == "finished" or trial.failure == "diverged" for trial in results.trials.values())
+    if tested and (ended < len(results.trials) or results.record["seeds"] < planned):
+        yield (
+            f"Interim: {counted(planned, 'seed')} a row {'is' if planned == 1 else 'are'} planned, and not all are "
+            "there. Who looks after every seed and stops when a test pleases errs more often than the tests say."
+        )
+    if looks := results.record.get("earlier_plans"):
+        yield (
+            f"Seeds were added: {_words(looks)} a row had been planned before {planned}. If the results of those "
+            "decided that, the tests err more often than they say."
+        )
+
+
+def planned_seeds(record: Mapping[str, Any]) -> int:
+    """Seeds a row that were planned; earlier versions planned what they launched."""
+    return int(record.get("planned_seeds", record["seeds"]))
+
+
+def _diverged(tests: Comparisons) -> Iterator[str]:
+    rows = {row.key: (label, row) for (_, label), row in tests.rows.items() if row.diverged}
+    if rows:
+        said = "; ".join(
+            f"{label}: {row.diverged} of {counted(len(row.trials), 'seed')}" for label, row in rows.values()
+        )
+        yield (
+            f"Diverged: {said}. The means of these rows are those of the seeds that did not, so they say too little: "
+            "no test and no verdict uses them."
+        )
+
+
+def study_sentence(tests: Comparisons, margin: float) -> str:
+    """What all configurations together say of the recipe; empty if too few can be compared."""
+    if tests.study is None:
+        return ""
+    low, high = tests.study.interval
+    differs, equivalent = tests.study.p < LEVEL, tests.study.equivalence_p(margin) < LEVEL
+    told = "the recipe as a whole differs from the document's" if differs else "no difference of the recipe shows"
+    within = f", and is within {100 * margin:g} % points of it" if equivalent else ""
+    return (
+        f"The whole study: over {tests.configurations} configurations, each counted once, ours less the document's is "
+        f"{100 * tests.study.difference:+.2f} % points on average (95 % interval {100 * low:+.2f} to "
+        f"{100 * high:+.2f}, p {'< 0.001' if tests.study.p < 0.001 else f'= {tests.study.p:.2g}'}): {told}{within}."
+    ).replace("-", "\N{MINUS SIGN}")
+
+
 def _other_milestones(record: Mapping[str, Any]) -> Iterator[str]:
     """Where referenced rows drop the learning rate, if not where the document's runs did."""
     found: dict[str, int] = {}
@@ -99,37 +151,46 @@ def _words(values: Sequence[Any]) -> str:
 
 
 def table_notes(
-    samples: Sequence[Summary], tests: int, referenced: bool, comparable: bool, smallest_difference: float
+    table: Mapping[str, Any], record: Mapping[str, Any], tests: Comparisons, smallest_difference: float
 ) -> Iterator[str]:
-    """Why there is no verdict, and how many seeds it takes to tell the smallest difference that matters.
-
-    `samples` are those of the cells that have any, `tests` how many of them are tested against the baseline.
-    """
-    if referenced and not comparable:
+    """Why there is no verdict, and how many seeds it takes to tell the smallest difference that matters."""
+    cells = table["cells"]
+    comparable = comparable_with_references(record)
+    if any(cell["reference"] is not None for cell in cells) and not comparable:
         yield (
             "No difference from the document's and the paper's numbers and no verdict on them: these runs are not of "
             "their recipe or data, as said at the top. They stand here for orientation only."
         )
-    if any(sample.n == 1 for sample in samples):
-        lacking = "no interval and no verdict" if referenced and comparable else "no interval and no test"
-        yield f"A row with one seed has {lacking}: one run does not show how much runs differ. Use --seeds 2 or more."
-    spread = pooled_sd(samples)
-    if spread is None:
-        return
-    alone = _seeds(seeds_needed(spread, smallest_difference))
-    corrected = ""
-    if tests > 1:
-        strictest = _seeds(seeds_needed(spread, smallest_difference, tests=tests))
-        corrected = f", and {strictest} at the strictest of the levels that Holm's correction sets ({LEVEL:g}/{tests})"
-    yield (
-        f"To tell two rows {100 * smallest_difference:g} % points apart with {100 * POWER:g} % power takes {alone} "
-        f"seeds a row for one comparison{corrected} (pooled standard deviation {100 * spread:.2f} %)."
-    )
-    if referenced and comparable:
+    samples = [sample for cell in cells if (sample := tests.rows[table["name"], cell["label"]].sample())]
+    if any(sample.n < LEAST_SEEDS for sample in samples):
         yield (
-            f"The document's number is one run, which varies like ours: however many seeds, it cannot be told from "
-            f"our mean unless it lies more than {100 * smallest_visible(spread):.2f} % points away."
+            f"A row with fewer than {LEAST_SEEDS} seeds has no test and no verdict: so few runs do not show how much "
+            f"runs differ. Use --seeds {LEAST_SEEDS} or more."
         )
+    if comparable:
+        yield from _seeds_note(table, tests, smallest_difference)
+
+
+def _seeds_note(table: Mapping[str, Any], tests: Comparisons, difference: float) -> Iterator[str]:
+    """Of each comparison with the baseline by its own spread: one row of large errors says nothing of the others."""
+    needed: dict[str, int | None] = {}
+    count = sum(name == table["name"] for name, _ in tests.baseline)
+    for cell in table["cells"]:
+        pair = tests.pair(table, cell)
+        if pair.row is not pair.baseline and (comparison := pair.comparison):
+            n = min(len(pair.row.by_seed()), len(pair.baseline.by_seed()))
+            spread = comparison.error * math.sqrt(n / 2)  # of one run, if both rows vary alike
+            needed[cell["label"]] = seeds_needed(spread, difference, tests=count)
+    if not needed:
+        return
+    ordered = sorted(needed, key=lambda label: needed[label] or math.inf)
+    middle, last = ordered[(len(ordered) - 1) // 2], ordered[-1]
+    most = f" in the median comparison and {_seeds(needed[last])} for {last}" if needed[middle] != needed[last] else ""
+    strictest = f"{LEVEL:g}/{count}, the strictest level of Holm's correction"
+    yield (
+        f"To tell a row from the baseline by {100 * difference:g} % points with {100 * POWER:g} % power takes "
+        f"{_seeds(needed[middle])} seeds a row{most} (at {strictest if count > 1 else f'{LEVEL:g}'})."
+    )
 
 
 def _seeds(needed: int | None) -> str:

@@ -1,7 +1,8 @@
-"""Statistics of repeated trials: intervals, Welch's t, Holm's correction, and one reference value as one draw.
+"""Statistics of repeated trials: means with their intervals, differences with their tests, and the seeds they take.
 
-Values are errors of the same cell with different seeds, taken as normal. scipy.special is imported inside the
-functions: a command that computes no statistics does not pay for it.
+Values are errors of the same row with different seeds, taken as normal. Every comparison is a t-test: a difference, its
+standard error and degrees of freedom. scipy is imported inside the functions: a command that computes no statistics
+does not pay for it.
 """
 
 import math
@@ -9,12 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Verdict = Literal["reproduced", "differs", "not distinguishable"]
+RunVerdict = Literal["differs", "equivalent", "consistent", "undecided"]
+RowVerdict = Literal["differs", "equivalent", "undecided"]
 
 LEVEL = 0.05
-"""Significance level of every test, after Holm's correction within a table."""
+"""Significance level of every test. Of `differs`, after Holm's correction."""
 POWER = 0.8
 """Probability of seeing a difference that is there, for `seeds_needed`."""
+LEAST_SEEDS = 3
+"""Seeds before anything is tested: two that happen to be equal, or nearly, say nothing of how much runs differ."""
 SMALLEST_DIFFERENCE = 0.005
 """The smallest difference of two errors that matters: the document's "typically within 0.5 %"."""
 _MOST_SEEDS = 1000
@@ -30,21 +34,30 @@ class Summary:
     sd: float | None
     """Sample standard deviation (n - 1); None with one value."""
     low: float | None
-    """Lower end of the 95 % confidence interval of the mean (Student's t); None with one value."""
+    """Lower end of the 95 % confidence interval of the mean (Student's t), at least 0; None with one value."""
     high: float | None
-    """Its upper end."""
+    """Its upper end, at most 1."""
 
 
-def summarise(values: Sequence[float]) -> Summary:
-    """Mean, standard deviation and 95 % confidence interval of one or more values."""
+def summarise(values: Sequence[float], resolution: float = 0.0) -> Summary:
+    """Mean, standard deviation and 95 % confidence interval of one or more errors.
+
+    `resolution` is one image of the test set, as a fraction: errors are multiples of it, so equal ones are known no
+    better, and a smaller standard deviation is taken for it.
+    """
     assert values, "no values to summarise"
     n = len(values)
     mean = math.fsum(values) / n
     if n == 1:
         return Summary(1, mean, None, None, None)
-    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    sd = _sd(values, resolution)
     half = t_quantile(1 - LEVEL / 2, n - 1) * sd / math.sqrt(n)
-    return Summary(n, mean, sd, mean - half, mean + half)
+    return Summary(n, mean, sd, max(0.0, mean - half), min(1.0, mean + half))
+
+
+def _sd(values: Sequence[float], resolution: float) -> float:
+    mean = math.fsum(values) / len(values)
+    return max(resolution, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)))
 
 
 def t_quantile(probability: float, degrees: float) -> float:
@@ -54,43 +67,65 @@ def t_quantile(probability: float, degrees: float) -> float:
     return float(stdtrit(degrees, probability))
 
 
-def two_sided_p(t: float, degrees: float) -> float:
-    """Probability that Student's t is at least as far from 0 as `t`."""
-    from scipy.special import stdtr
+@dataclass(frozen=True)
+class Comparison:
+    """A difference of two means, and how well it is known."""
 
-    return float(2 * stdtr(degrees, -abs(t)))
+    difference: float
+    error: float
+    """Its standard error, greater than 0."""
+    degrees: float
+    """Degrees of freedom of the standard error."""
+
+    @property
+    def p(self) -> float:
+        """Two-sided p of no difference."""
+        from scipy.special import stdtr
+
+        return float(2 * stdtr(self.degrees, -abs(self.difference) / self.error))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % confidence interval of the difference."""
+        half = self.half_width
+        return self.difference - half, self.difference + half
+
+    @property
+    def half_width(self) -> float:
+        """Half the width of that interval."""
+        return t_quantile(1 - LEVEL / 2, self.degrees) * self.error
+
+    def equivalence_p(self, margin: float) -> float:
+        """The larger p of two one-sided tests (Schuirmann 1987) that the difference lies beyond `margin`, either way.
+
+        Below 0.05 exactly where the 90 % interval of the difference lies within the margin.
+        """
+        from scipy.special import stdtr
+
+        return float(stdtr(self.degrees, (abs(self.difference) - margin) / self.error))
 
 
-def welch_p(first: Summary, second: Summary) -> float:
-    """Two-sided p of Welch's t-test for equal means of two samples with two values or more each.
+def to_single_run(sample: Summary, number: float) -> Comparison:
+    """Our mean less one run's number, as if that run was drawn from the distribution behind `sample`.
 
-    Two samples without any spread are equal (p = 1) or not (p = 0).
+    The error is sd sqrt(1 + 1/n): p < 0.05 is a number outside the 95 % prediction interval for one more run of ours.
     """
-    assert first.sd is not None and second.sd is not None, "Welch's test needs two values in each sample"
+    assert sample.sd is not None, "one value does not show how much runs differ"
+    return Comparison(sample.mean - number, sample.sd * math.sqrt(1 + 1 / sample.n), sample.n - 1)
+
+
+def of_samples(first: Summary, second: Summary) -> Comparison:
+    """Welch's comparison of two samples whose standard deviations may differ."""
+    assert first.sd is not None and second.sd is not None, "one value does not show how much runs differ"
     a, b = first.sd**2 / first.n, second.sd**2 / second.n
-    if a + b == 0:
-        return float(first.mean == second.mean)
     degrees = (a + b) ** 2 / (a**2 / (first.n - 1) + b**2 / (second.n - 1))
-    return two_sided_p((first.mean - second.mean) / math.sqrt(a + b), degrees)
+    return Comparison(first.mean - second.mean, math.sqrt(a + b), degrees)
 
 
-def prediction_interval(sample: Summary) -> tuple[float, float]:
-    """Where one more run of the same cell falls with a probability of 95 %: mean ± t sd sqrt(1 + 1/n)."""
-    assert sample.sd is not None, "a prediction needs two values or more"
-    half = t_quantile(1 - LEVEL / 2, sample.n - 1) * sample.sd * math.sqrt(1 + 1 / sample.n)
-    return sample.mean - half, sample.mean + half
-
-
-def single_draw_p(sample: Summary, reference: float) -> float:
-    """Two-sided p that `reference`, one run's number, was drawn from the distribution behind `sample`.
-
-    t = (mean - reference) / (sd sqrt(1 + 1/n)) with n - 1 degrees of freedom: p < 0.05 is a reference outside the
-    95 % prediction interval for one more run.
-    """
-    assert sample.sd is not None, "a reference needs two values or more to be tested"
-    if sample.sd == 0:
-        return float(sample.mean == reference)
-    return two_sided_p((sample.mean - reference) / (sample.sd * math.sqrt(1 + 1 / sample.n)), sample.n - 1)
+def of_differences(differences: Sequence[float], resolution: float = 0.0) -> Comparison:
+    """The mean of differences that are independent of each other: by seed in pairs, or by configuration in a study."""
+    n = len(differences)
+    return Comparison(math.fsum(differences) / n, _sd(differences, resolution) / math.sqrt(n), n - 1)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -103,40 +138,38 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def verdict(sample: Summary, reference: float, adjusted_p: float, margin: float = SMALLEST_DIFFERENCE) -> Verdict:
-    """What the sample says about a single reference value.
+def row_verdict(comparison: Comparison, adjusted_p: float, margin: float) -> RowVerdict:
+    """What is known of two rows.
 
-    `differs`: the reference is no plausible draw (adjusted p < 0.05). `reproduced`: it is one, our mean lies within
-    the margin of it, and our mean is itself known to within the margin (half-width of its 95 % interval).
-    `not distinguishable`: anything else; more seeds are needed to say.
+    `differs`: adjusted p < 0.05. `equivalent`: less than the margin apart, by two one-sided tests at 0.05.
+    `undecided`: neither; more seeds are needed to say.
     """
-    assert sample.high is not None, "a verdict needs two values or more"
     if adjusted_p < LEVEL:
         return "differs"
-    if abs(sample.mean - reference) <= margin and sample.high - sample.mean <= margin:
-        return "reproduced"
-    return "not distinguishable"
+    return "equivalent" if comparison.equivalence_p(margin) < LEVEL else "undecided"
 
 
-def pooled_sd(samples: Sequence[Summary]) -> float | None:
-    """Standard deviation over samples whose means may differ; None if none has two values."""
-    degrees = sum(sample.n - 1 for sample in samples)
-    if not degrees:
-        return None
-    return math.sqrt(sum((s.n - 1) * s.sd**2 for s in samples if s.sd is not None) / degrees)
+def run_verdict(comparison: Comparison, adjusted_p: float, margin: float) -> RunVerdict:
+    """What is known of a row and one run's number: as of two rows, with one more answer between.
+
+    `consistent`: the number may well be one more run of the row (p >= 0.05, not adjusted), and the row is known well
+    enough for that to mean something: its prediction interval is no wider than the margin on either side.
+    """
+    verdict = row_verdict(comparison, adjusted_p, margin)
+    if verdict == "undecided" and comparison.p >= LEVEL and comparison.half_width <= margin:
+        return "consistent"
+    return verdict
 
 
 def seeds_needed(
     sd: float, difference: float = SMALLEST_DIFFERENCE, power: float = POWER, tests: int = 1
 ) -> int | None:
-    """Seeds a cell with which a two-sided t-test tells two cells that differ by `difference` with this power.
+    """Seeds a row with which a two-sided t-test tells two rows that differ by `difference` with this power.
 
-    For normal errors of standard deviation `sd`. The level is that of the strictest of `tests` tests under Holm's
+    For normal errors of standard deviation `sd` > 0. The level is that of the strictest of `tests` tests under Holm's
     correction. None if it takes more than 1000.
     """
-    assert sd >= 0 and difference > 0 and tests >= 1
-    if sd == 0:
-        return 2
+    assert sd > 0 and difference > 0 and tests >= 1
     level = LEVEL / tests
     low, high = 1, _MOST_SEEDS  # power grows with n: the answer is in (low, high]
     if _power(high, sd, difference, level) < power:
@@ -147,17 +180,7 @@ def seeds_needed(
             low = middle
         else:
             high = middle
-    return high
-
-
-def smallest_visible(sd: float) -> float:
-    """The smallest difference from one run's number that any number of seeds can show: the run itself varies by sd.
-
-    It is the half-width of the 95 % prediction interval as n grows, for a single test.
-    """
-    from scipy.special import ndtri
-
-    return float(ndtri(1 - LEVEL / 2)) * sd
+    return max(high, LEAST_SEEDS)
 
 
 def _power(n: int, sd: float, difference: float, level: float) -> float:

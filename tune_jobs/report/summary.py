@@ -1,23 +1,20 @@
 """The report's content as data: each table of an experiment with its statistics, without any formatting."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from tune_jobs.report import mixed_trials
-from tune_jobs.report.notices import comparable_with_references, experiment_notices, table_notes
-from tune_jobs.report.statistics import (
-    LEVEL,
-    SMALLEST_DIFFERENCE,
-    Summary,
-    Verdict,
-    holm,
-    prediction_interval,
-    single_draw_p,
-    summarise,
-    verdict,
-    welch_p,
+from tune_jobs.report.comparisons import Comparisons, Row, Tested, compare
+from tune_jobs.report.notices import (
+    comparable_with_references,
+    experiment_notices,
+    planned_seeds,
+    study_sentence,
+    table_notes,
 )
+from tune_jobs.report.statistics import LEAST_SEEDS, SMALLEST_DIFFERENCE, Summary, to_single_run
 from tune_jobs.results.trials import ExperimentResults, TrialResults
 
 
@@ -38,44 +35,75 @@ class CellSummary:
     """One row of a table."""
 
     label: str
-    trials: tuple[TrialResults, ...]
-    """The trials behind it, by seed."""
-    ours: Summary | None
-    """Final-epoch top-1 errors over the finished seeds; None while there are none."""
+    row: Row
+    base: Row
+    """The table's baseline, which may be this row itself."""
+    planned: int
+    """Seeds that were planned before the first was run."""
     reference: float | None
+    """The document's number."""
     paper: float | None
-    difference: float | None
-    """Our mean less the reference; None where the two cannot be compared."""
-    paper_difference: float | None
-    """The same for the paper's number."""
-    prediction: tuple[float, float] | None
-    """Where one more run falls with a probability of 95 %; None with less than two seeds."""
-    reference_p: float | None
-    """p of the reference as one draw, adjusted within the table."""
-    verdict: Verdict | None
-    baseline_difference: float | None
-    """Our mean less that of the table's baseline cell."""
-    baseline_p: float | None
-    """Welch's p against the baseline, adjusted within the table."""
-    best: Summary | None
-    """The best epoch's errors over the finished seeds: chosen on the test set, hence too good."""
+    """The paper's."""
+    comparable: bool
+    """Whether they were measured as ours are."""
+    document: Tested | None
+    """Our runs against the document's; None where they cannot be compared."""
+    against: Tested | None
+    """Our runs against those of the table's baseline."""
 
     @property
-    def baseline_verdict(self) -> str | None:
-        """What Welch's test says of this cell and the baseline."""
-        if self.baseline_p is None:
+    def trials(self) -> tuple[TrialResults, ...]:
+        """The trials behind it, by seed."""
+        return self.row.trials
+
+    @cached_property
+    def ours(self) -> Summary | None:
+        """Final-epoch top-1 errors over the finished seeds; None while there are none."""
+        return self.row.sample()
+
+    @property
+    def best(self) -> Summary | None:
+        """The best epoch's errors over the finished seeds: chosen on the test set, hence too good."""
+        return self.row.sample("best_top1_error")
+
+    @property
+    def difference(self) -> float | None:
+        """Our mean less the document's number; None where the two cannot be compared."""
+        return self.ours.mean - self.reference if self.comparable and self.ours and self.reference is not None else None
+
+    @property
+    def paper_difference(self) -> float | None:
+        """The same for the paper's number."""
+        return self.ours.mean - self.paper if self.comparable and self.ours and self.paper is not None else None
+
+    @property
+    def baseline_difference(self) -> float | None:
+        """Our mean less that of the table's baseline, tested or not; None for the baseline itself."""
+        base = self.base.sample()
+        return self.ours.mean - base.mean if self.row is not self.base and self.ours and base else None
+
+    @property
+    def prediction(self) -> tuple[float, float] | None:
+        """Where one more run falls with a probability of 95 %; None with less than two seeds."""
+        if self.ours is None or self.ours.n == 1:
             return None
-        return "differs" if self.baseline_p < LEVEL else "not distinguishable"
+        low, high = to_single_run(self.ours, 0.0).interval
+        return max(0.0, low), min(1.0, high)
+
+    @property
+    def diverged(self) -> str:
+        """`2 of 5 diverged`; empty if no run has."""
+        return f"{self.row.diverged} of {len(self.trials)} diverged" if self.row.diverged else ""
+
+    @property
+    def interim(self) -> bool:
+        """Whether runs that were planned have not come to an end yet."""
+        return sum(trial.state == "finished" for trial in self.trials) + self.row.diverged < self.planned
 
     @property
     def failed(self) -> bool:
         """Whether any of the cell's trials failed, or has records that cannot be used."""
         return any(trial.state in ("failed", "corrupt") for trial in self.trials)
-
-    @property
-    def complete(self) -> bool:
-        """Whether every trial of the cell has finished."""
-        return all(trial.state == "finished" for trial in self.trials)
 
     @property
     def searched(self) -> bool:
@@ -85,9 +113,11 @@ class CellSummary:
     @property
     def no_verdict(self) -> str:
         """Why there is no verdict on the reference; empty if there is one, or nothing to compare."""
-        if self.reference is None or self.verdict is not None:
+        if self.reference is None or self.document is not None:
             return ""
-        return "no result" if self.ours is None else "one seed" if self.ours.n == 1 else ""
+        if self.ours is None:
+            return "no result"
+        return self.diverged or (f"fewer than {LEAST_SEEDS} seeds" if self.ours.n < LEAST_SEEDS else "")
 
     @property
     def finished(self) -> str:
@@ -128,8 +158,9 @@ class TableSummary:
     @property
     def description(self) -> str:
         """The caption, and the baseline where rows are tested against it."""
-        tested = any(cell.baseline_p is not None for cell in self.cells)
-        return f"{self.caption} Baseline: {self.baseline}.".strip() if tested else self.caption
+        tested = [cell.against for cell in self.cells if cell.against]
+        paired = " Runs of equal seeds are compared in pairs." if any(test.paired for test in tested) else ""
+        return f"{self.caption} Baseline: {self.baseline}.{paired}".strip() if tested else self.caption
 
 
 @dataclass(frozen=True)
@@ -141,6 +172,9 @@ class ReportSummary:
     """What must be said before any number: a shortened recipe, other data."""
     comparable: bool
     """Whether the numbers can be held against the references."""
+    study: str
+    """What all configurations together say of the recipe; empty if too few can be compared."""
+    tests: Comparisons
     tables: tuple[TableSummary, ...]
     options: ReportOptions
 
@@ -154,82 +188,42 @@ def summarise_experiment(results: ExperimentResults, options: ReportOptions | No
     """Tables, statistics and warnings of an experiment, from what storage holds."""
     options = options or ReportOptions()
     comparable = comparable_with_references(results.record)
-    tables = tuple(_table(table, results.trials, comparable, options) for table in results.record["tables"])
-    return ReportSummary(results, tuple(experiment_notices(results)), comparable, tables, options)
+    tests = compare(results.record, results.trials, comparable, options.smallest_difference)
+    tables = tuple(_table(table, results.record, tests, comparable, options) for table in results.record["tables"])
+    notices = tuple(experiment_notices(results, tests))
+    study = study_sentence(tests, options.smallest_difference)
+    return ReportSummary(results, notices, comparable, study, tests, tables, options)
 
 
 def _table(
-    table: Mapping[str, Any], trials: Mapping[str, TrialResults], comparable: bool, options: ReportOptions
+    table: Mapping[str, Any],
+    record: Mapping[str, Any],
+    tests: Comparisons,
+    comparable: bool,
+    options: ReportOptions,
 ) -> TableSummary:
-    members = [tuple(trials[trial_id] for trial_id in cell["trials"]) for cell in table["cells"]]
-    samples = [_sample(cell_trials, "top1_error") for cell_trials in members]
-    labels = [str(cell["label"]) for cell in table["cells"]]
-    baseline = labels.index(table["baseline"])
-    references: list[float | None] = [cell["reference"] if comparable else None for cell in table["cells"]]
-    reference_p = _adjusted(
-        [
-            single_draw_p(sample, reference) if sample and sample.n > 1 and reference is not None else None
-            for sample, reference in zip(samples, references, strict=True)
-        ]
-    )
-    papers: list[float | None] = [cell["paper"] if comparable else None for cell in table["cells"]]
-    base = samples[baseline]
-    baseline_p = _adjusted(
-        [
-            welch_p(sample, base) if index != baseline and sample and base and min(sample.n, base.n) > 1 else None
-            for index, sample in enumerate(samples)
-        ]
-    )
-    cells = []
-    compared = zip(table["cells"], samples, references, papers, strict=True)
-    for index, (cell, sample, reference, paper) in enumerate(compared):
-        p = reference_p[index]
-        cells.append(
-            CellSummary(
-                label=labels[index],
-                trials=members[index],
-                ours=sample,
-                reference=cell["reference"],
-                paper=cell["paper"],
-                difference=sample.mean - reference if sample and reference is not None else None,
-                paper_difference=sample.mean - paper if sample and paper is not None else None,
-                prediction=prediction_interval(sample) if sample and sample.n > 1 else None,
-                reference_p=p,
-                verdict=(
-                    verdict(sample, reference, p, options.smallest_difference)
-                    if sample and reference is not None and p is not None
-                    else None
-                ),
-                baseline_difference=sample.mean - base.mean if sample and base and index != baseline else None,
-                baseline_p=baseline_p[index],
-                best=_sample(members[index], "best_top1_error"),
-            )
-        )
-    tests = sum(p is not None for p in baseline_p)
-    rows = list(zip(labels, members, strict=True))
-    referenced = any(cell.reference is not None for cell in cells)
+    rows = {str(cell["label"]): tests.rows[table["name"], cell["label"]] for cell in table["cells"]}
+    members = [(label, row.trials) for label, row in rows.items()]
     return TableSummary(
         name=str(table["name"]),
         title=str(table["title"]),
         caption=str(table["caption"]),
-        baseline=labels[baseline],
-        cells=tuple(cells),
-        warnings=tuple(mixed_trials.warnings(rows)),
-        common=mixed_trials.common(rows),
-        notes=tuple(table_notes([s for s in samples if s], tests, referenced, comparable, options.smallest_difference)),
+        baseline=str(table["baseline"]),
+        cells=tuple(
+            CellSummary(
+                label=label,
+                row=row,
+                base=rows[str(table["baseline"])],
+                planned=planned_seeds(record),
+                reference=cell["reference"],
+                paper=cell["paper"],
+                comparable=comparable,
+                document=tests.with_document(table, cell),
+                against=tests.baseline.get((table["name"], label)),
+            )
+            for (label, row), cell in zip(rows.items(), table["cells"], strict=True)
+        ),
+        warnings=tuple(mixed_trials.warnings(members)),
+        common=mixed_trials.common(members),
+        notes=tuple(table_notes(table, record, tests, options.smallest_difference)),
     )
-
-
-def _sample(trials: Sequence[TrialResults], measure: str) -> Summary | None:
-    """The finished trials' values; None without any, or if a scheduler has chosen which of the trials finish."""
-    if any(trial.state == "early-stopped" for trial in trials):
-        return None
-    values = [trial.result.get(measure) for trial in trials if trial.counts]
-    known = [float(value) for value in values if value is not None]
-    return summarise(known) if known else None
-
-
-def _adjusted(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's correction over the tests that were made, in place."""
-    adjusted = iter(holm([p for p in p_values if p is not None]))
-    return [None if p is None else next(adjusted) for p in p_values]

@@ -17,6 +17,7 @@ def terminal(summary: ReportSummary) -> "Group":
     from rich.text import Text
 
     parts: list[RenderableType] = [Text(notice, style="bold yellow") for notice in summary.notices]
+    parts += [Text(summary.study, style="bold")] if summary.study else []
     for table in summary.tables:
         shown = [column for column in columns(table, summary) if not column.wide]
         grid = Table(title=Text(f"\n{table.title}", style="bold"), title_justify="left", box=SIMPLE_HEAD)

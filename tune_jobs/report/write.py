@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from resnet_dist.storage.interface import Storage
+from tune_jobs.report.comparisons import Tested
 from tune_jobs.report.csv_files import cells_csv, trials_csv
 from tune_jobs.report.curves import MEASURES
 from tune_jobs.report.drawing import Drawing
@@ -46,6 +47,7 @@ class Report:
             "experiment": results.name,
             "storage": results.uri,
             "notices": list(self.summary.notices),
+            "study": self.summary.study,
             "comparable": self.summary.comparable,
             "smallest_difference": self.summary.options.smallest_difference,
             "trials": {state: results.count(state) for state in STATES},
@@ -71,16 +73,28 @@ def _table_dict(table: TableSummary, best_epoch: bool) -> dict[str, Any]:
                 "paper_difference": cell.paper_difference,
                 "prediction": list(cell.prediction) if cell.prediction else None,
                 "difference": cell.difference,
-                "reference_p": cell.reference_p,
-                "verdict": cell.verdict,
+                "document": _tested_dict(cell.document),
                 "baseline_difference": cell.baseline_difference,
-                "baseline_p": cell.baseline_p,
-                "baseline_verdict": cell.baseline_verdict,
+                "baseline": _tested_dict(cell.against),
+                "diverged": cell.row.diverged,
+                "interim": cell.interim,
                 **({"best_epoch_optimistic": asdict(cell.best) if cell.best else None} if best_epoch else {}),
                 "trials": [{"trial": t.trial_id, "state": t.state, "reason": t.reason} for t in cell.trials],
             }
             for cell in table.cells
         ],
+    }
+
+
+def _tested_dict(tested: Tested | None) -> dict[str, Any] | None:
+    if tested is None:
+        return None
+    return {
+        "difference": tested.comparison.difference,
+        "interval": list(tested.comparison.interval),
+        "p": tested.p,
+        "verdict": tested.verdict,
+        "paired": tested.paired,
     }
 
 

@@ -15,7 +15,9 @@ Kind = Literal["text", "integer", "number", "boolean"]
 Value = str | int | float | bool | None
 
 RESULT_COLUMNS = tuple(
-    name for name in record_schema("result")["properties"] if name not in ("layout", "trial", "name", *PARTS)
+    name
+    for name in record_schema("result")["properties"]
+    if name not in ("layout", "trial", "name", "wrong_images", *PARTS)
 )
 METRICS_COLUMNS = tuple(record_schema("metrics")["properties"])
 ORIGIN_COLUMNS = ("commit", "dirty", "data_fingerprint", "python", "torch", "host", "started", "finished")

@@ -12,6 +12,7 @@ from cluster.storage.opening import open_storage
 from resnet_dist.data.batches import Standardiser
 from resnet_dist.errors import DivergedError
 from resnet_dist.records.recorder import Recorder
+from resnet_dist.records.trial_record import decode_mask
 from resnet_dist.training.loop import train
 from resnet_dist.training.state import Training
 from resnet_dist.workers import alone
@@ -29,6 +30,8 @@ def test_the_result_is_the_last_epochs_and_not_the_best(tmp_path: Path) -> None:
         assert result[name] == lines[-1][name]
     assert result["best_top1_error"] == min(errors)
     assert (result["epochs"], result["steps"]) == (4, lines[-1]["step"])
+    wrong = decode_mask(result["wrong_images"], result["test_images"])
+    assert (len(wrong), wrong.mean()) == (50, pytest.approx(errors[-1]))
 
 
 @pytest.mark.parametrize(("images", "said"), [(16, "the test loss is nan"), (32, "the training loss is nan")])

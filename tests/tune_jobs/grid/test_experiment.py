@@ -117,6 +117,7 @@ BEYOND: dict[str, tuple[int, dict[str, set[Any]]]] = {
     "preactivation": (6, {"network.family": {"residual", "preactivation"}, "network.depth": {20, 110}}),
     "adam": (7, {"solver.kind": {"sgd", "adam", "adamw"}}),
     "batch-size": (8, {"data.batch_size": {32, 128, 512, 2048}, "solver.learning_rate": {0.025, 0.1, 0.4, 1.6}}),
+    "variance": (4, {f"run.seed_{source}": {None, 0} for source in ("initialisation", "order", "augmentation")}),
     "cosine": (6, {"schedule.kind": {"step", "cosine"}, "network.depth": {20, 56}}),
 }
 

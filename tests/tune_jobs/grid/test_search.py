@@ -43,7 +43,7 @@ def test_survivors_of_a_search_stay_out_of_the_tables(storage: Storage, tmp_path
     assert any(notice.startswith("A search, not a table") for notice in summary.notices)
     cells = summary.tables[0].cells
     assert [cell.ours for cell in cells] == [None, None]
-    assert all(cell.verdict is None and cell.baseline_p is None for cell in cells)
+    assert all(cell.document is None and cell.against is None for cell in cells)
     assert any("kept out of the table" in said for said in cells[0].unfinished)
 
 

@@ -19,10 +19,13 @@ def test_a_recorded_experiment_is_reported_as_it_always_was(name: str, written: 
 def test_the_golden_files_hold_what_a_report_must_say() -> None:
     markdown, html = ((FOLDER / name).read_text(encoding="utf-8") for name in ("report.md", "report.html"))
     for said in (
+        "Interim: 3 seeds a row are planned",
+        "1 of 3 diverged",
+        "The whole study: over 3 configurations",
         "Not finished: 2 of 12 trials",
-        "reproduced",
+        "equivalent",
         "differs",
-        "no verdict: one run does not show how much runs differ",
+        "no verdict: so few runs do not show how much runs differ",
         "The rows mix commits",
         "uncommitted changes",
         "seed 2 failed: the training loss is nan in epoch 3",

@@ -31,7 +31,7 @@ def test_page_is_one_file_that_asks_for_nothing(finished: Finished) -> None:
     page = Page(text_of(storage, "report.html"))
     assert page.values("role").count("img") == 2  # two figures; the strips beside the differences are decoration
     assert page.tags.count("svg") == 2 + page.values("class").count("strip")
-    assert page.tags.count("table") == page.tags.count("caption") == 3
+    assert page.tags.count("table") == page.tags.count("caption") == 4
     assert set(page.values("scope")) == {"row", "col"}
     addresses = [*page.values("href"), *page.values("src"), *page.values("xlink:href")]
     assert all(address.startswith(("#", "../trials/", "data:")) for address in addresses)
@@ -142,7 +142,7 @@ def test_a_report_can_be_written_elsewhere_and_then_names_its_records(
     assert main([*command, "--smallest-difference", "0.1", "--best-epoch"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["smallest_difference"] == pytest.approx(0.001)
-    assert told["tables"][0]["cells"][0]["verdict"] == "not distinguishable"
+    assert told["tables"][0]["cells"][0]["document"]["verdict"] == "undecided"
     assert told["tables"][0]["cells"][0]["best_epoch_optimistic"]["n"] == 3
     assert {path.name for path in elsewhere.iterdir()} == {"report.md", "report.html", "results.csv", "tables.csv"}
     assert not storage.list("two-rows/report/")

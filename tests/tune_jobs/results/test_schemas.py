@@ -22,7 +22,7 @@ from tests.small_runs import small_config, small_dataset
 from tests.stored_records import faults, faults_of_experiment, records
 from tests.tune_jobs.recorded import TWO_ROWS, experiment_from
 from tune_jobs.grid.experiment import experiment_record
-from tune_jobs.results.experiment_record import record_single_run
+from tune_jobs.results.experiment_record import record_single_run, with_earlier_plans
 from tune_jobs.results.schemas import RECORDS, record_schema, schema_text, settings_schema
 
 
@@ -70,6 +70,8 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     custom.install({})
     experiment = experiment_from(TWO_ROWS, storage.root, overrides={"data.flip": "false"}, epochs=3)
     record = experiment_record(experiment, 2, {"data.flip": "false"}, "asha")
+    storage.put(experiment_key("two-rows"), json.dumps(record).encode())
+    record = with_earlier_plans(storage, record | {"planned_seeds": 3})
     storage.put(experiment_key("two-rows"), json.dumps(record).encode())
     record_failure(storage, TrialKeys("two-rows", next(iter(record["trials"]))), "early-stopped", "by a search", 1)
     return storage

@@ -14,7 +14,7 @@ from tests.tune_jobs.recorded import (
     record_metrics,
     record_result,
 )
-from tune_jobs.report.notices import experiment_notices
+from tune_jobs.report.summary import summarise_experiment
 from tune_jobs.results.trials import read_experiment
 
 
@@ -100,9 +100,8 @@ def test_a_result_tells_all_by_itself_and_names_a_file_that_is_another_one(
     found = results.trials[trial.trial_id]
     assert found.reason == f"{lost} is not the file of its result"
     assert replace(found, reason="") == before and before.reason == ""
-    assert any(
-        note.startswith(f"{trial.trial_id}: {found.reason}; its numbers") for note in experiment_notices(results)
-    )
+    notices = summarise_experiment(results).notices
+    assert any(note.startswith(f"{trial.trial_id}: {found.reason}; its numbers") for note in notices)
 
 
 @pytest.mark.parametrize("lines", [[], [{"epoch": 1}], [{"epoch": 2}, {"epoch": 1}], [1, 2], None])

@@ -1,0 +1,176 @@
+"""The tests of a whole experiment: each configuration against the document's number, and against its table's baseline.
+
+A configuration that stands in several tables is tested once against the document, and Holm's correction of these tests
+is over all tables: no row has two verdicts. Tests against a baseline are corrected within their table, which asks one
+question.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from tune_jobs.report.statistics import (
+    LEAST_SEEDS,
+    Comparison,
+    RowVerdict,
+    RunVerdict,
+    Summary,
+    holm,
+    of_differences,
+    of_samples,
+    row_verdict,
+    run_verdict,
+    summarise,
+    to_single_run,
+)
+from tune_jobs.results.trials import TrialResults
+
+K = TypeVar("K")
+TEST_IMAGES = 10_000
+"""Of CIFAR-10 and CIFAR-100; taken for those of a folder, too, whose own number a report does not know."""
+
+
+@dataclass(frozen=True)
+class Tested:
+    """One comparison with what its test says."""
+
+    comparison: Comparison
+    p: float
+    """Adjusted by Holm's method."""
+    verdict: RunVerdict | RowVerdict
+    paired: bool = False
+    """Whether runs of equal seeds were subtracted from each other."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The runs of one configuration, by seed."""
+
+    trials: tuple[TrialResults, ...]
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What makes two rows of different tables one."""
+        return tuple(trial.trial_id for trial in self.trials)
+
+    @property
+    def diverged(self) -> int:
+        """How many runs have diverged: an outcome, which no other launch changes."""
+        return sum(trial.failure == "diverged" for trial in self.trials)
+
+    @property
+    def resolution(self) -> float:
+        """One image of the test set, as a fraction."""
+        return 1 / (int(self.trials[0].config["data"].get("test_limit") or 0) or TEST_IMAGES)
+
+    def by_seed(self, measure: str = "top1_error") -> dict[int, float]:
+        """The finished runs' values; empty if a scheduler has chosen which of them finish."""
+        if any(trial.state == "early-stopped" for trial in self.trials):
+            return {}
+        found = {trial.seed: trial.result.get(measure) for trial in self.trials if trial.counts}
+        return {seed: float(value) for seed, value in found.items() if value is not None}
+
+    def sample(self, measure: str = "top1_error") -> Summary | None:
+        """Those values in a few numbers; None without any."""
+        values = list(self.by_seed(measure).values())
+        return summarise(values, self.resolution) if values else None
+
+    @property
+    def testable(self) -> Summary | None:
+        """The sample if anything may be concluded from it: enough runs, and none that diverged."""
+        sample = self.sample()
+        return sample if sample and sample.n >= LEAST_SEEDS and not self.diverged else None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A row and its table's baseline."""
+
+    row: Row
+    baseline: Row
+    paired: bool
+    """Whether runs of equal seeds share their training."""
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """The row less the baseline; None where one of them cannot be tested."""
+        ours, base = self.row.testable, self.baseline.testable
+        if not ours or not base:
+            return None
+        if not self.paired:
+            return of_samples(ours, base)
+        first, second = self.row.by_seed(), self.baseline.by_seed()
+        differences = [first[seed] - second[seed] for seed in first if seed in second]
+        return of_differences(differences, self.row.resolution) if len(differences) >= LEAST_SEEDS else None
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """All tests of an experiment."""
+
+    rows: Mapping[tuple[str, str], Row]
+    """By table and label."""
+    document: Mapping[tuple[Any, ...], Tested]
+    """By a row's key and its number."""
+    baseline: Mapping[tuple[str, str], Tested]
+    """By table and label."""
+    study: Comparison | None
+    """Mean of (ours − document) over the configurations that have both, each counted once; None with under three."""
+    configurations: int
+    """How many that are."""
+
+    def with_document(self, table: Mapping[str, Any], cell: Mapping[str, Any]) -> Tested | None:
+        """A cell against the document's number."""
+        return self.document.get((self.rows[table["name"], cell["label"]].key, cell["reference"]))
+
+    def pair(self, table: Mapping[str, Any], cell: Mapping[str, Any]) -> Pair:
+        """A cell and its table's baseline."""
+        name = table["name"]
+        return Pair(
+            self.rows[name, cell["label"]], self.rows[name, table["baseline"]], bool(table.get("paired", False))
+        )
+
+
+def compare(
+    record: Mapping[str, Any], trials: Mapping[str, TrialResults], comparable: bool, margin: float
+) -> Comparisons:
+    """Every test that an experiment's trials allow; none with the document unless they are `comparable`."""
+    cells = [(table, cell) for table in record["tables"] for cell in table["cells"]]
+    rows = {
+        (table["name"], cell["label"]): Row(tuple(trials[trial_id] for trial_id in cell["trials"]))
+        for table, cell in cells
+    }
+    documents: dict[tuple[Any, ...], Comparison] = {}
+    differences: dict[tuple[Any, ...], float] = {}
+    for table, cell in cells:
+        row, number = rows[table["name"], cell["label"]], cell["reference"]
+        if comparable and number is not None and (sample := row.sample()) and not row.diverged:
+            differences[row.key, number] = sample.mean - number
+            if known := row.testable:
+                documents[row.key, number] = to_single_run(known, number)
+    study = of_differences(list(differences.values()), 1 / TEST_IMAGES) if len(differences) >= LEAST_SEEDS else None
+    untested = Comparisons(rows, {}, {}, study, len(differences))
+    baselines: dict[tuple[str, str], Tested] = {}
+    for table in record["tables"]:
+        pairs = {(table["name"], cell["label"]): untested.pair(table, cell) for cell in table["cells"]}
+        family = {
+            key: comparison
+            for key, pair in pairs.items()
+            if pair.row is not pair.baseline and (comparison := pair.comparison)
+        }
+        baselines |= tested(family, row_verdict, margin, bool(table.get("paired", False)))
+    return replace(untested, document=tested(documents, run_verdict, margin), baseline=baselines)
+
+
+def tested(
+    comparisons: Mapping[K, Comparison],
+    verdict: Callable[[Comparison, float, float], RunVerdict | RowVerdict],
+    margin: float,
+    paired: bool = False,
+) -> dict[K, Tested]:
+    """The tests of one family."""
+    adjusted = holm([comparison.p for comparison in comparisons.values()])
+    return {
+        key: Tested(comparison, p, verdict(comparison, p, margin), paired)
+        for (key, comparison), p in zip(comparisons.items(), adjusted, strict=True)
+    }
