@@ -391,8 +391,8 @@ FAULTS: tuple[Fault, ...] = (
         "reference-without-spread",
         "the document's single run is taken for its mean: its own spread is left out of the test",
         "tune_jobs/report/statistics.py",
-        "math.sqrt(1 + 1 / sample.n)), sample.n - 1)",
-        "math.sqrt(1 / sample.n)), sample.n - 1)",
+        "math.sqrt(1 + 1 / sample.n), sample.n - 1)",
+        "math.sqrt(1 / sample.n), sample.n - 1)",
         STATISTICS,
     ),
     _fault(
@@ -404,11 +404,19 @@ FAULTS: tuple[Fault, ...] = (
         STATISTICS,
     ),
     _fault(
+        "survivors-are-tested",
+        "rows with seeds that diverged have a verdict on those that did not",
+        "tune_jobs/report/comparisons.py",
+        "sample.n >= LEAST_SEEDS and not self.diverged",
+        "sample.n >= LEAST_SEEDS",
+        REPORT,
+    ),
+    _fault(
         "searched-rows-in-tables",
         "rows among whose trials a scheduler chose have a number",
-        "tune_jobs/report/summary.py",
-        'if any(trial.state == "early-stopped" for trial in trials):\n        return None',
-        "if False:\n        return None",
+        "tune_jobs/report/comparisons.py",
+        'if any(trial.state == "early-stopped" for trial in self.trials):\n            return {}',
+        "if False:\n            return {}",
         REPORT,
     ),
     _fault(
