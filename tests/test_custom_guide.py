@@ -98,29 +98,31 @@ assert norms.convert is convert
 """What an earlier guide taught: such code is stored with trials, and is run again by `reproduce` and `evaluate`."""
 
 
-@pytest.mark.parametrize("imports", [NOW, FORMERLY], ids=["now", "formerly"])
-def test_a_job_carries_its_code_to_a_process_that_has_no_such_file(
-    imports: str, folder: Path, capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory
+def test_jobs_carry_their_code_to_a_process_that_has_no_such_file(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    assert FILES["my_parts.py"].count(NOW) == 1
-    (folder / "my_parts.py").write_text(FILES["my_parts.py"].replace(NOW, imports))
+    """Two texts of one module, one after the other, as in an actor that trains one trial after another."""
     from cluster.storage.opening import open_storage
     from tune_jobs.grid.plan import make_plan
     from tune_jobs.grid.run import _job
 
-    plan = make_plan("my_study.toml", open_storage("results"), 1, 1, {})
-    trial = plan.trials[1].trial
-    job = pickle.dumps(_job(trial, "my-study", str(folder / "results"), "fifo"))
+    assert FILES["my_parts.py"].count(NOW) == 1
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    (elsewhere / "job").write_bytes(job)
+    expected = []
+    for imports in (NOW, FORMERLY):
+        (folder / "my_parts.py").write_text(FILES["my_parts.py"].replace(NOW, imports))
+        trial = make_plan("my_study.toml", open_storage("results"), 1, 1, {}).trials[1].trial
+        expected.append(trial.trial_id)
+        job = _job(trial, "my-study", str(folder / "results"), "fifo")
+        (elsewhere / str(len(expected))).write_bytes(pickle.dumps(job))
     code = (
         "import pickle; from resnet_dist.launch import run_in_process; "
-        "print(run_in_process(pickle.load(open('job', 'rb')))['trial'])"
+        "print(*(run_in_process(pickle.load(open(name, 'rb')))['trial'] for name in '12'))"
     )
     environment = os.environ | {"PYTHONPATH": str(GUIDE.parent.parent), "RESNET_DIST_CACHE": str(elsewhere / "cache")}
     done = subprocess.run([sys.executable, "-c", code], cwd=elsewhere, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == trial.trial_id
+    assert done.stdout.split() == expected and len(set(expected)) == 2
 
 
 def losses_of(config: TrainingConfig, texts: dict[str, str], cache: str) -> list[float]:

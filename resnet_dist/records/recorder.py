@@ -11,7 +11,7 @@ from resnet_dist.records import provenance, trial_record
 from resnet_dist.records.checkpoints import Checkpoints
 from resnet_dist.records.git_state import running_source
 from resnet_dist.storage.interface import LAYOUT, Storage, TrialKeys
-from resnet_dist.summaries.epochs import Observation, write_epoch
+from resnet_dist.summaries.curves import Observation, write_epoch
 from resnet_dist.summaries.event_files import EventFiles
 from resnet_dist.workers import Workers
 

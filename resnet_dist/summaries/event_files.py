@@ -57,7 +57,7 @@ class EventFiles:
                 self.storage.delete(key)
 
     def write(self, epoch: int, records: bytes) -> None:
-        """Write an epoch's events, given as records (`epochs.Segment`).
+        """Write an epoch's events, given as records (`curves.Segment`).
 
         Where an earlier attempt wrote the same points, they are left as they are; where it wrote others, these and
         all that follow them go.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from resnet_dist.summaries import dashboards
-from resnet_dist.summaries.epochs import Observation
+from resnet_dist.summaries.curves import Observation
 from resnet_dist.summaries.pictures import Picture, confusion_picture, sample_grid
 
 if TYPE_CHECKING:

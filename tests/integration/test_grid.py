@@ -45,6 +45,7 @@ NO_RELU = """
 label = "No ReLU"
 set = { "network.relu_after_addition" = false }
 """
+DIVERGES = NO_RELU.replace(" }", ', "solver.learning_rate" = 1e30 }')
 
 
 def start(experiment: Path, storage: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -61,10 +62,10 @@ def launch(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def run(experiment: Path, storage: Path, *arguments: str) -> dict[str, Any]:
+def run(experiment: Path, storage: Path, *arguments: str, code: int = 0) -> dict[str, Any]:
     process = start(experiment, storage, "--json", *arguments)
     out, err = process.communicate()
-    assert process.returncode == 0, err
+    assert process.returncode == code, err
     return dict(json.loads(out))
 
 
@@ -77,11 +78,14 @@ def test_a_grid_ends_in_a_report_starts_nothing_again_and_is_reproduced_on_two_w
     tmp_path: Path,
 ) -> None:
     experiment, storage = tmp_path / "small.toml", tmp_path / "results"
-    experiment.write_text(EXPERIMENT % {"epochs": 2})
-    first = run(experiment, storage)
-    assert first["started"] == 2
-    assert [trial["state"] for trial in first["trials"]] == ["finished"] * 2
-    for trial in first["trials"]:
+    experiment.write_text((EXPERIMENT + DIVERGES) % {"epochs": 2})
+    first = run(experiment, storage, code=1)
+    assert first["started"] == 3
+    (diverged,) = [trial for trial in first["trials"] if trial["state"] == "failed"]
+    assert "the training loss is" in diverged["reason"]
+    others = [trial for trial in first["trials"] if trial["state"] == "finished"]
+    assert len(others) == 2, "one that diverges stops no other"
+    for trial in others:
         folder = storage / "small" / "trials" / trial["trial"]
         epochs = [json.loads(line)["epoch"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
         assert epochs == [1, 2]
@@ -89,14 +93,14 @@ def test_a_grid_ends_in_a_report_starts_nothing_again_and_is_reproduced_on_two_w
     assert faults_of_experiment(open_storage(str(storage)), "small") == []
     after = stamps(storage)
 
-    second = run(experiment, storage)
+    second = run(experiment, storage, code=1)
     assert second["started"] == 0
     assert stamps(storage) == after
 
     report = storage / "small" / "report"
     assert (report / "report.html").stat().st_size > 10_000
     assert "Two workers" in (report / "report.md").read_text()
-    two = next(t for t in first["trials"] if "after" in t["name"])
+    two = next(t for t in others if "after" in t["name"])
     result = json.loads((storage / "small" / "trials" / two["trial"] / "result.json").read_text())
     assert result["workers"] == 2
 
@@ -105,19 +109,6 @@ def test_a_grid_ends_in_a_report_starts_nothing_again_and_is_reproduced_on_two_w
     assert again.returncode == 0, err
     assert json.loads(out)["comparison"]["identical"]
     assert stamps(storage) == after
-
-
-def test_a_trial_that_diverges_is_on_record_and_stops_no_other(tmp_path: Path) -> None:
-    experiment, storage = tmp_path / "small.toml", tmp_path / "results"
-    text = (EXPERIMENT + NO_RELU) % {"epochs": 2}
-    experiment.write_text(text.replace('"run.workers" = 2', '"solver.learning_rate" = 1e30'))
-    process = start(experiment, storage, "--json")
-    out, err = process.communicate()
-    assert process.returncode == 1, err
-    states = {trial["name"]: (trial["state"], trial["reason"]) for trial in json.loads(out)["trials"]}
-    failed = [reason for state, reason in states.values() if state == "failed"]
-    assert len(failed) == 1 and "the training loss is" in failed[0]
-    assert sum(state == "finished" for state, _ in states.values()) == 2
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from cluster.storage.local import LocalStorage
 from resnet_dist.storage.interface import TrialKeys
-from resnet_dist.summaries.epochs import Segment
+from resnet_dist.summaries.curves import Segment
 from resnet_dist.summaries.event_files import FILES, EventFiles
 from tests.killed_runs import points
 
