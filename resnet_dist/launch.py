@@ -198,6 +198,7 @@ def _train_first(
     storage = SpooledStorage(job.open_storage(), job.experiment, job.config.trial_id())
     recorder = Recorder(storage, job.experiment, job.name, job.config, job.scheduler, job.code)
     recorder.machines = machines
+    recorder.images = dataset.counts()
     # Storage is left first, so that what waits for it is reported to the last.
     with reported(recorder, storage, job.config) as metrics, storage:
 

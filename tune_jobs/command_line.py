@@ -37,6 +37,23 @@ COMMANDS = {
 """Each is a module of `tune_jobs.commands` that adds its options (`add_arguments`), in the order of their first use."""
 
 
+class _Version(argparse.Action):
+    """Prints the versions that numbers depend on."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib import metadata
+
+        from resnet_dist.records.git_state import running_source
+
+        source = running_source()
+        commit = f"{source.commit}{', with changes' if source.dirty else ''}" if source.commit else "unknown"
+        needed = "".join(f", {name} {metadata.version(name)}" for name in ("torch", "ray", "numpy"))
+        python = sys.version.split()[0]
+        said = f"resnet-dist {metadata.version('resnet_dist')}, commit {commit}, Python {python}{needed}"
+        print(said)  # noqa: T201
+        parser.exit()
+
+
 class _Command(Parser):
     """The parser of a command, whose module is imported when the command is given: the others cost nothing."""
 
@@ -59,6 +76,7 @@ def make_parser() -> Parser:
         description="Trains deep residual networks, one run or a whole study, on this machine or a Ray cluster.",
     )
     parser.set_defaults(parser=parser)  # `submit` checks with it what a job is to run
+    parser.add_argument("--version", action=_Version, nargs=0, help="print versions and commit, and end")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Command)
     for name, text in COMMANDS.items():
         commands.add_parser(name, help=text, module=f"tune_jobs.commands.{name}")

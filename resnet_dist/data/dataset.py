@@ -49,6 +49,11 @@ class Dataset:
     """Standard deviation of all values of `train_images` about their one overall mean, in the same units. (The
     study's code takes it of the raw data, before it subtracts the per-pixel mean.)"""
 
+    def counts(self) -> dict[str, int]:
+        """How many images there are to train on, held out and to test on, and of how many classes."""
+        sets = {"train": self.train_images, "validation": self.validation_images, "test": self.test_images}
+        return {name: len(images) for name, images in sets.items()} | {"classes": len(self.classes)}
+
 
 @dataclass(frozen=True)
 class LabelledImages:

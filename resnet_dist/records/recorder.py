@@ -45,6 +45,8 @@ class Recorder:
         self.provenance: dict[str, Any] = {}
         self.machines: list[dict[str, str]] = []
         """Host and device of each worker, where whoever starts the run has asked them."""
+        self.images: dict[str, int] = {}
+        """How many there are to train on, held out and to test on, and of how many classes, likewise."""
         self.lines: dict[int, dict[str, Any]] = {}
         self.events: EventFiles | None = None
         self._written: dict[str, bytes] = {}  # newest content of each file on which the result will rely, by key
@@ -73,6 +75,7 @@ class Recorder:
             "trial": self.trial_id,
             **described,
             "machines": self.machines or [{name: described[name] for name in ("host", "device")}],
+            **({"images": self.images} if self.images else {}),
             # Epochs of an earlier attempt count: what they ran with does not become clean by another commit.
             "dirty": any(one.get("dirty") for one in attempts),
             "started": earlier.get("started", provenance.now()),

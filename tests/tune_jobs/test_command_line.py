@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -241,3 +242,12 @@ def test_a_full_disk_under_the_output_is_one_line(tmp_path: Path, json_wanted: l
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.endswith("No space left on device; make room, then run the same command again")
+
+
+def test_versions_and_commit_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"resnet-dist {metadata.version('resnet_dist')}, commit ")
+    assert f", torch {metadata.version('torch')}, ray {metadata.version('ray')}" in said

@@ -6,6 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+from rich.table import Table
+
 from resnet_dist.configuration.code import is_custom
 from resnet_dist.configuration.data import DataConfig
 from resnet_dist.errors import UserError
@@ -13,6 +16,8 @@ from tune_jobs.commands.options import Parser, add_json, positive
 from tune_jobs.commands.output import print_json
 from tune_jobs.commands.terminal import make_console
 
+_MOST_CLASSES = 20
+"""Classes whose errors are printed; --json has those of any number."""
 _MOST_NAMED = 5
 """Classes that a message names at most."""
 
@@ -49,6 +54,12 @@ def add_arguments(parser: Parser) -> None:
         help="run the code of the trial's author that an archive holds, if the network is made by it",
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(default: auto)")
+    parser.add_argument(
+        "--predictions",
+        metavar="FILE",
+        help="write a CSV file with a row an image: its class, its number in it (in a folder, by file name), what it "
+        "was taken for, and the probability of both",
+    )
     add_json(parser)
     parser.set_defaults(run=evaluate_command)
 
@@ -58,7 +69,13 @@ def evaluate_command(args: argparse.Namespace) -> int:
     if args.weights.startswith("s3://"):
         raise UserError(f"{args.weights}: is not a file on this machine; fetch it with: resnet-dist export TRIAL")
     answer = evaluate(
-        Path(args.weights), args.source, args.test_limit, args.device, args.run_code, args.classes_by_position
+        Path(args.weights),
+        args.source,
+        args.test_limit,
+        args.device,
+        args.run_code,
+        args.classes_by_position,
+        Path(args.predictions) if args.predictions else None,
     )
     for warning in answer["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
@@ -73,6 +90,12 @@ def evaluate_command(args: argparse.Namespace) -> int:
         markup=False,
         soft_wrap=True,
     )
+    if len(answer["by_class"]) <= _MOST_CLASSES:
+        table = Table("class", "images", "error", box=None, pad_edge=False)
+        for name, one in answer["by_class"].items():
+            error = "" if one["top1_error"] is None else f"{100 * one['top1_error']:.2f} %"
+            table.add_row(escape(name), f"{one['images']:,}", error)
+        make_console().print(table)
     return 0
 
 
@@ -83,6 +106,7 @@ def evaluate(
     device: str,
     run_code: bool = False,
     classes_by_position: bool = False,
+    predictions: Path | None = None,
 ) -> dict[str, Any]:
     """Errors of the model in a file on the test images of `source`, by default those that it was trained with.
 
@@ -98,6 +122,7 @@ def evaluate(
     from resnet_dist.records.model_file import read_model
     from resnet_dist.training.evaluation import ImageSet
     from resnet_dist.workers import alone, on_threads
+    from tune_jobs.commands.predictions import logits_of, write_predictions
 
     workers = alone(device)
     model = read_model(weights, run_code)
@@ -142,10 +167,16 @@ def evaluate(
         mean, std = dataset.mean, dataset.std
     standardise = Standardiser(mean, std, dtype, workers.device)
     network = model.network.to(workers.device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images = ImageSet(tests.images, torch.tensor(positions)[tests.labels], standardise, workers)
+    labels = torch.tensor(positions)[tests.labels]
+    images = ImageSet(tests.images, labels, standardise, workers, keep_found=True)
     autocast = torch.autocast(workers.device.type, torch.bfloat16, enabled=precision == "bfloat16")
     with on_threads(model.config.run.threads):
         found = images.evaluate(network, autocast)
+        names = known or classes
+        if predictions:
+            logits = logits_of(network, autocast, tests.images, standardise)
+            assert found.found is not None
+            write_predictions(predictions, names, labels, found.found, logits)
     if not found.finite:
         warnings.append("weights, running statistics or outputs of the network are not finite: its errors mean nothing")
     return {
@@ -157,7 +188,17 @@ def evaluate(
         "top1_error": found.top1_error,
         "top5_error": found.top5_error,
         "test_loss": found.loss,
+        "by_class": _by_class(names, labels, found.found),
         "warnings": warnings,
+    }
+
+
+def _by_class(names: tuple[str, ...], labels: Any, predicted: Any) -> dict[str, dict[str, Any]]:
+    """Images and error of each class, from the class of each image and what it was taken for: int64 [N] each."""
+    of_class = ((name, predicted[labels == index] != index) for index, name in enumerate(names))
+    return {
+        name: {"images": len(wrong), "top1_error": wrong.double().mean().item() if len(wrong) else None}
+        for name, wrong in of_class
     }
 
 

@@ -15,7 +15,10 @@ from cluster.storage.keys import BrowsableStorage
 from cluster.storage.opening import open_storage
 from resnet_dist.errors import UserError
 from resnet_dist.storage.interface import experiment_key
+from tune_jobs.commands.best import MEASURES, best, lines
 from tune_jobs.commands.options import Parser
+from tune_jobs.commands.output import print_json
+from tune_jobs.commands.terminal import make_console
 from tune_jobs.results.experiment_record import read_record
 from tune_jobs.results.tidy_table import Column, Kind, ResultTable, Value
 from tune_jobs.results.trials import iterate_trials
@@ -35,6 +38,13 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--format", choices=("csv", "json", "parquet"), default="csv", help="form (default: csv)")
     parser.add_argument("--rows", choices=("trials", "epochs"), default="trials", help="a row is one (default: trials)")
+    parser.add_argument(
+        "--best",
+        nargs="?",
+        const=MEASURES[0],
+        choices=MEASURES,
+        help=f"say instead which finished trial has the smallest of this, with its intervals (default: {MEASURES[0]})",
+    )
     parser.add_argument("--output", metavar="FILE", help="file to write (default: standard output)")
     parser.set_defaults(run=results_command)
 
@@ -45,6 +55,13 @@ def results_command(args: argparse.Namespace) -> int:
         raise UserError("--format parquet: is not for a terminal; name a file with --output FILE.parquet")
     storage, name = open_experiment(args.experiment)
     record = read_record(storage, name)
+    if args.best:
+        found = best(record, iterate_trials(storage, name, record["trials"]), args.best)
+        if args.format == "json":
+            print_json(found)
+        for line in lines(found) if args.format != "json" else ():
+            make_console().print(line, markup=False, soft_wrap=True)
+        return 0
     table = ResultTable(record, args.rows)
     rows = table.rows(iterate_trials(storage, name, record["trials"]))
     write = WRITERS[args.format]

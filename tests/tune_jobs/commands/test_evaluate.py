@@ -1,6 +1,8 @@
 """`evaluate` matches the classes of model and data by name: a perfect model is perfect on its classes in any order."""
 
+import csv
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,27 @@ def test_a_model_that_errs_is_wrong_by_the_names(
     assert evaluated(perfect, folder, capsys)["top1_error"] == pytest.approx(4 / 6)
 
 
+def test_errors_are_told_by_class_and_predictions_by_image(
+    perfect: Path, tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of what is called a bee one picture looks like a dog; the folder's classes have another order."""
+    tree = images_of(CLASSES)
+    tree["test/bee/1.png"] = tree["test/dog/0.png"]
+    folder, file = write_directory(tmp_path / "images", tree), tmp_path / "predictions.csv"
+    answer = evaluated(perfect, folder, capsys, "--predictions", str(file))
+    errors = {name: (one["images"], one["top1_error"]) for name, one in answer["by_class"].items()}
+    assert errors == {"dog": (2, 0.0), "cat": (2, 0.0), "bee": (2, 0.5)}
+    with file.open() as opened:
+        rows = list(csv.DictReader(opened))
+    wrong = [row for row in rows if row["correct"] == "false"]
+    assert [(row["class"], row["number"], row["predicted"]) for row in wrong] == [("bee", "1", "dog")]
+    assert float(wrong[0]["probability"]) > 0.5 > float(wrong[0]["probability_of_class"]) and len(rows) == 6
+    assert main(["evaluate", str(perfect), "--data", f"folder:{folder}"]) == 0
+    assert re.search(r"^bee +2 +50\.00 %$", capsys.readouterr().out, re.MULTILINE)
+    assert main(["evaluate", str(perfect), "--data", f"folder:{folder}", "--predictions", "/nowhere/x.csv"]) == 1
+    assert "--predictions /nowhere/x.csv: cannot be written" in capsys.readouterr().err
+
+
 def refusal(model: Path, source: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
     assert main(["evaluate", str(model), "--data", f"folder:{source}", *options]) == 1
     (line,) = capsys.readouterr().err.splitlines()
@@ -88,7 +111,7 @@ def test_other_names_are_refused_and_named_unless_positions_are_asked_for(
     assert "(it lacks 'dog', it has 'wolf'); give data with the model's classes, or --classes-by-position" in line
     assert main(["evaluate", str(perfect), "--data", f"folder:{folder}", "--classes-by-position"]) == 0
     shown = capsys.readouterr()
-    assert ": 0.00 % (" in shown.out and shown.out.endswith("6 images; classes by position, not by name\n")
+    assert ": 0.00 % (" in shown.out and "6 images; classes by position, not by name\n" in shown.out
     assert "in their order, whatever their names (it lacks 'dog', it has 'wolf')" in shown.err
 
 

@@ -14,6 +14,7 @@ from cluster.storage.local import LocalStorage
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.storage.interface import LAYOUT, StoredObject, TrialKeys
 from tests.tune_jobs.recorded import (
+    TWO_ROWS,
     experiment_from,
     record_experiment,
     record_failure,
@@ -191,3 +192,37 @@ def test_a_pipe_is_written_to_and_not_replaced(uri: str, tmp_path: Path) -> None
         assert pipe.is_fifo() and os.read(descriptor, 65_536).startswith(b"trial,name,")
     finally:
         os.close(descriptor)
+
+
+@pytest.fixture
+def searched(tmp_path: Path) -> str:
+    """Two rows of three seeds; the best trial is of the row whose mean is the worse one."""
+    storage, trials = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=3)
+    for trial, error in zip(trials, (0.10, 0.20, 0.30, 0.16, 0.17, 0.18), strict=True):
+        record_result(storage, "two-rows", trial, error, {"images": {"test": 1000, "classes": 10}})
+    return f"{storage.uri}/two-rows"
+
+
+def test_the_best_trial_is_named_with_its_interval_and_that_of_its_row(
+    searched: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = best_of(searched, capsys)
+    assert (found["value"], found["measure"], found["of_trials"], found["images"]) == (0.1, "top1_error", 6, 1000)
+    assert found["interval"] == pytest.approx((0.08291, 0.12015), abs=1e-5)
+    (row,) = found["rows"]
+    assert (row["row"], row["n"], row["mean"]) == ("shallow", 3, pytest.approx(0.2))
+    assert row["interval"] == pytest.approx((-0.048414, 0.448414), abs=1e-6)  # 0.2 ± 4.302653 * 0.1 / sqrt(3)
+    assert main(["results", searched, "--best"]) == 0
+    said = capsys.readouterr().out
+    assert "top1_error 10.00 %\n  95 % interval over its 1,000 images: 8.29 % to 12.02 %\n" in said
+    assert "the best of 6 trials was chosen by this number" in said
+
+
+def best_of(uri: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    assert main(["results", uri, "--format", "json", "--best"]) == 0
+    return dict(json.loads(capsys.readouterr().out))
+
+
+def test_a_measure_that_no_trial_has_is_one_line(searched: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["results", searched, "--best", "validation_error"]) == 1
+    assert "two-rows: no finished trial has a validation_error" in capsys.readouterr().err

@@ -60,6 +60,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     for settings in ({"data__holdout": 10} | own, {"run__seed": 1, "solver__learning_rate": 1e30}):
         config = small_config(run__precision="float32", **settings)
         recorder = Recorder(storage, "runs", "run", config, scheduler="asha", code=code)
+        recorder.images = dataset.counts()
         try:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(training, "energy_meter", lambda workers: EnergyMeter(workers, counter))
