@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from resnet_dist.plurals import counted
 from tune_jobs.report.comparisons import Tested
 from tune_jobs.report.cost import Cost, duration, trial_seconds, workers
-from tune_jobs.report.statistics import Summary
+from tune_jobs.report.statistics import Comparison, Summary
 from tune_jobs.report.summary import CellSummary, ReportSummary, TableSummary
 from tune_jobs.results.trials import STATES, ExperimentResults, TrialResults
 
@@ -85,11 +85,16 @@ def columns(table: TableSummary, summary: ReportSummary) -> list[Column]:
 def _against_note(cell: CellSummary) -> str:
     if cell.against is None:
         return ""
-    low, high = cell.against.comparison.interval
+    other = f"; other images {_from_to(cell.against.elsewhere)}" if cell.against.elsewhere else ""
     return (
-        f"{percent(low, sign=True)} to {percent(high, sign=True)}{', paired' if cell.against.paired else ''}; "
+        f"{_from_to(cell.against.comparison)}{', paired' if cell.against.paired else ''}{other}; "
         f"{cell.against.verdict}, {_adjusted_p(cell, cell.against)}"
     )
+
+
+def _from_to(comparison: Comparison) -> str:
+    low, high = comparison.interval
+    return f"{percent(low, sign=True)} to {percent(high, sign=True)}"
 
 
 def _adjusted_p(cell: CellSummary, tested: Tested) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from tune_jobs.report.images import on_other_images, wrong_images
 from tune_jobs.report.statistics import (
     LEAST_SEEDS,
     Comparison,
@@ -40,6 +41,8 @@ class Tested:
     verdict: RunVerdict | RowVerdict
     paired: bool = False
     """Whether runs of equal seeds were subtracted from each other."""
+    elsewhere: Comparison | None = None
+    """The same with the error of a test set that is itself a sample; None where trials have not kept their errors."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,19 @@ class Pair:
         differences = [first[seed] - second[seed] for seed in first if seed in second]
         return of_differences(differences, self.row.resolution) if len(differences) >= LEAST_SEEDS else None
 
+    @property
+    def elsewhere(self) -> Comparison | None:
+        """The comparison as it would be on another test set of this size; None where that is not known."""
+        comparison = self.comparison
+        seeds = self.row.by_seed().keys() & self.baseline.by_seed().keys() if self.paired else None
+        first, second = (
+            wrong_images(trial for trial in row.trials if trial.counts and (seeds is None or trial.seed in seeds))
+            for row in (self.row, self.baseline)
+        )
+        if comparison is None or first is None or second is None or first.shape[1] != second.shape[1]:
+            return None
+        return on_other_images(comparison, first, second, self.paired)
+
 
 @dataclass(frozen=True)
 class Comparisons:
@@ -158,7 +174,8 @@ def compare(
             for key, pair in pairs.items()
             if pair.row is not pair.baseline and (comparison := pair.comparison)
         }
-        baselines |= tested(family, row_verdict, margin, bool(table.get("paired", False)))
+        found = tested(family, row_verdict, margin, bool(table.get("paired", False)))
+        baselines |= {key: replace(test, elsewhere=pairs[key].elsewhere) for key, test in found.items()}
     return replace(untested, document=tested(documents, run_verdict, margin), baseline=baselines)
 
 

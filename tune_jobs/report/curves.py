@@ -16,14 +16,19 @@ _KEYS: dict[Measure, tuple[str, float]] = {"train-loss": ("train_loss", 1.0), "t
 
 @dataclass(frozen=True)
 class Curve:
-    """One line: the mean of a cell's seeds, and their range."""
+    """One line: the mean of a cell's seeds, their range, and each of them."""
 
     label: str
     epochs: list[int]
     mean: list[float]
     low: list[float]
     high: list[float]
-    seeds: int
+    by_seed: list[list[float]]
+
+    @property
+    def seeds(self) -> int:
+        """How many there are."""
+        return len(self.by_seed)
 
     @property
     def has_band(self) -> bool:
@@ -52,7 +57,7 @@ def cell_curve(cell: CellSummary, measure: Measure) -> Curve | None:
         [math.fsum(row) / len(row) for row in values],
         [min(row) for row in values],
         [max(row) for row in values],
-        len(seeds),
+        [list(run) for run in zip(*values, strict=True)],
     )
 
 

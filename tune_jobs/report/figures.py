@@ -166,8 +166,11 @@ def _iterations(axes: "Axes", per_epoch: float, last_epoch: int) -> None:
 def _line(axes: "Axes", curve: Curve, index: int, bold: bool) -> Any:
     told_apart = len(COLOURS) if bold else _TOLD_APART
     colour = COLOURS[index % told_apart]
-    if curve.has_band:
+    if curve.has_band and bold:
         axes.fill_between(curve.epochs, curve.low, curve.high, color=colour, alpha=0.2, linewidth=0)
+    elif curve.has_band:
+        for values in curve.by_seed:
+            axes.plot(curve.epochs, values, color=colour, linewidth=0.5, alpha=0.45)
     (line,) = axes.plot(
         curve.epochs,
         curve.mean,

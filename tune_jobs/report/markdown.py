@@ -33,6 +33,7 @@ def markdown(
     lines += _early_stopped(summary.early_stopped)
     if spent := costs.experiment_cost(results):
         lines += ["## Cost", "", *_cost(spent)]
+    lines += ["## Test images", "", f"{summary.images.sentence}\n"] if summary.images else []
     lines += ["## Trials", "", *_trials(summary, where), "", "## How to read this", ""]
     lines += [f"{line}\n" for line in method(summary.options)]
     lines += [*_grid(RATE_TITLES, [True] * len(RATE_TITLES), rate_fields()), ""]

@@ -51,7 +51,9 @@ def method(options: ReportOptions) -> list[str]:
         "The whole study is one more test: Student's t of the differences between ours and the document's, one for "
         "each configuration. It sees a small error of the recipe that no row shows.",
         "All of it is conditional on this test set, which is a sample, too: at an error of 8.29 % the same network on "
-        "another 10,000 images would err by up to 0.54 % points more or less (95 %).",
+        "another 10,000 images would err by up to 0.54 % points more or less (95 %). Where trials have kept which "
+        "images they get wrong, `other images` is the interval of the difference on other test sets of this size: it "
+        "has the error of the images, too, for which the two rows are compared image by image.",
         "Interim: read before the planned seeds are there. Who looks after each seed from the third to the tenth and "
         "stops at p < 0.05 finds a difference that is not there in 14 of 100 comparisons, not 5.",
         "How often the verdicts are right and wrong, in made-up studies: 30 configurations that are all off by the "

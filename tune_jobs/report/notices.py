@@ -8,11 +8,13 @@ from resnet_dist.configuration.schedule import ScheduleConfig
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.plurals import counted
 from tune_jobs.report.comparisons import Comparisons
-from tune_jobs.report.statistics import LEAST_SEEDS, LEVEL, POWER, seeds_needed
+from tune_jobs.report.statistics import LEAST_SEEDS, LEVEL, POWER, seeds_needed, variance_ratio
 from tune_jobs.results.trials import ExperimentResults
 
 # Deviations that leave a number comparable with the reference's: they are named, and no more.
 COMPARABLE_SETTINGS = ("run.precision",)
+SOURCES = ("initialisation", "order", "augmentation")
+"""Of randomness, each of which may have a seed of its own."""
 
 
 def comparable_with_references(record: Mapping[str, Any]) -> bool:
@@ -167,8 +169,23 @@ def table_notes(
             f"A row with fewer than {LEAST_SEEDS} seeds has no test and no verdict: so few runs do not show how much "
             f"runs differ. Use --seeds {LEAST_SEEDS} or more."
         )
+    yield from _variance_shares(table, tests)
     if comparable:
         yield from _seeds_note(table, tests, smallest_difference)
+
+
+def _variance_shares(table: Mapping[str, Any], tests: Comparisons) -> Iterator[str]:
+    """Where rows hold a source of randomness fixed, what is left of the baseline's variance."""
+    whole = tests.rows[table["name"], table["baseline"]].testable
+    shares = []
+    for cell in table["cells"]:
+        row = tests.rows[table["name"], cell["label"]]
+        fixed = any(row.trials[0].config["run"].get(f"seed_{source}") is not None for source in SOURCES)
+        if fixed and whole and (part := row.testable):
+            share, low, high = variance_ratio(part, whole)
+            shares.append(f"{cell['label']} {share:.0%} ({low:.0%} to {high:.0%})")
+    if shares:
+        yield f"Variance as a share of that of {table['baseline']}, with 95 % interval: {'; '.join(shares)}."
 
 
 def _seeds_note(table: Mapping[str, Any], tests: Comparisons, difference: float) -> Iterator[str]:

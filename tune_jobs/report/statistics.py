@@ -128,6 +128,17 @@ def of_differences(differences: Sequence[float], resolution: float = 0.0) -> Com
     return Comparison(math.fsum(differences) / n, _sd(differences, resolution) / math.sqrt(n), n - 1)
 
 
+def variance_ratio(part: Summary, whole: Summary) -> tuple[float, float, float]:
+    """A sample's variance divided by another's, and its 95 % interval by Fisher's F, of normal values."""
+    from scipy.special import fdtri
+
+    assert part.sd is not None and whole.sd is not None, "one value has no variance"
+    ratio = (part.sd / whole.sd) ** 2
+    upper = float(fdtri(part.n - 1, whole.n - 1, 1 - LEVEL / 2))
+    lower = float(fdtri(part.n - 1, whole.n - 1, LEVEL / 2))
+    return ratio, ratio / upper, ratio / lower
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjustment of the p-values of one family, in the order given."""
     adjusted = [0.0] * len(p_values)

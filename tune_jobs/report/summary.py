@@ -7,6 +7,7 @@ from typing import Any
 
 from tune_jobs.report import mixed_trials
 from tune_jobs.report.comparisons import Comparisons, Row, Tested, compare
+from tune_jobs.report.images import Images, images_of
 from tune_jobs.report.notices import (
     comparable_with_references,
     experiment_notices,
@@ -175,6 +176,8 @@ class ReportSummary:
     study: str
     """What all configurations together say of the recipe; empty if too few can be compared."""
     tests: Comparisons
+    images: Images | None
+    """Which test images the networks get wrong; None where trials have not kept them."""
     tables: tuple[TableSummary, ...]
     options: ReportOptions
 
@@ -192,7 +195,8 @@ def summarise_experiment(results: ExperimentResults, options: ReportOptions | No
     tables = tuple(_table(table, results.record, tests, comparable, options) for table in results.record["tables"])
     notices = tuple(experiment_notices(results, tests))
     study = study_sentence(tests, options.smallest_difference)
-    return ReportSummary(results, notices, comparable, study, tests, tables, options)
+    images = images_of(list(results.trials.values()))
+    return ReportSummary(results, notices, comparable, study, tests, images, tables, options)
 
 
 def _table(

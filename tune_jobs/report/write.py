@@ -95,6 +95,7 @@ def _tested_dict(tested: Tested | None) -> dict[str, Any] | None:
         "p": tested.p,
         "verdict": tested.verdict,
         "paired": tested.paired,
+        "interval_other_images": list(tested.elsewhere.interval) if tested.elsewhere else None,
     }
 
 
@@ -123,6 +124,8 @@ def write_report(
         files[f"{_path(drawing)}.png"] = drawing.png
     files["results.csv"] = trials_csv(summary).encode()
     files["tables.csv"] = cells_csv(summary).encode()
+    if summary.images:
+        files["images.csv"] = summary.images.csv().encode()
     linked = {table: [_linked(drawing) for drawing in drawn] for table, drawn in drawings.items()}
     files["report.md"] = markdown(summary, where, [_linked(overview)] if overview else [], linked, written).encode()
     files["report.html"] = html_page(summary, where, overview, drawings, written).encode()

@@ -101,3 +101,18 @@ def test_a_last_line_of_an_earlier_version_without_a_test_loss_is_divergence(
 
 def interrupt(*_: object) -> None:
     raise InterruptedError
+
+
+@pytest.mark.parametrize("source", ["initialisation", "order", "augmentation"])
+def test_each_source_of_randomness_follows_its_own_seed_or_else_the_runs(source: str) -> None:
+    def drawn(**settings: int) -> dict[str, Any]:
+        config = small_config(**{f"run__{name}": value for name, value in settings.items()})
+        training = Training(config, small_dataset(train=16), alone("cpu"))
+        draw = training.batches.order.draw(0)
+        weights = training.network.state_dict()["linear.weight"].tolist()
+        shifts = [draw.shifts.tolist(), draw.flips.tolist()]
+        return {"initialisation": weights, "order": draw.indices.tolist(), "augmentation": shifts}
+
+    one, other = drawn(seed=1), drawn(seed=2)
+    assert all(one[name] != other[name] for name in one)
+    assert drawn(seed=1, **{f"seed_{source}": 2}) == one | {source: other[source]}

@@ -48,6 +48,14 @@ def test_figures_mark_the_drops_of_the_learning_rate(tmp_path: Path) -> None:
     assert png.startswith(b"\x89PNG")
 
 
+def test_each_seed_is_a_thin_line_below_its_rows_mean(finished: Finished) -> None:
+    storage, trials = finished()
+    write_report(storage, "two-rows", NOW)
+    assert text_of(storage, "figures/depths-test-error.svg").count("stroke-opacity: 0.45; stroke-width: 0.5") == len(
+        trials
+    )
+
+
 def test_many_rows_are_reported_with_the_best_drawn(tmp_path: Path) -> None:
     levels = ", ".join(f"{0.001 * i:.3f}" for i in range(1, 121))
     text = f'name = "two-rows"\n[[table]]\nname = "t"\n[table.grid]\n"solver.learning_rate" = [{levels}]\n'

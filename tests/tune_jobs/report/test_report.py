@@ -294,6 +294,16 @@ def test_a_configuration_of_several_tables_is_tested_once(tmp_path: Path) -> Non
         assert said.index("The whole study") < said.index("Depths")
 
 
+def test_rows_that_hold_a_source_of_noise_fixed_have_shares_of_the_variance(tmp_path: Path) -> None:
+    text = TWO_ROWS.replace('"network.depth" = 32', '"run.seed_order" = 0, "run.seed_augmentation" = 0')
+    storage, trials = record_experiment(tmp_path, experiment_from(text, tmp_path), seeds=3)
+    for trial, error in zip(trials, [0.08, 0.10, 0.12, 0.09, 0.10, 0.11], strict=True):
+        record_result(storage, "two-rows", trial, error)
+    (table,) = summarise_experiment(read_experiment(storage, "two-rows")).tables
+    # F(0.975; 2, 2) is 39.
+    assert "Variance as a share of that of shallow, with 95 % interval: deep 25% (1% to 975%)." in table.notes
+
+
 def test_rows_that_share_their_training_are_compared_in_pairs(tmp_path: Path) -> None:
     text = TWO_ROWS.replace('title = "Depths"', 'title = "Depths"\npaired = true')
     storage, trials = record_experiment(tmp_path, experiment_from(text, tmp_path), seeds=3)

@@ -21,6 +21,7 @@ from tune_jobs.report.statistics import (
     summarise,
     t_quantile,
     to_single_run,
+    variance_ratio,
 )
 
 ERRORS = [0.0829, 0.0841, 0.0818, 0.0835, 0.0850]
@@ -70,6 +71,19 @@ def test_equivalence_is_two_one_sided_tests_of_scipy(first: list[float], second:
 def test_t_quantiles_are_those_of_the_printed_table() -> None:
     table = {1: 12.706, 2: 4.303, 4: 2.776, 9: 2.262, 30: 2.042}
     assert {df: round(t_quantile(0.975, df), 3) for df in table} == table
+
+
+def test_the_interval_of_a_ratio_of_variances_holds_the_truth_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    hits = []
+    for _ in range(1000):
+        part, whole = (summarise(list(rng.normal(0.5, sd, n))) for sd, n in ((0.01, 5), (0.02, 10)))
+        _, low, high = variance_ratio(part, whole)
+        hits.append(low <= 0.25 <= high)
+    assert np.mean(hits) == pytest.approx(0.95, abs=0.025)
+    # Printed tables: F(0.975; 9, 9) = 4.03.
+    ratio, low, high = variance_ratio(Summary(10, 0.5, 0.01, None, None), Summary(10, 0.5, 0.01, None, None))
+    assert (ratio, round(1 / low, 2), round(high, 2)) == (1.0, 4.03, 4.03)
 
 
 def test_holm_is_the_worked_example() -> None:
