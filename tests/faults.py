@@ -326,7 +326,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "identity-without-seed",
         "trials that differ in their seed alone share an identity",
-        "resnet_dist/configuration/training.py",
+        "resnet_dist/configuration/identity.py",
         '    "run.workers": "law 1',
         '    "run.seed": "",\n    "run.workers": "law 1',
         LAW_3,

@@ -15,7 +15,7 @@ STORAGE_FAULTS: tuple[Fault, ...] = (
         "spool-over-something-newer",
         "what waits on disk is sent although another launch has gone on with the trial",
         "resnet_dist/storage/spooled.py",
-        "if digest_of(self.storage.get(self._guard_key)) not in self._spool.expected():",
+        "if digest_of(self.storage.get(self._fence_key)) not in self._spool.expected():",
         "if False:",
         "tests/resnet_dist/storage/test_spooled.py",
     ),

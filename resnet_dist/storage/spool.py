@@ -26,7 +26,7 @@ from resnet_dist.storage.interface import Storage
 from resnet_dist.storage.waiting_files import PARTIAL, Kind, load_write, save, save_write
 
 SPOOL_VARIABLE = "RESNET_DIST_SPOOL"
-_URI, _LOCK, _GUARD = "storage.json", "lock", "guard"
+_URI, _LOCK, _FENCE = "storage.json", "lock", "guard"
 
 
 class SpoolInUseError(StorageError):
@@ -90,14 +90,14 @@ class Spool:
     def expected(self) -> set[str]:
         """Digests (`digest_of`) that the object may have which says who writes the trial, if it is still us."""
         try:
-            return set((self.directory / _GUARD).read_text().split("\n"))
+            return set((self.directory / _FENCE).read_text().split("\n"))
         except FileNotFoundError:
             return set()
 
     def expect(self, digests: set[str]) -> None:
         """Keep what `expected` returns, for this process and the next. Raises a `StorageError` if the disk is full."""
         try:
-            save(self.directory / _GUARD, "\n".join(sorted(digests)).encode())
+            save(self.directory / _FENCE, "\n".join(sorted(digests)).encode())
         except OSError as error:
             raise StorageError(
                 f"the spool directory {self.directory} cannot be written ({error.strerror}); free some of its disk"

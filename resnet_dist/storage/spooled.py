@@ -8,7 +8,8 @@ Storage that cannot be written is announced in one line, and tried again for as 
 waits at the run's end stays in the spool, for the next launch on this host or `resnet-dist storage flush`.
 
 Meanwhile a launch on another host may have gone on with the trial. What waits here is then older than what is in
-storage and is dropped: the trial's provenance, which each attempt writes first, is no longer the one seen last.
+storage and is dropped. The fence that tells is the trial's provenance, which each attempt writes first: it is no longer
+the one seen last.
 """
 
 import logging
@@ -50,8 +51,8 @@ class SpooledStorage:
         self.found = self.dropped = 0
         """Writes of an earlier process that waited and are sent now; those older than what is in storage."""
         keys = TrialKeys(experiment, trial_id)
-        self._guard_key = keys.provenance
-        self._guards: set[str] = set()  # digests of all that was written there: an earlier one may arrive late
+        self._fence_key = keys.provenance
+        self._fences: set[str] = set()  # digests of all that was written there: an earlier one may arrive late
         self._changed = threading.Condition()
         self._closing = False
         self._failed: Exception | None = None  # for good
@@ -157,7 +158,7 @@ class SpooledStorage:
                 LOGGER.warning("%s; %d writes that waited in %s are dropped", error, self.dropped, place)
                 self._spool.clear()
         if not self._spool.writes:
-            self._spool.expect({digest_of(self.storage.get(self._guard_key))})
+            self._spool.expect({digest_of(self.storage.get(self._fence_key))})
             return
         self.found = len(self._spool.writes)
         with self._changed:
@@ -166,8 +167,8 @@ class SpooledStorage:
 
     def _require_ours(self) -> None:
         """Raise a `SupersededError` if another launch has written the trial since this spool's writes began."""
-        if digest_of(self.storage.get(self._guard_key)) not in self._spool.expected():
-            trial = self._guard_key.rpartition("/")[0]
+        if digest_of(self.storage.get(self._fence_key)) not in self._spool.expected():
+            trial = self._fence_key.rpartition("/")[0]
             raise SupersededError(f"{self.uri}/{trial}: another launch has gone on with this trial, or removed it")
 
     def _write(self, kind: Kind, key: str, data: bytes) -> None:
@@ -199,17 +200,17 @@ class SpooledStorage:
         self._send(kind, key, data)
 
     def _send(self, kind: Kind, key: str, data: bytes) -> None:
-        if is_guard := key == self._guard_key:
-            self._guards.add(digest_of(data))
-            self._spool.expect(self._spool.expected() | self._guards)  # a write that fails may have been made
+        if is_fence := key == self._fence_key:
+            self._fences.add(digest_of(data))
+            self._spool.expect(self._spool.expected() | self._fences)  # a write that fails may have been made
         if kind == "put":
             self.storage.put(key, data)
         elif kind == "grow":
             self.storage.grow(key, data)
         else:
             self.storage.delete(key)
-        if is_guard:
-            self._spool.expect(self._guards)
+        if is_fence:
+            self._spool.expect(self._fences)
 
     def _tell(self) -> None:
         """Tell other threads, and whoever watches the counts, that something is different. The caller has the lock."""
@@ -225,30 +226,37 @@ class SpooledStorage:
         try:
             pause = FIRST_PAUSE
             while (write := self._next()) is not None:
-                last = self._closing  # a try that begins before the run's end, and fails after it, is not the last
-                try:
-                    if self.trouble:
-                        self._require_ours()
-                    self._send(write.kind, write.key, self._spool.data(write))
-                except SupersededError:
-                    raise
-                except StorageError as error:
-                    self._announce(error)
-                    with self._changed:
-                        self._spool.begun = None
-                        if last:
-                            return
-                        self._changed.wait_for(lambda: self._closing, pause)
-                    pause = min(2 * pause, LONGEST_PAUSE)
-                else:
-                    self._done(write)
+                is_last = self._closing  # a try that begins before the run's end, and fails after it, is not the last
+                if self._is_sent(write):
                     pause = FIRST_PAUSE
+                    continue
+                with self._changed:
+                    if is_last:
+                        return
+                    self._changed.wait_for(lambda: self._closing, pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
         except Exception as error:
             with self._changed:
                 if isinstance(error, SupersededError):
                     self._spool.clear()
                 self._failed = error
                 self._tell()
+
+    def _is_sent(self, write: Write) -> bool:
+        """Try to make a write; False if storage cannot be written at the moment."""
+        try:
+            if self.trouble:
+                self._require_ours()
+            self._send(write.kind, write.key, self._spool.data(write))
+        except SupersededError:
+            raise
+        except StorageError as error:
+            self._announce(error)
+            with self._changed:
+                self._spool.begun = None
+            return False
+        self._done(write)
+        return True
 
     def _next(self) -> Write | None:
         """Wait for a write. None if there will be none."""

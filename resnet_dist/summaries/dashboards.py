@@ -6,7 +6,8 @@ HParams page are the last points of the trial's curves.
 
 from typing import Any
 
-from resnet_dist.configuration.training import NOT_IDENTITY, TrainingConfig
+from resnet_dist.configuration.identity import NOT_IDENTITY
+from resnet_dist.configuration.training import TrainingConfig
 
 NOT_SHOWN = {*NOT_IDENTITY, "data.fingerprint"} - {"data.source", "run.workers"}
 """Settings that are no hyperparameters."""

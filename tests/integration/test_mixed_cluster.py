@@ -13,7 +13,7 @@ from resnet_dist.gpus import REHEARSAL
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
-EXPERIMENT = """
+HEAD = """
 name = "mixed"
 title = "A grid on a mixed cluster"
 
@@ -26,16 +26,19 @@ run = { epochs = 1 }
 [[table]]
 name = "architecture"
 title = "Architecture"
-
-[[table.cell]]
-label = "One worker"
-set = { "solver.kind" = "watched:Solver", "solver.learning_rate" = 0.1 }
-
-[[table.cell]]
-label = "Two workers"
-set = { "network.relu_after_addition" = false, "solver.kind" = "watched:Solver", "solver.learning_rate" = 0.1, \
-"run.workers" = 2 }
 """
+CELLS = """
+[[table.cell]]
+label = "One worker: %(device)s"
+set = { "solver.kind" = "watched:Solver", "solver.learning_rate" = %(rate)s, "run.device" = "%(device)s" }
+
+[[table.cell]]
+label = "Two workers: %(device)s"
+set = { "network.relu_after_addition" = false, "solver.kind" = "watched:Solver", "solver.learning_rate" = %(rate)s, \
+"run.device" = "%(device)s", "run.workers" = 2 }
+"""
+ON_GPUS, ON_PROCESSORS = 0.1, 0.05
+"""Learning rates, by which the trials of two devices are told apart."""
 
 SOLVER = """
 import json, os, pathlib, ray, torch, torch.distributed as dist
@@ -44,11 +47,12 @@ class Solver(torch.optim.SGD):
     def __init__(self, parameters, solver):
         super().__init__(parameters, lr=solver.learning_rate)
         if ray.is_initialized():  # else it is only tried, before the grid
-            self.note(pathlib.Path(%r))
+            self.note(solver, pathlib.Path(%r))
 
-    def note(self, folder):
+    def note(self, solver, folder):
         context = ray.get_runtime_context()
         seen = {
+            "rate": solver.learning_rate,
             "gpus": context.get_accelerator_ids()["GPU"],
             "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
             "node": context.get_node_id(),
@@ -114,7 +118,7 @@ def unfit_node(mixed_cluster: MixedCluster) -> str:
 def experiment(tmp_path: Path) -> Path:
     (tmp_path / "seen").mkdir()
     (tmp_path / "watched.py").write_text(SOLVER % str(tmp_path / "seen"))
-    (tmp_path / "mixed.toml").write_text(EXPERIMENT)
+    (tmp_path / "mixed.toml").write_text(HEAD + CELLS % {"device": "auto", "rate": ON_GPUS})
     return tmp_path / "mixed.toml"
 
 
@@ -179,12 +183,17 @@ def test_on_a_node_that_comes_later_with_such_gpus_each_trial_fails_once_and_in_
     assert not seen(experiment)
 
 
-def test_a_grid_trains_on_the_gpus_that_ray_gives_and_its_drivers_take_none(gpu_node: str, experiment: Path) -> None:
+def test_a_grid_trains_on_the_gpus_that_ray_gives_and_leaves_them_alone_where_it_asks_for_none(
+    gpu_node: str, experiment: Path
+) -> None:
     """Both GPUs are the workers': a driver that took one would leave them to wait for ever."""
-    code, out, err = grid(experiment, "--device", "cuda")
+    cells = CELLS % {"device": "cuda", "rate": ON_GPUS} + CELLS % {"device": "cpu", "rate": ON_PROCESSORS}
+    experiment.write_text(HEAD + cells)
+    code, out, err = grid(experiment)
     assert code == 0, err
-    assert [trial["state"] for trial in json.loads(out)["trials"]] == ["finished"] * 2
-    found = seen(experiment)
+    assert [trial["state"] for trial in json.loads(out)["trials"]] == ["finished"] * 4
+    assert [one["gpus"] for one in seen(experiment) if one["rate"] == ON_PROCESSORS] == [[]] * 3
+    found = [one for one in seen(experiment) if one["rate"] == ON_GPUS]
     assert {one["node"] for one in found} == {gpu_node}, "the head has none"
     (alone,) = [one for one in found if one["workers"] == 1]
     assert alone["visible"] == alone["gpus"][0] and alone["backend"] is None
@@ -192,15 +201,6 @@ def test_a_grid_trains_on_the_gpus_that_ray_gives_and_its_drivers_take_none(gpu_
     assert sorted(one["gpus"] for one in together) == [["0"], ["1"]]
     # The workers of a node see each other's GPUs, and gloo is what their devices, processors, compute with.
     assert [(one["visible"], one["backend"]) for one in together] == [("0,1", "gloo")] * 2
-
-
-def test_a_grid_on_processors_leaves_the_gpus_of_its_nodes_alone(gpu_node: str, experiment: Path) -> None:
-    code, out, err = grid(experiment, "--device", "cpu")
-    assert code == 0, err
-    assert [trial["state"] for trial in json.loads(out)["trials"]] == ["finished"] * 2
-    assert [one["gpus"] for one in seen(experiment)] == [[]] * 3
-    for file in (experiment.parent / "results").rglob("result.json"):
-        assert json.loads(file.read_text())["device"] == "cpu"
 
 
 @pytest.mark.usefixtures("gpu_node", "cache")

@@ -15,8 +15,9 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 
+from resnet_dist.configuration.identity import NOT_IDENTITY
 from resnet_dist.configuration.sections import field_types
-from resnet_dist.configuration.training import NOT_IDENTITY, TrainingConfig
+from resnet_dist.configuration.training import TrainingConfig
 
 # A change here changes the identity of every trial in every storage: raise IDENTITY_VERSION with it, knowingly.
 GOLDEN: dict[str, dict[str, Any]] = {

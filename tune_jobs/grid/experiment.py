@@ -7,8 +7,9 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
+from resnet_dist.configuration.identity import NOT_IDENTITY
 from resnet_dist.configuration.sections import choices
-from resnet_dist.configuration.training import NOT_IDENTITY, TrainingConfig
+from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import ConfigurationError
 from resnet_dist.storage.interface import LAYOUT
 from tune_jobs.grid.experiment_file import Cell, Deviation, Experiment, Table, naming, read_experiment_file

@@ -1,0 +1,66 @@
+"""What determines the numbers of a run, and the id of its trial, which is a hash of that."""
+
+import hashlib
+import json
+from typing import Any
+
+IDENTITY_VERSION = 1
+"""Part of every hash. Raise it when a change of the code changes the numbers of the same configuration."""
+
+
+# Settings that came after trials had been stored. At these values, which say what the code did without them, they are
+# left out of the identity, so that those trials keep theirs.
+ADDED: dict[str, Any] = {
+    "solver.beta1": None,
+    "solver.beta2": None,
+    "network.block": "",
+    "code.fingerprint": "",
+    "run.seed_initialisation": None,
+    "run.seed_order": None,
+    "run.seed_augmentation": None,
+}
+
+# Settings that cannot change the numbers of a run, with the reason. Every other field is part of the hash.
+NOT_IDENTITY: dict[str, str] = {
+    "data.source": "where the images lie; the fingerprint of their content stands for them (see identity())",
+    "run.workers": "law 1: worker count does not change the result",
+    "run.threads": "recorded in provenance; differs by rounding, as workers do",
+    "run.device": "recorded in provenance; differs by rounding, as the hardware does",
+    "run.checkpoint_epochs": "law 2: an interruption does not change the result",
+    "run.checkpoint_steps": "law 2: an interruption does not change the result",
+    "run.summary_steps": "logging",
+    "run.histogram_epochs": "logging: weights and gradients are looked at, and nothing is drawn or changed",
+}
+
+
+def identity_of(plain: dict[str, Any], identified_by_content: bool) -> dict[str, Any]:
+    """Of a configuration's plain values, which are used up, those that determine the numbers of the run.
+
+    Data `identified_by_content` are known by their fingerprint, which must have been filled in; others by their name.
+    """
+    if identified_by_content:
+        assert plain["data"]["fingerprint"], "load the data before asking for the identity of a run on it"
+    else:
+        plain["data"]["fingerprint"] = plain["data"]["source"]
+    for name in NOT_IDENTITY:
+        section, _, key = name.partition(".")
+        del plain[section][key]
+    if not plain["run"]["exact"]:
+        del plain["run"]["virtual_shards"]
+    for name, value in ADDED.items():
+        section, _, key = name.partition(".")
+        if plain[section][key] == value:
+            del plain[section][key]
+    if not plain["code"]:
+        del plain["code"]
+    if plain["schedule"]["kind"] != "step":
+        del plain["schedule"]["milestones"], plain["schedule"]["gamma"]
+    if not plain["schedule"]["warmup_iterations"]:
+        del plain["schedule"]["warmup_learning_rate"]
+    return {"version": IDENTITY_VERSION, **plain}
+
+
+def hash_of(identity: dict[str, Any]) -> str:
+    """16 hexadecimal digits, the same on every machine."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
