@@ -190,23 +190,24 @@ def _variance_shares(table: Mapping[str, Any], tests: Comparisons) -> Iterator[s
 
 def _seeds_note(table: Mapping[str, Any], tests: Comparisons, difference: float) -> Iterator[str]:
     """Of each comparison with the baseline by its own spread: one row of large errors says nothing of the others."""
-    needed: dict[str, int | None] = {}
-    count = sum(name == table["name"] for name, _ in tests.baseline)
+    spreads: dict[str, float] = {}  # of one run, if both rows vary alike
     for cell in table["cells"]:
         pair = tests.pair(table, cell)
-        if pair.row is not pair.baseline and (comparison := pair.comparison):
+        if test := tests.baseline.get((table["name"], cell["label"])):
             n = min(len(pair.row.by_seed()), len(pair.baseline.by_seed()))
-            spread = comparison.error * math.sqrt(n / 2)  # of one run, if both rows vary alike
-            needed[cell["label"]] = seeds_needed(spread, difference, tests=count)
-    if not needed:
+            spreads[cell["label"]] = test.comparison.error * math.sqrt(n / 2)
+    if not spreads:
         return
-    ordered = sorted(needed, key=lambda label: needed[label] or math.inf)
-    middle, last = ordered[(len(ordered) - 1) // 2], ordered[-1]
-    most = f" in the median comparison and {_seeds(needed[last])} for {last}" if needed[middle] != needed[last] else ""
-    strictest = f"{LEVEL:g}/{count}, the strictest level of Holm's correction"
+    ordered = sorted(spreads, key=lambda label: spreads[label])
+    middle, last = (
+        _seeds(seeds_needed(spreads[label], difference, tests=len(spreads)))
+        for label in (ordered[(len(ordered) - 1) // 2], ordered[-1])
+    )
+    most = f" in the median comparison and {last} for {ordered[-1]}" if middle != last else ""
+    level = f"{LEVEL:g}/{len(spreads)}, the strictest level of Holm's correction" if len(spreads) > 1 else f"{LEVEL:g}"
     yield (
-        f"To tell a row from the baseline by {100 * difference:g} % points with {100 * POWER:g} % power takes "
-        f"{_seeds(needed[middle])} seeds a row{most} (at {strictest if count > 1 else f'{LEVEL:g}'})."
+        f"To tell a row from the baseline by {100 * difference:g} % points with {100 * POWER:g} % power takes {middle} "
+        f"seeds a row{most} (at {level})."
     )
 
 
