@@ -69,7 +69,7 @@ def columns(table: TableSummary, summary: ReportSummary) -> list[Column]:
         ]
     if any(cell.paper is not None for cell in cells):
         shown.append(Column("Paper, %", lambda c: percent(c.paper), lambda c: c.paper, note=_paper_note))
-    if len(cells) > 1 and any(cell.ours and cell.ours.n > 1 for cell in cells):
+    if table.has_differences:
         shown.append(
             Column(
                 "Against baseline",

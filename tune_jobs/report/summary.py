@@ -158,10 +158,17 @@ class TableSummary:
 
     @property
     def description(self) -> str:
-        """The caption, and the baseline where rows are tested against it."""
-        tested = [cell.against for cell in self.cells if cell.against]
-        paired = " Runs of equal seeds are compared in pairs." if any(test.paired for test in tested) else ""
-        return f"{self.caption} Baseline: {self.baseline}.{paired}".strip() if tested else self.caption
+        """The caption, and the baseline where rows stand against it."""
+        if not self.has_differences:
+            return self.caption
+        paired = any(cell.against and cell.against.paired for cell in self.cells)
+        pairs = " Runs of equal seeds are compared in pairs." if paired else ""
+        return f"{self.caption} Baseline: {self.baseline}.{pairs}".strip()
+
+    @property
+    def has_differences(self) -> bool:
+        """Whether rows stand against their baseline: there are several, and more than one seed of any."""
+        return len(self.cells) > 1 and any(cell.ours is not None and cell.ours.n > 1 for cell in self.cells)
 
 
 @dataclass(frozen=True)
