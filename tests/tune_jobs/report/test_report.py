@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_dist.storage.interface import TrialKeys
+from resnet_dist.storage.interface import TrialKeys, experiment_key
 from tests.tune_jobs.recorded import (
     TWO_ROWS,
     experiment_from,
@@ -271,6 +271,14 @@ def test_tests_before_the_planned_seeds_are_interim(tmp_path: Path) -> None:
     assert report.summary.notices[0].startswith("Interim: 5 seeds a row are planned, and not all are there.")
     _, shallow, *_ = rows_of(text_of(storage, "report.md"))
     assert shallow[6] == "equivalent (p = 1.00, interim)"
+
+
+def test_seeds_that_were_added_are_said(finished: Finished) -> None:
+    storage, _ = finished()
+    record = json.loads(storage.get(experiment_key("two-rows")) or b"")
+    storage.put(experiment_key("two-rows"), json.dumps(record | {"earlier_plans": [2]}).encode())
+    (notice,) = summarise_experiment(read_experiment(storage, "two-rows")).notices
+    assert notice.startswith("Seeds were added: 2 a row had been planned before 3.")
 
 
 def test_a_configuration_of_several_tables_is_tested_once(tmp_path: Path) -> None:

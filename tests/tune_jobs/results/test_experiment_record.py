@@ -10,7 +10,7 @@ from cluster.storage.local import LocalStorage
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import UserError
 from resnet_dist.storage.interface import TrialKeys, experiment_key
-from tune_jobs.results.experiment_record import read_record, record_single_run
+from tune_jobs.results.experiment_record import read_record, record_single_run, with_earlier_plans
 from tune_jobs.results.trials import read_experiment
 
 
@@ -68,3 +68,21 @@ def test_a_grid_is_not_added_to(tmp_path: Path) -> None:
     assert list(read_record(storage, "runs")["trials"]) == [run(0).trial_id()], "what a grid did not ask for is not its"
     with pytest.raises(UserError, match="holds a grid of that name"):
         record_single_run(storage, "runs", run(1), "run 1")
+
+
+def test_seeds_that_were_added_are_remembered_with_the_plans_before(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    kept: list[object] = []
+    for planned in (3, 5, 5, 10, 5):
+        record = with_earlier_plans(storage, {"experiment": "grid", "planned_seeds": planned})
+        storage.put(experiment_key("grid"), json.dumps(record).encode())
+        kept.append(record.get("earlier_plans"))
+    assert kept == [None, [3], [3], [3, 5], [3]]
+
+
+@pytest.mark.parametrize("data", [b"", b"not json", b"[1]", b"{}"])
+def test_a_record_without_a_plan_adds_none(data: bytes, tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    storage.put(experiment_key("grid"), data)
+    record = {"experiment": "grid", "planned_seeds": 5}
+    assert with_earlier_plans(storage, record) == record
