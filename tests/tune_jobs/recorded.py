@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster.storage.keys import BrowsableStorage
 from cluster.storage.opening import open_storage
 from resnet_dist.records.trial_record import describe_files, encode, encode_metrics
 from resnet_dist.storage.interface import Storage, TrialKeys, experiment_key
@@ -36,7 +37,7 @@ def experiment_from(text: str, folder: Path, **settings: Any) -> Experiment:
     return load_experiment(str(path), **settings)
 
 
-def record_experiment(folder: Path, experiment: Experiment, seeds: int) -> tuple[Storage, tuple[Trial, ...]]:
+def record_experiment(folder: Path, experiment: Experiment, seeds: int) -> tuple[BrowsableStorage, tuple[Trial, ...]]:
     """Storage that holds the experiment's record, and its trials."""
     storage = open_storage(str(folder / "storage"))
     record = experiment_record(experiment, seeds, {})

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cluster.storage.keys import BrowsableStorage
 from cluster.storage.opening import open_storage
 from resnet_dist.errors import StorageError
 from resnet_dist.storage.interface import Storage, TrialKeys, experiment_key
@@ -39,11 +40,11 @@ def experiment_file(folder: Path, cells: dict[str, dict[str, Any]], recipe: str 
     return str(path)
 
 
-def plan(path: str, storage: Storage, seeds: int = 1) -> Plan:
+def plan(path: str, storage: BrowsableStorage, seeds: int = 1) -> Plan:
     return make_plan(path, storage, seeds, None, {})
 
 
-def launch(path: str, storage: Storage, seeds: int = 1) -> list[Trial]:
+def launch(path: str, storage: BrowsableStorage, seeds: int = 1) -> list[Trial]:
     """What a launch does to storage, its training replaced by a result; the trials that it started."""
     planned = plan(path, storage, seeds)
     record = experiment_record(planned.experiment, planned.seeds, planned.overrides)
@@ -59,7 +60,7 @@ def ids(trials: Iterable[Trial]) -> set[str]:
 
 
 @pytest.fixture
-def storage(tmp_path: Path) -> Storage:
+def storage(tmp_path: Path) -> BrowsableStorage:
     return open_storage(str(tmp_path / "storage"))
 
 
@@ -108,13 +109,13 @@ def test_a_launch_starts_each_trial_by_its_own_state_alone(tmp_path: Path) -> No
             assert ids(started) == expected and len(started) == len(expected), names
 
 
-def test_a_second_launch_starts_nothing(tmp_path: Path, storage: Storage) -> None:
+def test_a_second_launch_starts_nothing(tmp_path: Path, storage: BrowsableStorage) -> None:
     path = experiment_file(tmp_path, CELLS)
     assert len(launch(path, storage, seeds=2)) == 6
     assert launch(path, storage, seeds=2) == []
 
 
-def test_cells_in_another_order_and_under_other_labels_start_nothing(tmp_path: Path, storage: Storage) -> None:
+def test_cells_in_another_order_and_under_other_labels_start_nothing(tmp_path: Path, storage: BrowsableStorage) -> None:
     launch(experiment_file(tmp_path, CELLS), storage)
     renamed = {f"the {label}": settings for label, settings in reversed(CELLS.items())}
     assert launch(experiment_file(tmp_path, renamed), storage) == []
@@ -123,7 +124,7 @@ def test_cells_in_another_order_and_under_other_labels_start_nothing(tmp_path: P
 @pytest.mark.parametrize("changed", CELLS)
 @pytest.mark.parametrize("setting", [("solver.learning_rate", 0.05), ("network.shortcut", "B"), ("run.epochs", 3)])
 def test_changing_one_cell_runs_that_cell_alone(
-    changed: str, setting: tuple[str, Any], tmp_path: Path, storage: Storage
+    changed: str, setting: tuple[str, Any], tmp_path: Path, storage: BrowsableStorage
 ) -> None:
     launch(experiment_file(tmp_path, CELLS), storage, seeds=2)
     cells = CELLS | {changed: CELLS[changed] | {setting[0]: setting[1]}}
@@ -136,7 +137,7 @@ def test_changing_one_cell_runs_that_cell_alone(
         assert trial.config.network.batch_norm_position == ("after" if changed == "after" else "before")
 
 
-def test_changing_a_cell_back_starts_nothing(tmp_path: Path, storage: Storage) -> None:
+def test_changing_a_cell_back_starts_nothing(tmp_path: Path, storage: BrowsableStorage) -> None:
     launch(experiment_file(tmp_path, CELLS), storage)
     assert len(launch(experiment_file(tmp_path, CELLS | {"deep": {"network.depth": 20}}), storage)) == 1
     path = experiment_file(tmp_path, CELLS)
@@ -144,7 +145,7 @@ def test_changing_a_cell_back_starts_nothing(tmp_path: Path, storage: Storage) -
     assert launch(path, storage) == []
 
 
-def test_more_seeds_run_the_new_ones_and_fewer_none(tmp_path: Path, storage: Storage) -> None:
+def test_more_seeds_run_the_new_ones_and_fewer_none(tmp_path: Path, storage: BrowsableStorage) -> None:
     path = experiment_file(tmp_path, CELLS)
     launch(path, storage, seeds=1)
     assert {trial.config.run.seed for trial in launch(path, storage, seeds=3)} == {1, 2}
@@ -152,20 +153,22 @@ def test_more_seeds_run_the_new_ones_and_fewer_none(tmp_path: Path, storage: Sto
     assert launch(path, storage, seeds=3) == []
 
 
-def test_what_cannot_change_the_numbers_starts_nothing(tmp_path: Path, storage: Storage) -> None:
+def test_what_cannot_change_the_numbers_starts_nothing(tmp_path: Path, storage: BrowsableStorage) -> None:
     launch(experiment_file(tmp_path, CELLS), storage)
     recipe = "run = { workers = 2, checkpoint_steps = 5, summary_steps = 1 }"
     assert launch(experiment_file(tmp_path, CELLS, recipe), storage) == []
 
 
-def test_a_damaged_experiment_record_is_written_anew_by_the_next_launch(tmp_path: Path, storage: Storage) -> None:
+def test_a_damaged_experiment_record_is_written_anew_by_the_next_launch(
+    tmp_path: Path, storage: BrowsableStorage
+) -> None:
     path = experiment_file(tmp_path, CELLS)
     launch(path, storage)
     storage.put(experiment_key(NAME), b"{")
     assert launch(path, storage) == []
 
 
-def test_an_experiment_of_another_layout_is_left_alone(tmp_path: Path, storage: Storage) -> None:
+def test_an_experiment_of_another_layout_is_left_alone(tmp_path: Path, storage: BrowsableStorage) -> None:
     storage.put(experiment_key(NAME), b'{"layout": 9}')
     with pytest.raises(StorageError, match="has storage layout 9; this version reads layout 1"):
         plan(experiment_file(tmp_path, CELLS), storage)

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -15,7 +16,7 @@ from rich.table import Table
 
 from cluster.storage.keys import BrowsableStorage
 from cluster.storage.opening import open_storage
-from resnet_dist.errors import UserError
+from resnet_dist.errors import ConfigurationError, UserError
 from resnet_dist.logs import structured
 from resnet_dist.plurals import counted
 from resnet_dist.storage.interface import Storage, experiment_key
@@ -24,12 +25,18 @@ from tune_jobs.commands.options import Parser, add_json, add_storage
 from tune_jobs.commands.output import print_json, program
 from tune_jobs.commands.plan import MANY, add_grid_settings, add_launch, add_plan, dry_run
 from tune_jobs.commands.terminal import make_console
-from tune_jobs.grid.experiment import Trial, experiment_record, load_experiment
+from tune_jobs.grid import other_trials
+from tune_jobs.grid.edits import edits
+from tune_jobs.grid.experiment import Trial, experiment_record, is_file, load_experiment, registered
 from tune_jobs.grid.plan import make_plan
-from tune_jobs.results.experiment_record import with_earlier_plans
+from tune_jobs.grid.reuse import take_over
+from tune_jobs.results.experiment_record import read_record, with_earlier_plans
 from tune_jobs.results.trials import STATES, ExperimentResults, read_experiment
 
 LOGGER = logging.getLogger(__name__)
+
+_MOST_EDITS = 6
+"""Changes of a file that a note names."""
 
 STYLES = {logging.WARNING: "yellow", logging.ERROR: "red"}
 
@@ -43,6 +50,7 @@ def add_arguments(parser: Parser) -> None:
         ("run", _add_run, "run what is missing, go on with what is half done, then report"),
         ("status", _add_status, "print each trial's state, read from storage"),
         ("report", _add_report, "print the tables and write the report: Markdown, one HTML file, CSV and figures"),
+        ("prune", _add_prune, "list trials in storage that are no longer part of the experiment, or remove them"),
     ):
         command = actions.add_parser(action, help=text, description=f"{text[0].upper()}{text[1:]}.")
         command.add_argument(
@@ -104,6 +112,11 @@ def _add_report(parser: Parser) -> None:
     parser.set_defaults(run=report)
 
 
+def _add_prune(parser: Parser) -> None:
+    parser.add_argument("--delete", action="store_true", help="remove them, which nothing brings back; else only list")
+    parser.set_defaults(run=prune)
+
+
 def _percent_points(text: str) -> float:
     """Percentage points on the command line, a fraction inside."""
     try:
@@ -144,13 +157,20 @@ def _run(args: argparse.Namespace, storage: BrowsableStorage, console: Console) 
             from resnet_dist.data.staged import bring
 
             dataset_fingerprint(bring(config.data, storage))
-    record = experiment_record(planned.experiment, planned.seeds, planned.overrides, args.scheduler)
+    names = {item.trial.trial_id: item.trial.name for item in planned.trials}
+    record = experiment_record(
+        planned.experiment, planned.seeds, planned.overrides, args.scheduler, names, asked_epochs=args.epochs
+    )
+    for trial_id, other in planned.elsewhere.items():
+        take_over(storage, name, trial_id, other)
     trials = planned.to_run(args.retry_failed, args.scheduler)
     finished = sum(item.state == "finished" for item in planned.trials)
     console.print(
         f"[bold]{escape(planned.experiment.title)}[/]: {counted(len(planned.trials), 'trial')}, {finished} finished "
         f"already, {len(trials)} to run"
     )
+    for said in planned.notes:
+        console.print(f"  {said}", markup=False, soft_wrap=True)
     if not trials:
         _put_record(storage, record)
     else:
@@ -250,10 +270,12 @@ def status(args: argparse.Namespace) -> int:
     """Print each trial's state, from storage alone."""
     storage = open_storage(args.storage)
     results = read_experiment(storage, _stored_name(args.experiment, storage), details=False)
+    edited = _edits(args.experiment, results.record)
     if args.json:
-        print_json(_status_json(results))
+        print_json(_status_json(results) | {"edits": edited})
         return 0
     console = make_console()
+    _print_edits(args.experiment, edited, console)
     if len(results.trials) <= MANY or not sys.stdout.isatty():
         table = Table("trial", "name", "state", "epochs", "test error", "", box=None, pad_edge=False)
         for trial in results.trials.values():
@@ -266,6 +288,53 @@ def status(args: argparse.Namespace) -> int:
     console.print(
         f"{counted(len(results.trials), 'trial')}: " + ", ".join(f"{n} {state}" for state, n in counts.items() if n)
     )
+    return 0
+
+
+def _edits(experiment: str, record: Mapping[str, Any]) -> list[str]:
+    """In what an experiment's file, if that was given, is another than at the last launch."""
+    if record.get("single_runs") or not (is_file(experiment) or experiment in registered()):
+        return []
+    try:
+        return edits(experiment, record)
+    except ConfigurationError as error:
+        return [f"it cannot be read: {error}"]
+
+
+def _print_edits(experiment: str, edited: list[str], console: Console) -> None:
+    if edited:
+        more = f" and {len(edited) - _MOST_EDITS} more" if edited[_MOST_EDITS:] else ""
+        console.print(
+            f"Note: {experiment} has changed since its last launch, of which this is ({'; '.join(edited[:_MOST_EDITS])}"
+            f"{more}); grid plan shows what a launch now would do",
+            markup=False,
+            style="yellow",
+            soft_wrap=True,
+        )
+
+
+def prune(args: argparse.Namespace) -> int:
+    """List the trials in storage that the experiment, as it was last launched, does not ask for; remove them."""
+    from cluster.storage.lease import lease
+
+    storage, console = open_storage(args.storage), make_console(quiet=args.json)
+    name = _stored_name(args.experiment, storage)
+    results = read_experiment(storage, name, details=False)
+    asked = {trial.trial_id: {"name": trial.name, "config": trial.config} for trial in results.trials.values()}
+    others = other_trials.describe(storage, name, results.unlisted, asked)
+    for other in others:
+        state = "finished" if other.finished else "unfinished"
+        size = f"{other.size / 1e6:,.1f} MB"
+        said = f"{other.trial_id}  {other.name}: {state}, {other.why}, {size}"
+        console.print(said, markup=False, soft_wrap=True)
+    if args.delete and others:
+        with lease(storage, name, on_wait=lambda text: console.print(escape(text), soft_wrap=True)):
+            other_trials.remove(storage, others)
+    said = f"{counted(len(others), 'trial')} that {name} as last launched does not ask for"
+    then = "removed" if args.delete else "nothing was removed; --delete removes them"
+    console.print(f"{said}: {then}" if others else f"no {said.partition(' ')[2]}")
+    if args.json:
+        print_json({"trials": [other.trial_id for other in others], "removed": bool(args.delete and others)})
     return 0
 
 
@@ -296,10 +365,12 @@ def report(args: argparse.Namespace) -> int:
     storage = open_storage(args.storage)
     name = _stored_name(args.experiment, storage)
     options = ReportOptions(args.smallest_difference, args.best_epoch, args.preface)
+    edited = _edits(args.experiment, read_record(storage, name))
     written = write_report(storage, name, options=options, into=open_storage(args.into) if args.into else None)
     if args.json:
-        print_json(written.to_dict())
+        print_json(written.to_dict() | {"edits": edited})
     else:
+        _print_edits(args.experiment, edited, make_console())
         _print_report(written, storage.uri, name, make_console())
     return 0
 
@@ -315,8 +386,6 @@ def _stored_name(experiment: str, storage: BrowsableStorage) -> str:
 
     Raises a `UserError` that names those that are there unless it is one of them.
     """
-    from tune_jobs.grid.experiment import is_file, load_experiment
-
     name = experiment
     if experiment.endswith(".toml") and is_file(experiment):
         name = load_experiment(experiment).name

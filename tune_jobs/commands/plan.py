@@ -134,6 +134,8 @@ def plan_json(planned: Plan) -> dict[str, Any]:
             for table in planned.experiment.tables
         ],
         "trials": [_trial_json(item) for item in planned.trials],
+        "finished_elsewhere": dict(planned.elsewhere),
+        "notes": list(planned.notes),
     }
 
 
@@ -161,6 +163,8 @@ def print_plan(planned: Plan, console: Console) -> None:
     if len(planned.cells) <= MANY or not console.is_terminal:
         for table in planned.experiment.tables:
             _print_table(table.title, [cell for cell in planned.cells if cell.table == table.name], console)
+    for said in planned.notes:
+        console.print(f"  {said}", markup=False, soft_wrap=True)
     waiting = [item for item in planned.trials if item.state != "finished"]
     tables = len(planned.experiment.tables)
     shared = f" ({planned.shared} of them in several tables)" if planned.shared else ""

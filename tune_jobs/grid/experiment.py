@@ -1,7 +1,7 @@
 """Experiments: the registry, settings given at launch, and the trials that an experiment stands for."""
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata, resources
 from pathlib import Path
@@ -139,6 +139,29 @@ def trials(experiment: Experiment, seeds: int) -> tuple[Trial, ...]:
     )
 
 
+def keep_names(expanded: Sequence[Trial], earlier: Mapping[str, Mapping[str, Any]]) -> tuple[Trial, ...]:
+    """The trials under the names of an earlier launch, which has `earlier` by id, and their further seeds likewise.
+
+    A name says what varies in an experiment, so whatever is added to one would give its trials other names.
+    """
+    stems = {}
+    for trial in expanded:
+        if trial.trial_id in earlier:
+            stem, found, _ = str(earlier[trial.trial_id]["name"]).rpartition(f"seed-{trial.config.run.seed}")
+            if found:
+                stems[repr(settings_identity(trial.config))] = stem
+    taken = set(stems.values())
+    named = []
+    for trial in expanded:
+        own = trial.name.removesuffix(f"seed-{trial.config.run.seed}")
+        kept = stems.get(repr(settings_identity(trial.config)))
+        # A new one does not take the name of another.
+        new = own if own not in taken else f"{own}{with_seed(trial.config, 0).trial_id()[:8]}/"
+        stem = new if kept is None else kept
+        named.append(replace(trial, name=f"{stem}seed-{trial.config.run.seed}"))
+    return tuple(named)
+
+
 def is_file(name: str) -> bool:
     """Whether there is a file of this name; none has one that is too long for the system."""
     try:
@@ -153,13 +176,21 @@ def with_seed(config: TrainingConfig, seed: int) -> TrainingConfig:
 
 
 def experiment_record(
-    experiment: Experiment, seeds: int, overrides: Mapping[str, Any] | None = None, scheduler: str = "fifo"
+    experiment: Experiment,
+    seeds: int,
+    overrides: Mapping[str, Any] | None = None,
+    scheduler: str = "fifo",
+    names: Mapping[str, str] | None = None,
+    asked_epochs: int | None = None,
 ) -> dict[str, Any]:
-    """What `experiment.json` holds: all that a report needs to know of what was asked."""
+    """What `experiment.json` holds: all that a report needs to know of what was asked.
+
+    `names` are those of trials by id, where a plan has them; `asked_epochs` is what shortened the experiment.
+    """
     ids: dict[tuple[str, int], str] = {}
     runs = {}
     for trial in trials(experiment, seeds):
-        runs[trial.trial_id] = {"name": trial.name, "config": trial.config.to_dict()}
+        runs[trial.trial_id] = {"name": (names or {}).get(trial.trial_id, trial.name), "config": trial.config.to_dict()}
     for table in experiment.tables:
         for cell in table.cells:
             for seed in range(seeds):
@@ -173,6 +204,7 @@ def experiment_record(
         "seeds": seeds,
         "planned_seeds": max(seeds, experiment.seeds),
         "epochs": epochs.pop() if len(epochs) == 1 else None,
+        "asked_epochs": asked_epochs,
         "overrides": dict(overrides or {}),
         "deviations": [asdict(deviation) for deviation in experiment.deviations],
         "tables": [

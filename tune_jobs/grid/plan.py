@@ -1,16 +1,22 @@
 """What a grid will run: its trials, their state in storage, their steps and the time to expect."""
 
+import contextlib
 import heapq
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from cluster.storage.keys import BrowsableStorage
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import UserError
+from resnet_dist.plurals import counted
 from resnet_dist.storage.interface import Storage
+from tune_jobs.grid import other_trials
 from tune_jobs.grid.custom_code import bind_experiment
-from tune_jobs.grid.experiment import Experiment, Trial, load_experiment, trials, with_seed
-from tune_jobs.results.experiment_record import refuse_other_record
+from tune_jobs.grid.experiment import Experiment, Trial, keep_names, load_experiment, trials, with_seed
+from tune_jobs.grid.reuse import finished_elsewhere
+from tune_jobs.results.experiment_record import read_record, refuse_other_record
 from tune_jobs.results.trials import read_trials
 
 if TYPE_CHECKING:
@@ -76,6 +82,10 @@ class Plan:
     """Processor or GPU on which step times were measured; empty if they were not."""
     slots: int = 1
     """Workers that the cluster runs at a time."""
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
+    """Other experiments of the storage that have finished trials of this one: their names by the trials' ids."""
+    notes: tuple[str, ...] = ()
+    """What is there and not part of this plan, and what it took from the last launch."""
 
     @property
     def configurations(self) -> int:
@@ -97,6 +107,7 @@ class Plan:
             planned
             for planned in self.trials
             if planned.state != "finished"
+            and planned.trial.trial_id not in self.elsewhere
             and (
                 retry_failed or not (planned.failure == "diverged" or (searching and planned.state == "early-stopped"))
             )
@@ -145,7 +156,7 @@ def _cost(planned: PlannedTrial) -> float:
 
 def make_plan(
     name_or_path: str,
-    storage: Storage,
+    storage: BrowsableStorage,
     seeds: int | None,
     epochs: int | None,
     overrides: dict[str, Any],
@@ -170,12 +181,27 @@ def make_plan(
         raise UserError(
             f"{experiment.name}: cells on different sources, {min(by_content)} among them; give one with --data.source"
         )
-    seeds = seeds or experiment.seeds
     refuse_other_record(storage, experiment.name)
-    expanded = trials(experiment, seeds)
+    earlier = _earlier(storage, experiment.name)
+    notes = []
+    if seeds is None and (last := int(earlier.get("seeds", 0))) > experiment.seeds:
+        notes.append(
+            f"{counted(last, 'seed')}, as the last launch had; --seeds {experiment.seeds} is the experiment's own"
+        )
+        seeds = last
+    seeds = seeds or experiment.seeds
+    expanded = keep_names(trials(experiment, seeds), earlier.get("trials", {}))
     # By their own records, not by experiment.json: an earlier launch may have asked for others than the last one.
     asked = {trial.trial_id: {"name": trial.name, "config": trial.config.to_dict()} for trial in expanded}
-    known, _ = read_trials(storage, experiment.name, asked, details=False)
+    known, unlisted = read_trials(storage, experiment.name, asked, details=False)
+    if unlisted:
+        notes.append(other_trials.note(other_trials.describe(storage, experiment.name, unlisted, asked), "grid prune"))
+    missing = [trial_id for trial_id, trial in known.items() if trial.state != "finished"]
+    elsewhere = finished_elsewhere(storage, experiment.name, missing)
+    for other, count in Counter(elsewhere.values()).items():
+        notes.append(
+            f"{counted(count, 'trial')} finished in experiment {other} of this storage: taken over, not trained again"
+        )
     planned = []
     for trial in expanded:
         results = known[trial.trial_id]
@@ -199,7 +225,16 @@ def make_plan(
         tuple(planned),
         calibration.machine if calibration else "",
         calibration.slots if calibration else 1,
+        elsewhere,
+        tuple(notes),
     )
+
+
+def _earlier(storage: Storage, name: str) -> dict[str, Any]:
+    """The record of the last launch; empty if there is none that can be read, which a launch writes anew."""
+    with contextlib.suppress(UserError):
+        return read_record(storage, name)
+    return {}
 
 
 def _cells(experiment: Experiment, seeds: int, planned: Sequence[PlannedTrial]) -> tuple[PlannedCell, ...]:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from cluster.storage.keys import BrowsableStorage
 from cluster.storage.opening import open_storage
 from resnet_dist.records.recorder import record_failure
-from resnet_dist.storage.interface import Storage, TrialKeys, experiment_key
+from resnet_dist.storage.interface import TrialKeys, experiment_key
 from tests.tune_jobs.recorded import TWO_ROWS, experiment_from, record_result
 from tune_jobs.grid.experiment import Trial, experiment_record, trials
 from tune_jobs.grid.plan import make_plan
@@ -18,11 +19,11 @@ REASON = "stopped by asha after epoch 4 of 200, at a test error of 50.00 %"
 
 
 @pytest.fixture
-def storage(tmp_path: Path) -> Storage:
+def storage(tmp_path: Path) -> BrowsableStorage:
     return open_storage(str(tmp_path / "storage"))
 
 
-def launched(storage: Storage, folder: Path, scheduler: str) -> tuple[Trial, ...]:
+def launched(storage: BrowsableStorage, folder: Path, scheduler: str) -> tuple[Trial, ...]:
     """The record of a launch in storage, and the experiment's trials."""
     experiment = experiment_from(TWO_ROWS, folder)
     record = experiment_record(experiment, 2, {}, scheduler)
@@ -30,11 +31,11 @@ def launched(storage: Storage, folder: Path, scheduler: str) -> tuple[Trial, ...
     return trials(experiment, 2)
 
 
-def stop(storage: Storage, trial: Trial) -> None:
+def stop(storage: BrowsableStorage, trial: Trial) -> None:
     record_failure(storage, TrialKeys("two-rows", trial.trial_id), "early-stopped", REASON, 1)
 
 
-def test_survivors_of_a_search_stay_out_of_the_tables(storage: Storage, tmp_path: Path) -> None:
+def test_survivors_of_a_search_stay_out_of_the_tables(storage: BrowsableStorage, tmp_path: Path) -> None:
     first, second, third, fourth = launched(storage, tmp_path, "asha")
     for trial in (first, second, third):
         record_result(storage, "two-rows", trial, 0.1)
@@ -47,14 +48,16 @@ def test_survivors_of_a_search_stay_out_of_the_tables(storage: Storage, tmp_path
     assert any("kept out of the table" in said for said in cells[0].unfinished)
 
 
-def test_once_every_trial_has_run_to_its_end_nothing_was_chosen(storage: Storage, tmp_path: Path) -> None:
+def test_once_every_trial_has_run_to_its_end_nothing_was_chosen(storage: BrowsableStorage, tmp_path: Path) -> None:
     for trial in launched(storage, tmp_path, "asha"):
         record_result(storage, "two-rows", trial, 0.1)
     summary = summarise_experiment(read_experiment(storage, "two-rows"))
     assert all(cell.ours and cell.ours.n == 2 for cell in summary.tables[0].cells)
 
 
-def test_a_later_launch_with_fifo_takes_the_stopped_up_and_may_be_reported(storage: Storage, tmp_path: Path) -> None:
+def test_a_later_launch_with_fifo_takes_the_stopped_up_and_may_be_reported(
+    storage: BrowsableStorage, tmp_path: Path
+) -> None:
     first, second, stopped, missing = launched(storage, tmp_path, "asha")
     for trial in (first, second):
         record_result(storage, "two-rows", trial, 0.1)
@@ -70,7 +73,7 @@ def test_a_later_launch_with_fifo_takes_the_stopped_up_and_may_be_reported(stora
     assert deep.ours is None  # until what was stopped has run to its end
 
 
-def test_a_stopped_trial_never_looks_finished(storage: Storage, tmp_path: Path) -> None:
+def test_a_stopped_trial_never_looks_finished(storage: BrowsableStorage, tmp_path: Path) -> None:
     trial, *_ = launched(storage, tmp_path, "asha")
     stop(storage, trial)
     results = read_experiment(storage, "two-rows").trials[trial.trial_id]
