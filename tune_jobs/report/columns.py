@@ -23,6 +23,8 @@ class Column:
     """What a numeric column sorts by; None: it is text."""
     note: Callable[[CellSummary], str] = lambda cell: ""
     """What stands small below the text, such as a p-value."""
+    short: Callable[[CellSummary], str] = lambda cell: ""
+    """What of the note is said where there is little room."""
     wide: bool = False
     """Left out where there is little room."""
 
@@ -76,7 +78,7 @@ def columns(table: TableSummary, summary: ReportSummary) -> list[Column]:
                 lambda c: "baseline" if c.label == table.baseline else percent(c.baseline_difference, sign=True),
                 lambda c: c.baseline_difference,
                 note=_against_note,
-                wide=True,
+                short=lambda c: c.against.verdict if c.against else "",
             )
         )
     return shown

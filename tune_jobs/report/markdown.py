@@ -24,6 +24,7 @@ def markdown(
     lines += [_md(summary.options.preface), ""] if summary.options.preface else []
     lines += ["\n>\n".join(f"> **{_md(notice)}**" for notice in summary.notices), ""] if summary.notices else []
     lines += [_md(record["description"]), ""] if record.get("description") else []
+    lines += [_md(summary.recipe), ""]
     lines += [f"**{_md(summary.study)}**", ""] if summary.study else []
     lines += [f"{progress(results)}. Written {written}.", ""]
     if overview:
@@ -51,6 +52,8 @@ def _table(table: TableSummary, summary: ReportSummary, figures: Sequence[tuple[
     )
     yield from _grid(heading, numeric, rows)
     yield from ("", *(f"{_md(note)}\n" for note in table.notes))
+    if table.settings:
+        yield f"{_md(table.settings)}\n"
     if table.common:
         yield f"{_md(table.common)}\n"
     yield from _images(figures)

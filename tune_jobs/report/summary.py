@@ -15,6 +15,7 @@ from tune_jobs.report.notices import (
     study_sentence,
     table_notes,
 )
+from tune_jobs.report.recipe import recipe, row_settings
 from tune_jobs.report.statistics import LEAST_SEEDS, SMALLEST_DIFFERENCE, Summary, to_single_run
 from tune_jobs.results.trials import ExperimentResults, TrialResults
 
@@ -151,6 +152,8 @@ class TableSummary:
     cells: tuple[CellSummary, ...]
     warnings: tuple[str, ...]
     """What makes the rows less comparable than they look: mixed commits, precisions, data, workers or libraries."""
+    settings: str
+    """In what each row differs from what all trials share."""
     common: str
     """What its finished trials share, in a line; empty while none has finished."""
     notes: tuple[str, ...]
@@ -178,6 +181,8 @@ class ReportSummary:
     results: ExperimentResults
     notices: tuple[str, ...]
     """What must be said before any number: a shortened recipe, other data."""
+    recipe: str
+    """What all trials were trained on, and how."""
     comparable: bool
     """Whether the numbers can be held against the references."""
     study: str
@@ -203,7 +208,7 @@ def summarise_experiment(results: ExperimentResults, options: ReportOptions | No
     notices = tuple(experiment_notices(results, tests))
     study = study_sentence(tests, options.smallest_difference)
     images = images_of(list(results.trials.values()))
-    return ReportSummary(results, notices, comparable, study, tests, images, tables, options)
+    return ReportSummary(results, notices, recipe(results), comparable, study, tests, images, tables, options)
 
 
 def _table(
@@ -220,6 +225,7 @@ def _table(
         title=str(table["title"]),
         caption=str(table["caption"]),
         baseline=str(table["baseline"]),
+        settings=row_settings(table, record),
         cells=tuple(
             CellSummary(
                 label=label,

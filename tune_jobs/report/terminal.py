@@ -27,7 +27,9 @@ def terminal(summary: ReportSummary) -> "Group":
         grid.add_column("Finished", no_wrap=True)
         for cell in table.cells:
             grid.add_row(
-                Text(cell.label), *(column.text(cell) for column in shown), cell.finished.removesuffix(" finished")
+                Text(cell.label),
+                *(" ".join(filter(None, (column.text(cell), column.short(cell)))) for column in shown),
+                cell.finished.removesuffix(" finished"),
             )
         parts.append(grid)
         parts += [Text(f"{cell.label}: {said}") for cell in table.cells for said in cell.unfinished]
