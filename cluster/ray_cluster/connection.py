@@ -180,13 +180,13 @@ def _autoscaled() -> dict[str, float]:
 
 
 def _start_local() -> None:
-    """Start Ray on this machine; a second time where the first was not up within Ray's 30 s, as on a busy machine."""
+    """Start Ray on this machine; up to twice again where it was not up within Ray's 30 s, as on a busy machine."""
     import ray
 
     # Ray starts its workers by a line for a shell in which it leaves the path of Python unquoted.
     python = shlex.quote(sys.executable)
     environment = None if python == sys.executable else {"py_executable": python}
-    for last in (False, True):
+    for is_last in (False, False, True):
         try:
             # Not one that happens to run here: whoever wants that one names it, and it stays as it is.
             ray.init(
@@ -199,5 +199,5 @@ def _start_local() -> None:
             return
         except Exception as error:
             ray.shutdown()
-            if last or _TIMED_OUT not in str(error):
+            if is_last or _TIMED_OUT not in str(error):
                 raise
