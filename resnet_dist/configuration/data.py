@@ -1,5 +1,6 @@
 """What of a configuration concerns images, their order and their augmentation."""
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +16,10 @@ SOURCES = {
     "folder": "resnet_dist.data.image_folder",
 }
 """Module of each kind of source; its `cache_entry(source, cache)` gives a name in the cache and what decodes."""
+
+
+def _names_a_place(source: str) -> bool:
+    return "/" in source or "\\" in source or os.path.exists(source)  # noqa: PTH110 - of any text
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,14 @@ class DataConfig(Section):
         if kind == "folder":
             if not path:
                 raise ConfigurationError("data.source: 'folder:' needs a path, as in folder:/data/cifar10.tar.xz")
+            if "://" in path:
+                raise ConfigurationError(f"data.source: {self.source!r}: give the path of a directory or archive here")
             # Workers have another working directory than whoever wrote the path.
             object.__setattr__(self, "source", f"folder:{recordable(path, 'data.source')}")
+        elif not is_custom(self.source) and kind not in SOURCES and _names_a_place(self.source):
+            raise ConfigurationError(
+                f"data.source: {self.source!r} is a path or an address; give folder:PATH, of what is here"
+            )
         else:
             choose("data.source", self.source, tuple("folder:PATH" if kind == "folder" else kind for kind in SOURCES))
         for name in ("train_limit", "test_limit", "holdout"):

@@ -21,6 +21,10 @@ WITHOUT_EFFECT: dict[str, dict[str, Any]] = {
 }
 
 
+DEEPEST, WIDEST = 10_000, 4_096
+"""Beyond what was ever trained on such images; a slip of the keyboard would otherwise take all memory."""
+
+
 @dataclass(frozen=True)
 class NetworkConfig(Section):
     """The network."""
@@ -55,7 +59,8 @@ class NetworkConfig(Section):
             raise ConfigurationError(
                 f"network.depth: {self.depth} is not 6n+2 for any n >= 1; the nearest are {below} and {below + 6}"
             )
-        self.require("width", self.width >= 1, "at least 1")
+        self.require("depth", self.depth <= DEEPEST, f"at most {DEEPEST:,}")
+        self.require("width", 1 <= self.width <= WIDEST, f"from 1 to {WIDEST:,}")
         for name, default in WITHOUT_EFFECT.get(self.family, {}).items():
             if getattr(self, name) != default:
                 raise ConfigurationError(

@@ -50,8 +50,12 @@ class RunConfig(Section):
             self.require(name, seed is None or 0 <= seed < 2**63, "from 0 to 2^63 - 1")
         for name in ("epochs", "workers", "threads", "checkpoint_epochs", "summary_steps"):
             self.require(name, getattr(self, name) >= 1, "at least 1")
+        self.require("epochs", self.epochs <= 10**6, "at most 1,000,000")
+        for name in ("checkpoint_epochs", "summary_steps", "checkpoint_steps", "histogram_epochs"):
+            self.require(name, getattr(self, name) <= 10**9, "at most 1,000,000,000")
+        self.require("threads", self.threads <= 512, "at most 512")
         shards = self.virtual_shards
-        self.require("virtual_shards", shards >= 1 and shards & (shards - 1) == 0, "a power of two")
+        self.require("virtual_shards", 1 <= shards <= 1024 and shards & (shards - 1) == 0, "a power of two up to 1024")
         if self.exact:
             self.require("workers", self.workers <= shards, f"at most run.virtual_shards, {shards}, in exact mode")
         for name in ("checkpoint_steps", "histogram_epochs"):

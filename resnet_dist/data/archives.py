@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from resnet_dist.errors import DataError
+from resnet_dist.file_kinds import FIRST_BYTES, kind_of
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".zip")
 """Names of archives end in one of these."""
@@ -62,7 +63,21 @@ def _damage_named(path: Path) -> Iterator[None]:
         EOFError,
         ValueError,
     ) as error:
-        raise DataError(f"data.source: {path} is damaged or cut off ({_one_line(error)})") from error
+        kind = _another_kind(path)
+        what = f"is {kind}, which its name does not say" if kind else f"is damaged or cut off ({_one_line(error)})"
+        raise DataError(f"data.source: {path} {what}") from error
+
+
+_KINDS = {".zip": "a zip archive", ".tar": "a tar archive", ".xz": "an xz file", "gz": "a gzip file"}
+
+
+def _another_kind(path: Path) -> str:
+    """What the archive is, if its suffix says something else."""
+    with path.open("rb") as file:
+        kind = kind_of(file.read(FIRST_BYTES))
+    name = path.name.lower()
+    own = next(kind for suffix, kind in _KINDS.items() if name.endswith(suffix))
+    return "" if kind in (own, "empty", "all zeros") else kind
 
 
 def _one_line(error: Exception) -> str:

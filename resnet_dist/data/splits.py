@@ -144,6 +144,8 @@ def _instead(path: Path, names: list[str]) -> str:
     found = f"; it holds {shown or 'nothing'}" + (
         f" and {len(names) - _MOST_NAMED} more" if names[_MOST_NAMED:] else ""
     )
+    if is_split(path.name):
+        return f"{found}. It looks like one of the splits: give the folder above it, {path.parent}"
     for pattern, remedy in _OTHERS:
         for name in (path.name, *names):
             if re.fullmatch(pattern, name, re.IGNORECASE):

@@ -19,6 +19,7 @@ from resnet_dist.custom_code import collect, install, named, required_fingerprin
 from resnet_dist.data.batches import EpochPlan
 from resnet_dist.data.dataset import Dataset
 from resnet_dist.errors import ConfigurationError, UserError
+from resnet_dist.file_kinds import FIRST_BYTES, kind_of
 from resnet_dist.networks.registry import make_network
 from resnet_dist.records import checkpoints, trial_record
 
@@ -115,14 +116,12 @@ def _with_counts(network: nn.Module, batches: int) -> dict[str, Tensor]:
 def _what_it_is(path: Path) -> str:
     """Of a file that torch cannot read, or reads only by running code in it."""
     data = path.read_bytes()
-    if not data.strip(b"\0"):
-        return f"it is {'empty' if not data else 'all zeros'}"
-    if data.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path):
-        return "it is cut off; copy it again from where it was made"
-    if data.startswith(b"version https://git-lfs"):
-        return "it is a pointer of git LFS; fetch the file itself with git lfs pull"
-    if data.lstrip()[:1] == b"<":
-        return "it is a page of HTML or XML, as a server sends that has no such file or asks who you are"
+    kind = kind_of(data[:FIRST_BYTES] if data.strip(b"\0") else data)
+    if kind == "a zip archive":
+        cut_off = "it is cut off; copy it again from where it was made"
+        return "it holds something other than tensors and plain values" if zipfile.is_zipfile(path) else cut_off
+    if kind:
+        return f"it is {kind}"
     if data[:64].isascii() and data[:64].decode().isprintable():
         return f"it is text that begins with {data[:32].decode()!r}"
     return "it holds something other than tensors and plain values"

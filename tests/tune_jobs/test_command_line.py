@@ -34,6 +34,18 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
         (["--name", "a/b"], "--name: 'a/b' is not allowed"),
         (["--config", "/nowhere.toml"], "--config /nowhere.toml: cannot be read"),
         (["--data.batch_size", "64", "--data.train_limit", "32"], "data.batch_size"),
+        (
+            ["--network.depth", "600000000000002"],
+            "600000000000002 is not allowed; it must be at most 10,000",
+        ),
+        (["--network.width", "1000000"], "network.width: 1000000 is not allowed; it must be from 1 to 4,096"),
+        (["--threads", "100000"], "run.threads: 100000 is not allowed; it must be at most 512"),
+        (["--epochs", "99999999"], "run.epochs: 99999999 is not allowed; it must be at most 1,000,000"),
+        (["--exact", "--virtual-shards", str(2**40)], "it must be a power of two up to 1024"),
+        (["--run.summary_steps", str(10**30)], "it must be at most 1,000,000,000"),
+        (["--data.source", "./pictures"], "data.source: './pictures' is a path or an address; give folder:PATH"),
+        (["--data.source", "/"], "data.source: '/' is a path or an address"),
+        (["--data.source", "folder:https://x.org/a.zip"], "give the path of a directory or archive here"),
     ],
 )
 def test_a_wrong_setting_is_one_line(

@@ -196,12 +196,27 @@ def run_job(job: Job, storage: Storage, console: Console, use_gpu: bool) -> dict
     """
     with _Display(console, job.config) as display:
         if job.config.run.workers == 1:
-            return run_in_process(job, on_epoch=display.epoch, on_step=display.step)
+            with _memory_named():
+                return run_in_process(job, on_epoch=display.epoch, on_step=display.step)
         from cluster.ray_cluster.connection import ray_storage
 
         console.print(f"starting {job.config.run.workers} workers")
         with _Follower(storage, job, display), _one_line():
             return run_on_workers(job, ray_storage(storage.uri, job.experiment), use_gpu)
+
+
+@contextlib.contextmanager
+def _memory_named() -> Iterator[None]:
+    """Turn a lack of memory, of the machine or of its GPU, into a `UserError` with advice."""
+    from tune_jobs.grid.progress import failure_of
+
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # torch's errors of either are RuntimeErrors
+        kind, reason = failure_of(error, 1)
+        if kind != "out_of_memory":
+            raise
+        raise UserError(reason) from error
 
 
 @contextlib.contextmanager

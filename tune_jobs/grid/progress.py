@@ -9,6 +9,7 @@ from ray import tune
 
 from cluster.storage.opening import open_storage
 from resnet_dist.errors import StorageError
+from resnet_dist.plurals import counted
 from resnet_dist.records.recorder import record_failure
 from resnet_dist.storage.interface import TrialKeys
 from tune_jobs.grid.experiment import Trial
@@ -96,7 +97,9 @@ class Progress(tune.Callback):
 
 
 # What the errors of Ray and torch are called, in whatever they are wrapped.
-_MEMORY = re.compile(r"OutOfMemoryError|out of memory|running low on memory", re.IGNORECASE)
+_MEMORY = re.compile(
+    r"OutOfMemoryError|MemoryError|out of memory|running low on memory|(can't|cannot) allocate memory", re.IGNORECASE
+)
 _DEATH = re.compile(r"(Actor|Worker|Node|Owner)(Died|Crashed|Unavailable)|RayActorError|died unexpectedly")
 
 
@@ -112,7 +115,7 @@ def failure_of(error: BaseException, attempts: int) -> tuple[str, str]:
     last = (lines[-1] if lines else type(cause).__name__)[:500]
     if _MEMORY.search(text):
         advice = "a higher data.accumulation takes less, and so do more workers"
-        return "out_of_memory", f"out of memory in {attempts} attempts; {advice}: {last}"
+        return "out_of_memory", f"out of memory in {counted(attempts, 'attempt')}; {advice}: {last}"
     if _DEATH.search(text):
-        return "killed", f"its process or node died in {attempts} attempts: {last}"
+        return "killed", f"its process or node died in {counted(attempts, 'attempt')}: {last}"
     return "error", last

@@ -62,7 +62,7 @@ def test_a_configuration_cannot_be_changed() -> None:
         ),
         ({"network.depth": 2}, "network.depth: 2 is not 6n+2 for any n >= 1; the nearest are 8 and 14"),
         ({"network.depth": -4}, "network.depth: -4 is not 6n+2 for any n >= 1; the nearest are 8 and 14"),
-        ({"network.width": 0}, "network.width: 0 is not allowed; it must be at least 1"),
+        ({"network.width": 0}, "network.width: 0 is not allowed; it must be from 1 to 4,096"),
         ({"network.shortcut": "D"}, "network.shortcut: 'D' is not allowed; it must be 'A', 'B' or 'C'"),
         (
             {"network.family": "plain", "network.shortcut": "B"},
@@ -125,7 +125,7 @@ def test_a_configuration_cannot_be_changed() -> None:
             {"run.seed": 2**63},
             "run.seed: 9223372036854775808 is not allowed; it must be from 0 to 2^63 - 1",
         ),
-        ({"run.virtual_shards": 6}, "run.virtual_shards: 6 is not allowed; it must be a power of two"),
+        ({"run.virtual_shards": 6}, "run.virtual_shards: 6 is not allowed; it must be a power of two up to 1024"),
         (
             {"run.exact": True, "run.workers": 9},
             "run.workers: 9 is not allowed; it must be at most run.virtual_shards, 8, in exact mode",

@@ -134,3 +134,24 @@ def test_what_is_there_instead_of_splits_is_said_and_what_would_read_it(
     tmp_path: Path, kind: str, tree: dict[str, bytes], says: str
 ) -> None:
     assert says in refusal(written(tmp_path, kind, tree))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.tar.xz", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of git LFS"),
+        ("a.tar.gz", b"<!DOCTYPE html><html>", "is a page of HTML or XML"),
+        ("a.zip", b"\x1f\x8b\x08\x00" + bytes(40), "is a gzip file, which its name does not say"),
+        ("a.tar", b"PK\x03\x04" + bytes(600), "is a zip archive, which its name does not say"),
+    ],
+)
+def test_an_archive_that_is_something_else_is_called_that_and_not_damaged(
+    tmp_path: Path, name: str, content: bytes, says: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert f"{tmp_path / name} {says}" in refusal(tmp_path / name)
+
+
+def test_one_of_the_splits_is_told_to_be_one(tmp_path: Path) -> None:
+    write_directory(tmp_path, image_tree())
+    assert f"give the folder above it, {tmp_path}" in refusal(tmp_path / "train")

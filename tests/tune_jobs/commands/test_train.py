@@ -163,3 +163,16 @@ def test_a_run_over_other_epochs_is_said_to_be_another_run(
         assert main([*command, *changed, "--dry-run"]) == 0
         note = f"Note: {config.trial_id()} is this run over 2 epochs. How long it is decides what it is"
         assert (note in capsys.readouterr().out) == said
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes")]
+)
+def test_a_lack_of_memory_is_one_line_with_advice(
+    error: Exception, command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("tune_jobs.commands.train.run_in_process", fail)
+    assert "out of memory in 1 attempt; a higher data.accumulation takes less" in error_of(command, capsys)
