@@ -87,9 +87,11 @@ def columns(table: TableSummary, summary: ReportSummary) -> list[Column]:
 def _against_note(cell: CellSummary) -> str:
     if cell.against is None:
         return ""
-    other = f"; other images {_from_to(cell.against.elsewhere)}" if cell.against.elsewhere else ""
+    here, other = _from_to(cell.against.comparison), ""
+    if cell.against.elsewhere and (there := _from_to(cell.against.elsewhere)) != here:
+        other = f"; other images {there}"
     return (
-        f"{_from_to(cell.against.comparison)}{', paired' if cell.against.paired else ''}{other}; "
+        f"{here}{', paired' if cell.against.paired else ''}{other}; "
         f"{cell.against.verdict}, {_adjusted_p(cell, cell.against)}"
     )
 
