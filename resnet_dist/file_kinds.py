@@ -3,6 +3,7 @@
 _MAGIC = (
     (b"version https://git-lfs", "a pointer of git LFS, whose file is fetched with git lfs pull"),
     (b"PK\x03\x04", "a zip archive"),
+    (b"PK\x05\x06", "a zip archive"),
     (b"\x1f\x8b", "a gzip file"),
     (b"\xfd7zXZ", "an xz file"),
     (b"BZh", "a bzip2 file"),

@@ -108,7 +108,7 @@ def _open(entry: Path) -> CachedImages | None:
                 raise ValueError(f"{path.name} is not {dtype} {expected['shape']}")
         images = DecodedImages(**arrays, classes=tuple(meta["classes"]))
         return CachedImages(images, meta["fingerprint"])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         LOGGER.warning("decoding again: the cache entry %s is damaged (%s)", entry, error)

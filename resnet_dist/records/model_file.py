@@ -118,9 +118,12 @@ def _what_it_is(path: Path) -> str:
     data = path.read_bytes()
     kind = kind_of(data[:FIRST_BYTES] if data.strip(b"\0") else data)
     if kind == "a zip archive":
-        cut_off = "it is cut off; copy it again from where it was made"
-        return "it holds something other than tensors and plain values" if zipfile.is_zipfile(path) else cut_off
-    if kind:
+        if not zipfile.is_zipfile(path):
+            return "it is cut off; copy it again from where it was made"
+        with zipfile.ZipFile(path) as archive:
+            if not any(name.endswith("data.pkl") for name in archive.namelist()):
+                return "it is a zip archive without a model in it"
+    elif kind:
         return f"it is {kind}"
     if data[:64].isascii() and data[:64].decode().isprintable():
         return f"it is text that begins with {data[:32].decode()!r}"

@@ -44,6 +44,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
         (["--exact", "--virtual-shards", str(2**40)], "it must be a power of two up to 1024"),
         (["--run.summary_steps", str(10**30)], "it must be at most 1,000,000,000"),
         (["--data.source", "./pictures"], "data.source: './pictures' is a path or an address; give folder:PATH"),
+        (["--code.fingerprint", "zz"], "code.fingerprint: 'zz' is of no code"),
         (["--data.source", "/"], "data.source: '/' is a path or an address"),
         (["--data.source", "folder:https://x.org/a.zip"], "give the path of a directory or archive here"),
     ],

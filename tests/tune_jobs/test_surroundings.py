@@ -136,3 +136,27 @@ def test_files_of_settings_may_begin_with_a_byte_order_mark(tmp_path: Path) -> N
     table = '[[table]]\nname = "t"\ntitle = "T"\n[[table.cell]]\nlabel = "a"\n'
     (tmp_path / "x.toml").write_text(f'name = "x"\ntitle = "X"\n{table}', encoding="utf-8-sig")
     assert load_experiment(str(tmp_path / "x.toml")).name == "x"
+
+
+def test_a_library_that_does_not_fit_into_memory_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise ImportError("libtorch_cuda.so: failed to map segment from shared object")  # as with `ulimit -v`
+
+    monkeypatch.setattr("tune_jobs.commands.train.open_storage", fail)
+    assert main(["train", "--dry-run", "--storage", str(tmp_path)]) == 1
+    assert said(capsys).startswith("error: a library cannot be loaded: libtorch_cuda.so: failed to map")
+
+
+def test_a_cache_that_is_a_file_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RESNET_DIST_CACHE", str(tmp_path / "file"))
+    assert main(["train", "--dry-run", "--storage", str(tmp_path)]) == 1
+    assert said(capsys).endswith("cannot be written (File exists); set RESNET_DIST_CACHE to one that can")
+    assert not caplog.records

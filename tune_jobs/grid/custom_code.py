@@ -7,6 +7,7 @@ from pathlib import Path
 from resnet_dist import custom_code
 from resnet_dist.configuration.code import CodeConfig
 from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.errors import ConfigurationError
 from tune_jobs.grid.experiment_file import Experiment, naming
 
 
@@ -16,6 +17,9 @@ def bind_experiment(experiment: Experiment, file: str) -> Experiment:
     Modules are looked for beside the experiment's file, then in the current directory.
     """
     if not any(custom_code.named(cell.config) for table in experiment.tables for cell in table.cells):
+        for table in experiment.tables:
+            for cell in table.cells:
+                _bound(cell.config, set())
         return experiment
     folders = list(dict.fromkeys([Path(file).absolute().parent, Path.cwd()]))
     everything: dict[str, str] = {}
@@ -40,7 +44,7 @@ def bind_config(config: TrainingConfig, modules: Mapping[str, str] | None = None
     if names := custom_code.named(config):
         custom_code.install(custom_code.collect(names, [Path.cwd()]) if modules is None else modules)
         return _bound(config, set())
-    return config
+    return _bound(config, set())
 
 
 def code_of(config: TrainingConfig) -> dict[str, str]:
@@ -50,6 +54,10 @@ def code_of(config: TrainingConfig) -> dict[str, str]:
 
 def _bound(config: TrainingConfig, checked: set[str]) -> TrainingConfig:
     if not custom_code.named(config):
+        if config.code.fingerprint:
+            raise ConfigurationError(
+                f"code.fingerprint: {config.code.fingerprint!r} is of no code, since no setting names any; leave it out"
+            )
         return config
     found = custom_code.required_fingerprint(config, custom_code.installed())
     config = replace(config, code=CodeConfig(found))

@@ -151,6 +151,7 @@ def test_another_number_of_classes_is_one_line(
         (b"\x80\x04\x95 no model\xff", "it holds something other than tensors and plain values"),
         (b"", "it is empty"),
         (bytes(64), "it is all zeros"),
+        (b"PK\x05\x06" + bytes(18), "it is a zip archive without a model in it"),
         (checkpoints.encode({"network": {"linear.bias": torch.zeros(10)}})[:900], "it is cut off; copy it again"),
         (b"\n<!DOCTYPE html>\n<html>404", "it is a page of HTML or XML"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "it is a pointer of git LFS"),
