@@ -247,7 +247,7 @@ def resolve(setting: str, name: str) -> Callable[..., Any]:
     importlib.import_module("resnet_dist.extension").keep_former_paths()
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that reads its command line, say
         hint = "; modules are imported from their text, so give paths in full" if "__file__" in str(error) else ""
         raise ConfigurationError(f"{place}: cannot be imported: {one_line(error)}{hint}", setting) from error
     if not callable(found := getattr(module, attribute, None)):

@@ -6,13 +6,14 @@ import os
 import re
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from resnet_dist.custom_code import call, fingerprint, installed, one_line, part, resolve
 from resnet_dist.data import image_folder
-from resnet_dist.data.cache import content_entry
+from resnet_dist.data.cache import content_entry, opened
 from resnet_dist.data.decoded_images import ARRAY_TYPES, IMAGE_SHAPE, DecodedImages
 from resnet_dist.errors import DataError, UserError
 from resnet_dist.paths import absolute
@@ -23,10 +24,13 @@ def cache_entry(source: str, cache: Path) -> tuple[str, Callable[[], DecodedImag
     inputs = _inputs(source)
     if inputs is None:  # what it depends on is not known: what it gives decides
         decoded = custom_images(source).interleaved()
-        return content_entry(decoded.fingerprint()), lambda: decoded
+        key = content_entry(decoded.fingerprint())
+        if opened(key, cache) is None:
+            _require_again(source, decoded)
+        return key, lambda: decoded
     readable = re.sub(r"\W+", "-", source)
     key = f"custom-{readable}-{code_of(source)}{_stamps(source, inputs)}"
-    return key, functools.partial(custom_images, source)
+    return key, functools.partial(_twice, source)
 
 
 def code_of(source: str) -> str:
@@ -61,6 +65,20 @@ def _stamps(source: str, inputs: list[Path]) -> str:
     return f"-{digest.hexdigest()[:16]}" if inputs else ""
 
 
+def _twice(source: str) -> DecodedImages:
+    decoded = custom_images(source).interleaved()
+    _require_again(source, decoded)
+    return decoded
+
+
+def _require_again(source: str, decoded: DecodedImages) -> None:
+    """Refuse a source that gives other images at each call: no launch would find the trials of the last one (law 3)."""
+    if custom_images(source).interleaved().fingerprint() != decoded.fingerprint():
+        raise DataError(
+            f"data.source: {source!r}: gives other images each time it is called; draw them from a fixed seed"
+        )
+
+
 def custom_images(source: str) -> DecodedImages:
     """Call `module:callable` for the images; a `DataError` of one line says what is wrong with them."""
     place = f"data.source: {source!r}"
@@ -68,11 +86,16 @@ def custom_images(source: str) -> DecodedImages:
         images = call("data.source", source)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         remedy = "; a host without the files that it reads needs its images staged (resnet-dist data stage)"
         raise DataError(f"{place}: {one_line(error)}{remedy if isinstance(error, OSError) else ''}") from error
     if not isinstance(images, DecodedImages):
         raise DataError(f"{place}: gives a {type(images).__name__}, no resnet_dist.extension.DecodedImages")
+    classes = images.classes
+    named = isinstance(classes, tuple | list) and all(isinstance(name, str) for name in classes)
+    if not named or len(set(classes)) < max(2, len(classes)):
+        raise DataError(f"{place}: classes are {classes!r}; they must be two or more different names")
+    images = replace(images, classes=tuple(classes))
     for name, dtype in ARRAY_TYPES.items():
         array = getattr(images, name)
         if not isinstance(array, np.ndarray) or array.dtype != dtype:

@@ -14,7 +14,7 @@ from resnet_dist import custom_code
 from resnet_dist.configuration.data import DataConfig
 from resnet_dist.data.dataset import dataset_fingerprint, load_dataset, load_source
 from resnet_dist.data.staged import bring, stage
-from resnet_dist.errors import DataError
+from resnet_dist.errors import DataError, UserError
 from tune_jobs.command_line import main
 
 SOURCE = DataConfig(source="mine:faces", batch_size=2)
@@ -65,8 +65,9 @@ def test_a_file_that_a_source_reads_unsaid_is_noticed_when_it_changes(file: Path
     write_images(file, 2)
     os.utime(file, ns=(dates.st_atime_ns, dates.st_mtime_ns))
     after = dataset_fingerprint(SOURCE)
-    assert after != before and calls(file) == 2
-    assert load_source(replace(SOURCE, fingerprint=after)).fingerprint == after and calls(file) == 2
+    assert after != before and calls(file) == 4, "new images are asked for twice"
+    assert dataset_fingerprint(SOURCE) == after and calls(file) == 5
+    assert load_source(replace(SOURCE, fingerprint=after)).fingerprint == after and calls(file) == 5
     assert load_source(replace(SOURCE, fingerprint=before)).fingerprint == before, "both are in the cache"
 
 
@@ -77,12 +78,12 @@ def test_a_source_that_says_what_it_reads_is_called_only_when_that_changes(file:
     (file.parent / "parts/one").write_text("1")
     custom_code.install({"mine.py": text_of(file, f"faces.inputs = {inputs}\n")})
     before = dataset_fingerprint(SOURCE)
-    assert dataset_fingerprint(SOURCE) == before and calls(file) == 1
+    assert dataset_fingerprint(SOURCE) == before and calls(file) == 2
     write_images(file, 2)
     if said == "folder":
-        assert dataset_fingerprint(SOURCE) == before and calls(file) == 1
+        assert dataset_fingerprint(SOURCE) == before and calls(file) == 2
         (file.parent / "parts/two").write_text("2")
-    assert dataset_fingerprint(SOURCE) != before and calls(file) == 2
+    assert dataset_fingerprint(SOURCE) != before and calls(file) == 4
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_a_worker_takes_what_is_staged_and_does_not_call_the_source(
     stage(SOURCE.source, found, storage)
     monkeypatch.setenv("RESNET_DIST_CACHE", str(tmp_path / "elsewhere"))
     bound = replace(SOURCE, fingerprint=found.fingerprint)
-    assert load_source(bring(bound, storage)).fingerprint == found.fingerprint and calls(file) == 1
+    assert load_source(bring(bound, storage)).fingerprint == found.fingerprint and calls(file) == 2
 
 
 def test_while_the_source_can_be_called_it_decides_and_not_what_was_staged(file: Path, storage: LocalStorage) -> None:
@@ -155,3 +156,33 @@ def test_staging_again_after_a_change_of_the_text_stores_the_new_images(
     assert "are now in" in said[0] and "were already in" in said[1] and "are now in" in said[2]
     assert load_source(SOURCE).fingerprint in said[2]
     assert len([path for path in (tmp_path / "results/.data").iterdir() if path.name != "sources"]) == 2
+
+
+@pytest.mark.parametrize("inputs", ["", "faces.inputs = []\n"])
+def test_a_source_that_gives_other_images_at_each_call_is_refused(file: Path, inputs: str) -> None:
+    drawn = "np.random.default_rng().integers(0, 9, (6, 3, 32, 32)).astype(np.uint8)"
+    text = text_of(file, inputs).replace(f"np.load({str(file)!r})", drawn)
+    custom_code.install({"mine.py": text})
+    with pytest.raises(DataError, match="gives other images at each call; draw them from"):
+        load_dataset(SOURCE)
+
+
+@pytest.mark.parametrize("classes", ["(0, 1)", "('a', 'a')", "('a',)", "'ab'", "None"])
+def test_classes_of_a_source_are_different_names(file: Path, classes: str) -> None:
+    custom_code.install({"mine.py": text_of(file).replace("classes=('a', 'b')", f"classes={classes}")})
+    with pytest.raises(DataError, match="they must be two or more different names"):
+        load_dataset(SOURCE)
+
+
+def test_a_list_of_classes_is_as_good_as_a_tuple(file: Path) -> None:
+    expected = dataset_fingerprint(SOURCE)
+    custom_code.install({"mine.py": text_of(file).replace("classes=('a', 'b')", "classes=['a', 'b']")})
+    assert dataset_fingerprint(SOURCE) == expected and load_dataset(SOURCE).classes == ("a", "b")
+
+
+@pytest.mark.parametrize("place", ["def faces():\n", "import numpy as np\n"])
+def test_a_source_that_ends_the_program_is_one_line(file: Path, place: str) -> None:
+    indent = "    " if place.startswith("def") else ""
+    custom_code.install({"mine.py": text_of(file).replace(place, f"{place}{indent}raise SystemExit(3)\n")})
+    with pytest.raises(UserError, match="SystemExit: 3"):
+        load_dataset(SOURCE)
