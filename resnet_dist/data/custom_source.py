@@ -74,9 +74,7 @@ def _twice(source: str) -> DecodedImages:
 def _require_again(source: str, decoded: DecodedImages) -> None:
     """Refuse a source that gives other images at each call: no launch would find the trials of the last one (law 3)."""
     if custom_images(source).interleaved().fingerprint() != decoded.fingerprint():
-        raise DataError(
-            f"data.source: {source!r}: gives other images each time it is called; draw them from a fixed seed"
-        )
+        raise DataError(f"data.source: {source!r}: gives other images at each call; draw them from a fixed seed")
 
 
 def custom_images(source: str) -> DecodedImages:
