@@ -22,7 +22,7 @@ endif
 # Images of containers tend to set it. Each of the many processes of Ray would then compile thousands of files anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo s3 ceph test unit integration lint format mutations bench clean
+.PHONY: help setup demo s3 ceph test unit integration lint format mutations bench gpu clean
 
 help:            ## show this list
 	@grep -hE '^[a-z0-9]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):[^#]*## /\1\t/' | expand -t 14
@@ -61,6 +61,9 @@ mutations: .venv/test ## put faults into a copy of the code and see which test n
 
 bench: .venv/test ## measure speed against targets (QUICK=1: under two minutes)
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
+
+gpu: .venv/test ## measure and train on this machine's GPU, without Ray or a network (MINUTES=8, GPU=dir for the results)
+	$(BIN)/python -m benchmarks.gpu --minutes $(or $(MINUTES),8) --into $(or $(GPU),gpu-results)
 
 clean:           ## remove .venv and the demo's results
 	rm -rf .venv results

@@ -24,6 +24,7 @@ from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.data.dataset import Dataset
 from resnet_dist.networks.cifar import ResidualNetwork
 from resnet_dist.networks.initialisation import initialise
+from resnet_dist.training.numerics import own_stream
 from resnet_dist.training.solvers import make_solver
 from resnet_dist.training.state import Training
 from resnet_dist.workers import Workers
@@ -143,12 +144,12 @@ def measure(
     opponent = ConventionalTrainer(
         config, dataset.train_images, dataset.train_labels, len(dataset.classes), device, loader_workers
     )
-    contenders: list[Contender] = [opponent]
-    for precision in precisions(device):
-        # The precision is one of those that RunConfig names.
-        ours = replace(config, run=replace(config.run, precision=precision))  # type: ignore[arg-type]
-        contenders += [OurTrainer(ours, dataset, workers), Ceiling(ours, len(dataset.classes), device)]
-    with contextlib.closing(opponent):
+    with contextlib.closing(opponent), own_stream(device, exact=False):
+        contenders: list[Contender] = [opponent]
+        for precision in precisions(device):
+            # The precision is one of those that RunConfig names.
+            ours = replace(config, run=replace(config.run, precision=precision))  # type: ignore[arg-type]
+            contenders += [OurTrainer(ours, dataset, workers), Ceiling(ours, len(dataset.classes), device)]
         return _in_turns(contenders, config.data.batch_size, device, seconds)
 
 

@@ -15,6 +15,7 @@ LAW_5 = f"{UNIT}test_law_5_traceable.py"
 BATCH_NORM = f"{UNIT}networks/test_batch_norm.py"
 BATCHES = f"{UNIT}data/test_batches.py"
 SOLVERS = f"{UNIT}training/test_solvers.py"
+CAPTURED = f"{UNIT}training/test_captured.py"
 NETWORKS = f"{UNIT}networks/test_networks.py"
 EVALUATION = f"{UNIT}training/test_evaluation.py"
 LEASE = "tests/cluster/storage/test_lease.py"
@@ -84,16 +85,16 @@ FAULTS: tuple[Fault, ...] = (
         "standardise-last",
         "images are standardised after the shift, so that the gap is not zero",
         "resnet_dist/data/batches.py",
-        "shift_and_flip(self.standardise(self.images[indices]), shifts, flips, self.order.data.shift)",
-        "self.standardise(shift_and_flip(self.images[indices], shifts, flips, self.order.data.shift))",
+        "self._moved(drawn, self.standardise(self.images[indices]))",
+        "self.standardise(self._moved(drawn, self.images[indices]))",
         BATCHES,
     ),
     _fault(
         "sampling-by-rank",
         "which images are drawn depends on the worker",
         "resnet_dist/data/batches.py",
-        "draw = self.order.draw(step)\n        size",
-        "draw = self.order.draw(step + 1000 * self.shards.held.start)\n        size",
+        "map(self.order.draw, steps)",
+        "(self.order.draw(step + 1000 * self.shards.held.start) for step in steps)",
         BATCHES,
     ),
     _fault(
@@ -127,6 +128,30 @@ FAULTS: tuple[Fault, ...] = (
         "torch.optim.Adadelta,",
         "lambda *given, eps, **more: torch.optim.Adadelta(*given, eps=1e-7, **more),",
         SOLVERS,
+    ),
+    _fault(
+        "place-stands-still",
+        "every replay of a captured update takes the first draws of its chunk",
+        "resnet_dist/training/captured.py",
+        "        self._place.add_(1)\n",
+        "",
+        CAPTURED,
+    ),
+    _fault(
+        "numbers-captured-once",
+        "a captured update keeps the learning rate of the step at which it was captured",
+        "resnet_dist/training/captured.py",
+        "for values in (self._drawn, self._numbers))",
+        "for values in (self._drawn, self._numbers[:1].expand(CHUNK, -1)))",
+        CAPTURED,
+    ),
+    _fault(
+        "batch-of-another-size-replayed",
+        "the last batch of a permutation is taken into a chunk",
+        "resnet_dist/training/captured.py",
+        "return step < self.update.total_steps and self.update.plan.size(step) == self.update.config.data.batch_size",
+        "return step < self.update.total_steps",
+        CAPTURED,
     ),
     _fault(
         "dampened-momentum",

@@ -19,6 +19,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map
 
+from resnet_dist.training import captured
+
 WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "bincount", "_unique2")
 """Operations for which the host waits until the GPU has done all before them."""
 NOT_DETERMINISTIC = (
@@ -177,6 +179,19 @@ class _Autocast(torch.autocast):
         super().__init__("cpu", dtype, enabled, **settings)
 
 
+class _Stream:
+    """All that is computed is there at once."""
+
+    def __init__(self, device: Any = None) -> None:
+        pass
+
+    def wait_stream(self, other: Any) -> None:
+        """Nothing to wait for."""
+
+    def synchronize(self) -> None:
+        """Nothing to wait for."""
+
+
 def set_device(device: Any) -> None:
     """Stands for `torch.cuda.set_device`: of this thread, in which factories know of GPUs from then on."""
     _CURRENT.index = torch.device(device).index
@@ -200,6 +215,11 @@ def pretended_cuda(count: int = 1) -> Iterator[None]:
         patch.setattr(torch.cuda, "get_device_name", lambda device: properties.name)
         patch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
         patch.setattr(torch, "autocast", _Autocast)
+        patch.setattr(torch.cuda, "Stream", _Stream)
+        patch.setattr(torch.cuda, "current_stream", _Stream)
+        patch.setattr(torch.cuda, "stream", contextlib.nullcontext)
+        # What is captured is kept, and called for each replay.
+        patch.setattr(captured, "capture", lambda call: call)
         # Adam asks whether its updates are being captured for a CUDA graph.
         patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
         patch.setattr(torch.accelerator, "current_stream", lambda *_: SimpleNamespace(is_capturing=lambda: False))

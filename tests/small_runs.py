@@ -9,7 +9,7 @@ import torch
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.data.dataset import Dataset
 from resnet_dist.training.exact import tree_sum
-from resnet_dist.training.numerics import settings_of_run
+from resnet_dist.training.numerics import own_stream, settings_of_run
 from resnet_dist.training.state import Training
 from resnet_dist.workers import Workers, alone, current
 
@@ -75,7 +75,7 @@ def trace(config: TrainingConfig, dataset: Dataset, steps: int) -> Trace:
 
 def trace_of(config: TrainingConfig, dataset: Dataset, steps: int, workers: Workers) -> Trace:
     """The same on workers that are given."""
-    with settings_of_run(config.run.exact):
+    with settings_of_run(config.run.exact), own_stream(workers.device, config.run.exact):
         training = Training(config, dataset, workers)
         losses = []
         for _ in range(steps):

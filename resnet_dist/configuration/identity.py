@@ -26,6 +26,7 @@ NOT_IDENTITY: dict[str, str] = {
     "run.workers": "law 1: worker count does not change the result",
     "run.threads": "recorded in provenance; differs by rounding, as workers do",
     "run.device": "recorded in provenance; differs by rounding, as the hardware does",
+    "run.cuda_graph": "a captured update has the bits of the eager one",
     "run.checkpoint_epochs": "law 2: an interruption does not change the result",
     "run.checkpoint_steps": "law 2: an interruption does not change the result",
     "run.summary_steps": "logging",

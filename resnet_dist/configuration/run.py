@@ -30,6 +30,9 @@ class RunConfig(Section):
     pays for large networks on processors that do nothing else."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes CUDA where there is one."""
+    cuda_graph: bool = True
+    """On a GPU, capture the update once and replay it: the same bits, several times as fast. It has no effect with
+    several workers, in exact mode, and on code of your own."""
     exact: bool = False
     """Give the same bits on any number of workers up to `virtual_shards`, on one kind of processor."""
     virtual_shards: int = 8

@@ -157,37 +157,38 @@ class TrainingBatches:
         self.accumulation = data.accumulation
         self.shards = shards
 
-    def step(self, step: int) -> tuple[int, Iterator[list[Batch]]]:
-        """Images in the whole batch of a step, and this worker's shards of each of its sub-batches."""
-        draw = self.order.draw(step)
-        size = len(draw.indices)
-        parts = min(self.accumulation, size)
-        bounds = [size * part // parts for part in range(parts + 1)]
-        parts_of_worker = (self.shards.bounds(a, b) for a, b in pairwise(bounds))
-        return size, ([self._batch(draw, a, b) for a, b in part] for part in parts_of_worker)
+    def drawn(self, steps: range) -> Tensor:
+        """Indices, shifts down and right, and flips of steps whose batches have one size: int64 [steps, B, 4], here."""
+        draws = map(self.order.draw, steps)
+        return torch.from_numpy(np.stack([np.column_stack([d.indices, d.shifts, d.flips]) for d in draws]))
+
+    def on_device(self, drawn: Tensor) -> Tensor:
+        """A copy of what was drawn where the images are, for which nobody waits."""
+        if self.device.type == "cuda":
+            drawn = drawn.pin_memory()  # from other memory a copy waits for all that the GPU has yet to do
+        return drawn.to(self.device, non_blocking=True)
+
+    def parts(self, drawn: Tensor) -> Iterator[list[Batch]]:
+        """This worker's shards of each sub-batch of one step's whole batch, [B, 4] on the device."""
+        size = len(drawn)
+        count = min(self.accumulation, size)
+        bounds = [size * part // count for part in range(count + 1)]
+        return ([self._batch(drawn[a:b]) for a, b in self.shards.bounds(*part)] for part in pairwise(bounds))
 
     def pixels(self, step: int, most: int) -> Tensor:
         """The first images of a step's whole batch, at most so many, shifted and flipped: uint8 [b, 32, 32, 3].
 
         The gap that a shift leaves, which the network sees as zeros, has the mean colour.
         """
-        draw = self.order.draw(step)
-        indices, shifts, flips = self._on_device(draw, 0, most)
+        drawn = self.on_device(self.drawn(range(step, step + 1))[0, :most])
         colour = self.standardise.mean.mean((0, 1))
-        moved = shift_and_flip(self.images[indices] - colour, shifts, flips, self.order.data.shift)
+        moved = self._moved(drawn, self.images[drawn[:, 0]] - colour)
         return (moved + colour).round().to(torch.uint8)
 
-    def _on_device(self, draw: Draw, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Indices, shifts and flips of a part of a batch, on the device."""
-        columns = np.column_stack([draw.indices, draw.shifts, draw.flips])[start:stop]  # int64 [b, 4]: one copy
-        drawn = torch.from_numpy(columns)
-        if self.device.type == "cuda":
-            drawn = drawn.pin_memory()  # from other memory a copy waits for all that the GPU has yet to do
-        drawn = drawn.to(self.device, non_blocking=True)
-        return drawn[:, 0], drawn[:, 1:3], drawn[:, 3].bool()
+    def _batch(self, drawn: Tensor) -> Batch:
+        indices = drawn[:, 0]
+        images = self._moved(drawn, self.standardise(self.images[indices])).contiguous()
+        return Batch(images.permute(0, 3, 1, 2), self.labels[indices])  # its memory is channels last already
 
-    def _batch(self, draw: Draw, start: int, stop: int) -> Batch:
-        indices, shifts, flips = self._on_device(draw, start, stop)
-        images = shift_and_flip(self.standardise(self.images[indices]), shifts, flips, self.order.data.shift)
-        images = images.contiguous().permute(0, 3, 1, 2)  # [b, 3, 32, 32]; its memory is channels last already
-        return Batch(images, self.labels[indices])
+    def _moved(self, drawn: Tensor, images: Tensor) -> Tensor:
+        return shift_and_flip(images, drawn[:, 1:3], drawn[:, 3].bool(), self.order.data.shift)

@@ -18,11 +18,12 @@ from resnet_dist.errors import ConfigurationError
 class SynchronisedBatchNorm(nn.BatchNorm2d):
     """Batch norm over [N, C, H, W] whose training statistics are those of all workers' samples together.
 
-    `momentum` is the weight of the newest batch in the running statistics, a plain number that the training loop
-    may set before each step (no device is asked for it). The running variance is the unbiased one, as in torch.
+    `momentum` is the weight of the newest batch in the running statistics, which the training loop may set before each
+    step: a plain number, or one on the device, which no host has to read. The running variance is the unbiased one, as
+    in torch.
     """
 
-    momentum: float
+    momentum: float | Tensor  # type: ignore[assignment]
     exchange: "Callable[[SynchronisedBatchNorm, Tensor], Tensor] | None" = None
     """In exact mode, where this layer meets the same layer of the other virtual shards."""
 
@@ -38,9 +39,23 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
             return _GlobalBatchNorm.apply(  # type: ignore[no-any-return]
                 input, self.weight, self.bias, self.running_mean, self.running_var, self.eps, self.momentum
             )
+        if isinstance(self.momentum, Tensor):
+            return self._with_momentum_on_device(input, self.momentum) if self.training else self._normalise(input, 0.0)
+        return self._normalise(input, self.momentum)
+
+    def _normalise(self, input: Tensor, momentum: float) -> Tensor:
         return F.batch_norm(
-            input, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
+            input, self.running_mean, self.running_var, self.weight, self.bias, self.training, momentum, self.eps
         )
+
+    def _with_momentum_on_device(self, input: Tensor, momentum: Tensor) -> Tensor:
+        # torch's kernels take the momentum from the host: with 1 they give the batch's own statistics.
+        assert self.running_mean is not None and self.running_var is not None
+        mean, variance = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
+        output = F.batch_norm(input, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance, momentum)
+        return output
 
 
 def convert(network: nn.Module) -> nn.Module:
@@ -61,11 +76,11 @@ def convert(network: nn.Module) -> nn.Module:
     return network
 
 
-def set_momentum(network: nn.Module, momentum: float) -> None:
+def set_momentum(network: nn.Module, momentum: float | Tensor) -> None:
     """Set the momentum of every batch norm of a network."""
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.momentum = momentum
+            module.momentum = momentum  # type: ignore[assignment]
 
 
 def combine(counts: Tensor, means: Tensor, squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,8 +11,9 @@ from resnet_dist.data.batches import Standardiser
 from resnet_dist.training.exact import tree_sum
 from resnet_dist.workers import Workers
 
-BATCH = 500
-"""Images a worker evaluates at a time. It bounds memory; an image's logits do not depend on its neighbours."""
+BATCH = {"cpu": 500, "cuda": 2500}
+"""Images a worker evaluates at a time, by its device: enough to keep it busy, few enough for its memory. An image's
+logits do not depend on its neighbours."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class ImageSet:
         width = 4 + (self.total if self.keep_found else 0)
         sums = torch.zeros(self.columns, width, dtype=torch.float64, device=self.workers.device)
         for column, place, images, labels in self.parts:
-            for piece, truth in zip(images.split(BATCH), labels.split(BATCH), strict=True):
+            size = BATCH[self.workers.device.type]
+            for piece, truth in zip(images.split(size), labels.split(size), strict=True):
                 if len(truth):
                     counted = self._sums(network, autocast, piece, truth)
                     sums[column, :4] += counted[:4]

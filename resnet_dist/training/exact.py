@@ -64,7 +64,7 @@ class VirtualShards:
         )
         self._baton = torch.zeros(())
 
-    def set_momentum(self, momentum: float) -> None:
+    def set_momentum(self, momentum: float | Tensor) -> None:
         """Set the momentum of the running statistics, which the replicas share."""
         for module in self.replicas[0].modules():
             if isinstance(module, SynchronisedBatchNorm):

@@ -47,7 +47,7 @@ class Gradients(Protocol):
     held: slice
     """Those that this worker computes."""
 
-    def add(self, batches: list[Batch], size: int, momentum: float, is_last: bool) -> Tensor:
+    def add(self, batches: list[Batch], size: int, momentum: float | Tensor, is_last: bool) -> Tensor:
         """Add the gradients of one sub-batch, of whose shards this worker holds `batches`.
 
         `size`: images of the whole batch; `momentum`: of the running batch-norm statistics; `is_last`: whether no
@@ -77,7 +77,7 @@ class OwnGradients:
         self.network = network
         self.loss = loss
 
-    def add(self, batches: list[Batch], size: int, momentum: float, is_last: bool) -> Tensor:
+    def add(self, batches: list[Batch], size: int, momentum: float | Tensor, is_last: bool) -> Tensor:
         """See `Gradients.add`."""
         (batch,) = batches
         set_momentum(self.network, momentum)
@@ -105,7 +105,7 @@ class SharedGradients:
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             self.parallel = DistributedDataParallel(network, broadcast_buffers=False)
 
-    def add(self, batches: list[Batch], size: int, momentum: float, is_last: bool) -> Tensor:
+    def add(self, batches: list[Batch], size: int, momentum: float | Tensor, is_last: bool) -> Tensor:
         """See `Gradients.add`; the workers' gradients meet at the last sub-batch."""
         (batch,) = batches
         set_momentum(self.network, momentum)
@@ -129,7 +129,7 @@ class ExactGradients:
         self.held = slice(shards.held.start, shards.held.stop)
         self.shards = VirtualShards(network, shards, workers)
 
-    def add(self, batches: list[Batch], size: int, momentum: float, is_last: bool) -> Tensor:
+    def add(self, batches: list[Batch], size: int, momentum: float | Tensor, is_last: bool) -> Tensor:
         """See `Gradients.add`."""
         self.shards.set_momentum(momentum)
         return self.shards.forward_backward(lambda replica, index: self.loss(replica, batches[index], size))

@@ -19,7 +19,7 @@ from resnet_dist.records import checkpoints, trial_record
 from resnet_dist.records.model_file import encode_model
 from resnet_dist.records.recorder import Recorder
 from resnet_dist.training.energy import energy_meter
-from resnet_dist.training.numerics import settings_of_run
+from resnet_dist.training.numerics import own_stream, settings_of_run
 from resnet_dist.training.observations import observe
 from resnet_dist.training.state import Training
 from resnet_dist.workers import Workers
@@ -43,7 +43,7 @@ def train(
 
     `recorder` is given on the first worker alone. A finished trial is not trained again.
     """
-    with settings_of_run(config.run.exact):
+    with settings_of_run(config.run.exact), own_stream(workers.device, config.run.exact):
         return _train(config, dataset, workers, recorder, on_epoch, on_step)
 
 

@@ -10,6 +10,22 @@ CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 @contextmanager
+def own_stream(device: torch.device, exact: bool) -> Iterator[None]:
+    """Give a run that updates may be captured of a stream of its own, on a GPU: on the default one nothing can be.
+
+    Exact mode's threads are not on it, and it captures nothing.
+    """
+    if device.type != "cuda" or exact:
+        yield
+        return
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        yield
+    stream.synchronize()  # whoever goes on with what was computed is on another stream
+
+
+@contextmanager
 def settings_of_run(exact: bool) -> Iterator[None]:
     """Set for one run, and take back after it, whatever of this process its bits depend on.
 

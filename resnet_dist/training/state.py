@@ -12,11 +12,11 @@ from resnet_dist.data.dataset import Dataset
 from resnet_dist.errors import ConfigurationError, DivergedError
 from resnet_dist.networks.initialisation import initialise
 from resnet_dist.networks.registry import make_network
+from resnet_dist.training.captured import CapturedUpdates, can_be_captured
 from resnet_dist.training.evaluation import Evaluation, ImageSet
 from resnet_dist.training.exact import tree_sum
 from resnet_dist.training.gradients import Loss, make_gradients
-from resnet_dist.training.schedule import batch_norm_momentum, learning_rate
-from resnet_dist.training.solvers import make_solver
+from resnet_dist.training.update import Update, make_stepper
 from resnet_dist.workers import Workers
 
 
@@ -45,7 +45,8 @@ class Training:
         self.autocast = loss.autocast
         # On CPUs and GPUs alike convolutions run fastest with the channels last in memory.
         self.network = network.to(workers.device, loss.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.solver = make_solver(config.solver, self.network.parameters())
+        self.stepper = make_stepper(config, self.network, workers.device)
+        self.solver = self.stepper.optimizer
         self.gradients = make_gradients(run, self.network, loss, workers)
         standardise = Standardiser(dataset.mean, dataset.std, loss.dtype, workers.device)
         shards = workers.shards(run.virtual_shards if run.exact else None)
@@ -59,6 +60,9 @@ class Training:
             augmentation_seed,
         )
         self.plan = self.batches.order.plan
+        update = Update(config, self.batches, self.gradients, self.stepper, loss.dtype)
+        self.updates = CapturedUpdates(update) if can_be_captured(config, workers) else update
+        self.rate_at = update.rate
         columns = self.gradients.columns
         self.test = ImageSet(dataset.test_images, dataset.test_labels, standardise, workers, columns, keep_found=True)
         self.found: Tensor | None = None  # the class of each test image, int64 [N], at the end of the newest epoch
@@ -80,11 +84,6 @@ class Training:
         """Updates of the whole run."""
         return self.plan.first_step(self.config.run.epochs)
 
-    def rate_at(self, step: int) -> float:
-        """Learning rate of the update at a step of the run, counted from 0."""
-        config = self.config
-        return learning_rate(config.solver, config.schedule, step, self.plan.epoch(step), self.total_steps)
-
     def start_epoch(self) -> None:
         """Make room for the losses of the epoch's steps, unless a checkpoint brought some of them."""
         steps = self.plan.first_step(self.epoch + 1) - self.plan.first_step(self.epoch)
@@ -97,19 +96,8 @@ class Training:
         Returns this worker's part of the batch's mean loss, on the device: [1], or [virtual shards] with zeros for
         those of others.
         """
-        config = self.config
-        for group in self.solver.param_groups:
-            group["lr"] = self.rate_at(self.step)
-        self.solver.zero_grad(set_to_none=True)
-        size, parts = self.batches.step(self.step)
-        loss = torch.zeros(self.gradients.columns, dtype=torch.float64, device=self.workers.device)
-        count = min(config.data.accumulation, size)
-        for part, batches in enumerate(parts):
-            momentum = batch_norm_momentum(config.batch_norm, self.plan, self.step, config.data.accumulation, part)
-            loss[self.gradients.held] += self.gradients.add(batches, size, momentum, is_last=part == count - 1)
-        self.gradients.finish()
-        self.solver.step()
-        self.losses[self.step - self.plan.first_step(self.epoch)] = loss
+        loss = self.losses[self.step - self.plan.first_step(self.epoch)]
+        loss.copy_(self.updates.at(self.step))
         self.step += 1
         return loss
 
@@ -125,7 +113,7 @@ class Training:
         line: dict[str, Any] = {
             "epoch": epoch + 1,
             "step": self.step,
-            "learning_rate": self.solver.param_groups[0]["lr"],
+            "learning_rate": self.rate_at(self.step - 1),
             "train_loss": math.fsum(a * b for a, b in zip(losses, sizes, strict=True)) / sum(sizes),
         }
         if not math.isfinite(line["train_loss"]):
@@ -160,6 +148,7 @@ class Training:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds, the same on every worker. Draws are functions of the step and need no state."""
+        self.stepper.settle(self.step)
         return {
             "step": self.step,
             "network": self.network.state_dict(),

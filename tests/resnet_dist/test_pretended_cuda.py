@@ -3,6 +3,7 @@
 A pretended GPU computes on the CPU, so a run on it has the CPU's bits, and every difference is a fault.
 """
 
+import contextlib
 import functools
 import json
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from resnet_dist.gpus import Cuda, Gpu, faults_of_gpus, read_cuda
 from resnet_dist.launch import Job, _train_worker
 from resnet_dist.records import checkpoints
 from resnet_dist.records.recorder import Recorder
-from resnet_dist.training import energy
+from resnet_dist.training import energy, update
 from resnet_dist.training.energy import Counter
 from resnet_dist.training.loop import train
 from resnet_dist.training.numerics import settings_of_run
@@ -65,6 +66,20 @@ def gpus() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def arithmetic_of_a_gpu() -> Iterator[None]:
+    with told_as_on_a_gpu():
+        yield
+
+
+@contextlib.contextmanager
+def told_as_on_a_gpu() -> Iterator[None]:
+    """The CPU takes what changes from step to step from tensors, by the formulas of GPUs: they round differently."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(update, "told_by_host", lambda device: False)
+        yield
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_one_worker_computes_on_its_gpu_what_it_computes_on_the_cpu(variant: str) -> None:
     config, dataset = small_config(**VARIANTS[variant]), small_dataset(train=58, test=21)
@@ -78,7 +93,8 @@ def traces_of(on_gpus: bool, *names: str) -> dict[str, Trace]:
     dataset = small_dataset(train=58, test=21)
     configs = {name: small_config(**VARIANTS[name]) for name in names}
     if not on_gpus:
-        return {name: trace_of(config, dataset, STEPS, current("cpu")) for name, config in configs.items()}
+        with told_as_on_a_gpu():
+            return {name: trace_of(config, dataset, STEPS, current("cpu")) for name, config in configs.items()}
     with pretended_cuda.pretended_cuda(count=dist.get_world_size()):
         workers = current("cuda", torch.device("cuda", dist.get_world_size() - 1 - dist.get_rank()))
         return {name: trace_of(config, dataset, STEPS, workers) for name, config in configs.items()}
@@ -161,7 +177,8 @@ def runs_of_ray_train(directory: Path, on_gpus: bool) -> None:
         with pretended_cuda.pretended_cuda(count=2):
             run_of_ray_train(directory, True, **settings)
     else:
-        run_of_ray_train(directory, False, **settings)
+        with told_as_on_a_gpu():
+            run_of_ray_train(directory, False, **settings)
 
 
 @pytest.mark.integration

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-UPDATES = 3
-"""Updates that are timed, after one that is not; their median counts."""
+UPDATES = {"cpu": 3, "cuda": 20}
+"""Updates that are timed, by device; their median counts."""
+UNTIMED = {"cpu": 0, "cuda": 5}
+"""Updates before them: on a GPU the first ones are eager, and the next is captured."""
 
 FILE = "calibration.json"
 
@@ -95,7 +97,7 @@ def measure(config: TrainingConfig) -> Cost:
     """Train for a few updates here, on as many CPU threads as a trial has, or on one GPU."""
 
     from resnet_dist.data.dataset import load_dataset
-    from resnet_dist.training.numerics import settings_of_run
+    from resnet_dist.training.numerics import own_stream, settings_of_run
     from resnet_dist.training.state import Training
     from resnet_dist.workers import alone, on_threads
 
@@ -108,16 +110,17 @@ def measure(config: TrainingConfig) -> Cost:
         activations = _activations(
             Training(replace(config, data=data, run=replace(config.run, exact=False)), dataset, workers)
         )
-        with settings_of_run(config.run.exact):
+        with settings_of_run(config.run.exact), own_stream(workers.device, config.run.exact):
             training = Training(replace(config, data=data), dataset, workers)
             times = []
-            for _ in range(UPDATES):
+            device = workers.device.type
+            for _ in range(UNTIMED[device] + UPDATES[device]):
                 training.start_epoch()
                 started = time.perf_counter()
                 training.update().sum().item()  # waits for the device
                 times.append(time.perf_counter() - started)
         weights = sum(parameter.nbytes for parameter in training.network.parameters())
-        return Cost(statistics.median(times), activations, weights)
+        return Cost(statistics.median(times[UNTIMED[device] :]), activations, weights)
 
 
 def _there(resources: "Resources", device: str, function: Callable[..., T], *arguments: Any) -> T:

@@ -12,7 +12,7 @@ from scipy import stats
 from torch import Tensor
 
 from resnet_dist.configuration.data import DataConfig
-from resnet_dist.data.batches import BatchOrder, EpochPlan, Standardiser, TrainingBatches, shift_and_flip
+from resnet_dist.data.batches import Batch, BatchOrder, EpochPlan, Standardiser, TrainingBatches, shift_and_flip
 from resnet_dist.workers import Workers
 
 CPU = torch.device("cpu")
@@ -181,9 +181,15 @@ def training_batches(
     return batches, images, mean
 
 
+def of_step(batches: TrainingBatches, step: int) -> tuple[int, list[list[Batch]]]:
+    """Images in a step's whole batch, and the worker's shards of each of its sub-batches."""
+    drawn = batches.on_device(batches.drawn(range(step, step + 1))[0])
+    return len(drawn), list(batches.parts(drawn))
+
+
 def whole(batches: TrainingBatches, step: int) -> tuple[Tensor, Tensor]:
     """Images and labels of a step, of the one shard that there is."""
-    _, parts = batches.step(step)
+    _, parts = of_step(batches, step)
     shards = [shard for (shard,) in parts]
     return torch.cat([shard.images for shard in shards]), torch.cat([shard.labels for shard in shards])
 
@@ -264,10 +270,9 @@ def test_the_workers_shards_make_up_the_whole_batch(size: int, accumulation: int
     settings: dict[str, Any] = {"batch_size": 29, "sampling": "permutation", "accumulation": accumulation}
     alone = training_batches(**settings)[0]
     for step in range(3):
-        count, whole_parts = alone.step(step)
+        count, whole_parts = of_step(alone, step)
         of_workers = [
-            list(training_batches(workers=Workers(rank, size, CPU), **settings)[0].step(step)[1])
-            for rank in range(size)
+            of_step(training_batches(workers=Workers(rank, size, CPU), **settings)[0], step)[1] for rank in range(size)
         ]
         assert count == (29, 29, 2)[step]
         for number, (part,) in enumerate(whole_parts):
@@ -280,4 +285,4 @@ def test_the_workers_shards_make_up_the_whole_batch(size: int, accumulation: int
 def test_sub_batches_make_up_the_batch() -> None:
     together, parts = (training_batches(accumulation=count)[0] for count in (1, 7))
     assert torch.equal(whole(together, 4)[0], whole(parts, 4)[0])
-    assert [len(shard.labels) for (shard,) in parts.step(4)[1]] == [8, 9, 8, 9, 8, 9, 9]
+    assert [len(shard.labels) for (shard,) in of_step(parts, 4)[1]] == [8, 9, 8, 9, 8, 9, 9]

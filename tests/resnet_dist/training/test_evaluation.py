@@ -70,7 +70,7 @@ def assert_equal(evaluation: Evaluation, expected: Evaluation) -> None:
     assert evaluation.top5_error == pytest.approx(expected.top5_error, abs=1e-15)
 
 
-@pytest.mark.parametrize("images", [1, BATCH - 1, BATCH, BATCH + 1, 2 * BATCH + 7])
+@pytest.mark.parametrize("images", [1, *(BATCH["cpu"] + more for more in (-1, 0, 1)), 2 * BATCH["cpu"] + 7])
 def test_errors_are_those_counted_one_by_one(images: int) -> None:
     of = task(images)
     expected = reference(of)
