@@ -205,6 +205,16 @@ def test_a_run_that_is_killed_and_goes_on_has_the_same_bits(exact: bool, workers
     assert found.same_bits(undisturbed)
 
 
+def test_the_first_updates_of_the_studys_network_are_the_cpus_in_float64() -> None:
+    config = small_config(network__depth=20, network__width=16, data__batch_size=32, schedule__warmup_iterations=2)
+    traces = [trace_of(config, small_dataset(), 4, alone(device)) for device in ("cpu", "cuda")]
+    on_cpu, on_gpu = traces
+    assert on_gpu.losses[0] == pytest.approx(on_cpu.losses[0], rel=1e-13)
+    for name, value in on_cpu.state.items():
+        torch.testing.assert_close(on_gpu.state[name], value, rtol=1e-10, atol=1e-10, msg=name)
+    assert on_gpu.losses == pytest.approx(on_cpu.losses, rel=1e-10)
+
+
 @pytest.mark.parametrize(("first", "second"), [("cpu", "cuda"), ("cuda", "cpu")])
 def test_a_checkpoint_of_one_device_loads_on_the_other(first: str, second: str) -> None:
     config, dataset = small_config(), small_dataset()
