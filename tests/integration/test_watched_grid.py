@@ -55,7 +55,7 @@ LAYOUT = re.compile(
     r"small/(experiment\.json"
     r"|trials/[0-9a-f]{16}/(config\.json|provenance\.json|source\.patch|metrics\.jsonl|model\.pt|result\.json)"
     r"|tb/[^/]+(/[^/]+)*/events\.out\.tfevents\.\d+\.resnet_dist"
-    r"|report/(report\.md|report\.html|tables\.csv|results\.csv|figures/[^/]+\.(svg|png))"
+    r"|report/(report\.md|report\.html|tables\.csv|results\.csv|images\.csv|figures/[^/]+\.(svg|png))"
     r"|\.lease/\d+\.json"
     r"|\.ray/.+)"
 )

@@ -19,7 +19,7 @@ def logits_of(network: nn.Module, autocast: torch.autocast, images: Tensor, stan
     """Logits of images uint8 [N, 3, 32, 32], on the CPU: float64 [N, classes]."""
     network.eval()
     found = []
-    for piece in images.split(BATCH):
+    for piece in images.split(BATCH[standardise.mean.device.type]):
         pixels = piece.permute(0, 2, 3, 1).contiguous().to(standardise.mean.device)
         with autocast:
             logits = network(standardise(pixels).permute(0, 3, 1, 2))
