@@ -28,7 +28,7 @@ from tune_jobs.results.trials import TrialResults
 
 K = TypeVar("K")
 TEST_IMAGES = 10_000
-"""Of CIFAR-10 and CIFAR-100; taken for those of a folder, too, whose own number a report does not know."""
+"""Of CIFAR-10 and CIFAR-100; taken for those of a folder, too, where no record says how many there were."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ class Row:
     @property
     def resolution(self) -> float:
         """One image of the test set, as a fraction."""
-        return 1 / (int(self.trials[0].config["data"].get("test_limit") or 0) or TEST_IMAGES)
+        told = [trial.provenance["images"]["test"] for trial in self.trials if "images" in trial.provenance]
+        return 1 / int(told[0] if told else self.trials[0].config["data"].get("test_limit") or TEST_IMAGES)
 
     def by_seed(self, measure: str = "top1_error") -> dict[int, float]:
         """The finished runs' values; empty if a scheduler has chosen which of them finish."""
@@ -160,10 +161,9 @@ def compare(
     differences: dict[tuple[Any, ...], float] = {}
     for table, cell in cells:
         row, number = rows[table["name"], cell["label"]], cell["reference"]
-        if comparable and number is not None and (sample := row.sample()) and not row.diverged:
+        if comparable and number is not None and (sample := row.testable):
             differences[row.key, number] = sample.mean - number
-            if known := row.testable:
-                documents[row.key, number] = to_single_run(known, number)
+            documents[row.key, number] = to_single_run(sample, number)
     study = of_differences(list(differences.values()), 1 / TEST_IMAGES) if len(differences) >= LEAST_SEEDS else None
     untested = Comparisons(rows, {}, {}, study, len(differences))
     baselines: dict[tuple[str, str], Tested] = {}

@@ -75,16 +75,17 @@ def experiment_notices(results: ExperimentResults, tests: Comparisons) -> list[s
 def _interim(results: ExperimentResults, tests: Comparisons) -> Iterator[str]:
     """That tests are read before all of the planned seeds are there."""
     planned = planned_seeds(results.record)
-    tested = bool(tests.document or tests.baseline) and not results.count("early-stopped")
+    tested = bool(tests.document or tests.baseline or tests.study) and not results.count("early-stopped")
     ended = sum(trial.state == "finished" or trial.failure == "diverged" for trial in results.trials.values())
     if tested and (ended < len(results.trials) or results.record["seeds"] < planned):
         yield (
             f"Interim: {counted(planned, 'seed')} a row {'is' if planned == 1 else 'are'} planned, and not all are "
             "there. Who looks after every seed and stops when a test pleases errs more often than the tests say."
         )
-    if looks := results.record.get("earlier_plans"):
+    if plans := results.record.get("earlier_plans"):
+        how = "added" if min(plans) < planned else "taken away"
         yield (
-            f"Seeds were added: {_words(looks)} a row had been planned before {planned}. If the results of those "
+            f"Seeds were {how}: {_words(plans)} a row had been planned before {planned}. If the results of those "
             "decided that, the tests err more often than they say."
         )
 

@@ -62,12 +62,14 @@ def row_settings(table: Mapping[str, Any], record: Mapping[str, Any]) -> str:
 
 def _schedule(shared: Mapping[str, Any]) -> str:
     warmup = f", warm-up over {updates} updates" if (updates := shared.get("schedule.warmup_iterations")) else ""
-    if shared.get("schedule.kind") != "step":
-        return f", {shared['schedule.kind']} schedule{warmup}" if "schedule.kind" in shared else warmup
+    kind = shared.get("schedule.kind")
+    if kind not in (None, "step"):
+        return f", {kind} schedule{warmup}"
     drops, factor = shared.get("schedule.milestones"), shared.get("schedule.gamma")
     if drops is None or factor is None:
         return warmup
-    return f", rate × {factor} at epochs {_word(drops)}{warmup}" if drops else f", rate never lowered{warmup}"
+    where = "" if kind else " (in rows whose schedule is step)"
+    return f", rate × {factor} at epochs {_word(drops)}{where}{warmup}" if drops else f", rate never lowered{warmup}"
 
 
 def _shared(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,16 +47,16 @@ def refuse_other_record(storage: Storage, name: str) -> None:
 
 
 def with_earlier_plans(storage: Storage, record: dict[str, Any]) -> dict[str, Any]:
-    """The record of a launch, with the smaller numbers of seeds that earlier launches had planned.
+    """The record of a launch, with the other numbers of seeds that earlier launches had planned.
 
-    Seeds that are added when results are known make tests err more often than they say, so a report names them.
+    Tests err more often than they say if seeds are added or taken away when results are known, so a report names them.
     """
     earlier: dict[str, Any] = {}
     with contextlib.suppress(ValueError, TypeError):
         earlier = dict(json.loads(storage.get(experiment_key(record["experiment"])) or b""))
     plans = {*earlier.get("earlier_plans", []), earlier.get("planned_seeds", record["planned_seeds"])}
-    smaller = sorted(plan for plan in plans if plan < record["planned_seeds"])
-    return record | ({"earlier_plans": smaller} if smaller else {})
+    others = sorted(plans - {record["planned_seeds"]})
+    return record | ({"earlier_plans": others} if others else {})
 
 
 def record_single_run(storage: Storage, experiment: str, config: TrainingConfig, name: str) -> None:

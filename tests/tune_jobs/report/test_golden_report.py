@@ -21,7 +21,6 @@ def test_the_golden_files_hold_what_a_report_must_say() -> None:
     for said in (
         "Interim: 3 seeds a row are planned",
         "1 of 3 diverged",
-        "The whole study: over 3 configurations",
         "Not finished: 2 of 12 trials",
         "equivalent",
         "differs",
@@ -35,4 +34,5 @@ def test_the_golden_files_hold_what_a_report_must_say() -> None:
     ):
         assert said in markdown
         assert said in html
+    assert "The whole study: over" not in markdown  # too few of its rows have three seeds
     assert Path(FOLDER / "tables.csv").read_text().count("'=RMSprop|1e-3") == 1

@@ -8,9 +8,11 @@ import pytest
 from resnet_dist.records.trial_record import encode_mask
 from tests.tune_jobs.recorded import TWO_ROWS, experiment_from, record_experiment, record_result
 from tests.tune_jobs.report_reading import NOW, text_of
+from tune_jobs.report.comparisons import Row
 from tune_jobs.report.images import on_other_images
 from tune_jobs.report.statistics import of_differences, of_samples, summarise
 from tune_jobs.report.write import write_report
+from tune_jobs.results.trials import TrialResults
 
 IMAGES = 2000
 
@@ -80,3 +82,13 @@ def test_trials_that_have_not_kept_their_images_are_reported_without(
     report = write_report(storage, "two-rows", NOW)
     tested = report.summary.tables[0].cells[1].against
     assert report.summary.images is None and tested is not None and tested.elsewhere is None
+
+
+@pytest.mark.parametrize(("limit", "images", "expected"), [(0, 200, 200), (0, None, 10_000), (50, None, 50)])
+def test_nothing_is_resolved_below_one_image_of_the_trials_test_set(
+    limit: int, images: int | None, expected: int
+) -> None:
+    provenance = {"images": {"test": images}} if images else {}
+    config = {"data": {"test_limit": limit}}
+    trial = TrialResults("0" * 16, "trial", config, "finished", {}, provenance=provenance)
+    assert Row((trial,)).resolution == 1 / expected

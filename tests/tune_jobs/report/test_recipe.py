@@ -55,6 +55,16 @@ def test_a_report_says_the_recipe_and_the_settings_of_its_rows(tmp_path: Path, f
     assert "Settings: All rows: network.depth = 32, solver.learning_rate = 0.1." in text
 
 
+def test_drops_are_said_where_some_rows_have_another_schedule(tmp_path: Path) -> None:
+    mixed = OWN + '[[table.cell]]\nlabel = "steady"\nset = { "schedule.kind" = "constant" }\n'
+    storage, trials = record_experiment(tmp_path, experiment_from(mixed, tmp_path), seeds=1)
+    for trial in trials:
+        record_result(storage, "own", trial, 0.1)
+    write_report(storage, "own", NOW)
+    text = text_of(storage, "report.md", "own")
+    assert "rate × 0.1 at epochs 3, 5 (in rows whose schedule is step)." in text
+
+
 def test_a_terminals_table_has_the_verdicts_against_baseline_and_document(finished: Finished) -> None:
     storage, _ = finished()
     lines = shown(write_report(storage, "two-rows", NOW)).splitlines()

@@ -70,14 +70,14 @@ def test_a_grid_is_not_added_to(tmp_path: Path) -> None:
         record_single_run(storage, "runs", run(1), "run 1")
 
 
-def test_seeds_that_were_added_are_remembered_with_the_plans_before(tmp_path: Path) -> None:
+def test_seeds_that_were_added_or_taken_away_are_remembered_with_the_plans_before(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path)
     kept: list[object] = []
     for planned in (3, 5, 5, 10, 5):
         record = with_earlier_plans(storage, {"experiment": "grid", "planned_seeds": planned})
         storage.put(experiment_key("grid"), json.dumps(record).encode())
         kept.append(record.get("earlier_plans"))
-    assert kept == [None, [3], [3], [3, 5], [3]]
+    assert kept == [None, [3], [3], [3, 5], [3, 10]]
 
 
 @pytest.mark.parametrize("data", [b"", b"not json", b"[1]", b"{}"])
