@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from resnet_dist.data.archives import Member
 from resnet_dist.data.decoded_images import DecodedImages
 from resnet_dist.data.image_decoding import SIZE, NotAnImageError, decode_image
-from resnet_dist.data.splits import DEPTH, Place, Splits, choose, is_split, is_system
+from resnet_dist.data.splits import DEPTH, Place, Splits, choose, is_split, is_system, printable
 from resnet_dist.errors import DataError
 
 LOGGER = logging.getLogger(__name__)
@@ -130,14 +130,14 @@ class ImageTree:
         except NotAnImageError as error:
             raise self._wrong(member, str(error)) from error
         if warned:
-            self.odd.append(f"{_shown(member.name)}: {warned}")
+            self.odd.append(f"{printable(member.name)}: {warned}")
         self.images += 1
         if self.images % 10_000 == 0:
             LOGGER.info("%s: decoded %d images", self.path, self.images)
         return pixels
 
     def _wrong(self, member: Member, what: str) -> DataError:
-        return _WrongMemberError(f"data.source: {_shown(member.name)} in {self.path} {what}")
+        return _WrongMemberError(f"data.source: {printable(member.name)} in {self.path} {what}")
 
 
 def _classes(path: Path, train: Images, test: Images, splits: Splits) -> tuple[str, ...]:
@@ -158,13 +158,13 @@ def _classes(path: Path, train: Images, test: Images, splits: Splits) -> tuple[s
         for name, files in sorted(images.items()):
             if name not in others:
                 raise DataError(
-                    f"data.source: {path} has the class folder {split}/{_shown(name)} but no {other}/{_shown(name)}; "
-                    "both splits must hold the same classes"
+                    f"data.source: {path} has the class folder {split}/{printable(name)} but no "
+                    f"{other}/{printable(name)}; both splits must hold the same classes"
                 )
             if not files:
-                raise DataError(f"data.source: {path} has no images in {split}/{_shown(name)}")
+                raise DataError(f"data.source: {path} has no images in {split}/{printable(name)}")
     if len(test) < 2:
-        raise DataError(f"data.source: {path} has one class, {_shown(next(iter(test)))}; at least 2 are needed")
+        raise DataError(f"data.source: {path} has one class, {printable(next(iter(test)))}; at least 2 are needed")
     return tuple(sorted(test))
 
 
@@ -175,8 +175,3 @@ def _arrays(images: Images, classes: tuple[str, ...]) -> tuple[NDArray[np.uint8]
     array = np.frombuffer(pixels, np.uint8).reshape(-1, *SIZE, 3).transpose(0, 3, 1, 2)
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(folder) for folder in folders])
     return np.ascontiguousarray(array), labels
-
-
-def _shown(name: str) -> str:
-    # A name out of an archive may hold anything; the message stays one line.
-    return name if name.isprintable() else ascii(name)

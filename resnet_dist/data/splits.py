@@ -51,6 +51,11 @@ def is_split(name: str) -> bool:
     return name.lower() in ("train", *_TEST)
 
 
+def printable(name: str) -> str:
+    """A name for a message, which stays one line: one out of an archive may hold anything."""
+    return name if name.isprintable() else ascii(name)
+
+
 def choose(path: Path, found: Mapping[Place, Iterable[str]], beside: Iterable[str] = ()) -> Splits:
     """The splits, of the folders in each place that are named like one.
 
@@ -140,7 +145,7 @@ _OTHERS = (
 
 def _instead(path: Path, names: list[str]) -> str:
     """What a message says of a directory or archive without splits, which has these names at its top."""
-    shown = ", ".join(name if name.isprintable() else ascii(name) for name in names[:_MOST_NAMED])
+    shown = ", ".join(map(printable, names[:_MOST_NAMED]))
     found = f"; it holds {shown or 'nothing'}" + (
         f" and {len(names) - _MOST_NAMED} more" if names[_MOST_NAMED:] else ""
     )

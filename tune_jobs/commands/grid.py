@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import json
 import logging
 import math
 import sys
@@ -19,6 +18,7 @@ from cluster.storage.opening import open_storage
 from resnet_dist.errors import ConfigurationError, UserError
 from resnet_dist.logs import structured
 from resnet_dist.plurals import counted
+from resnet_dist.records import trial_record
 from resnet_dist.storage.interface import Storage, experiment_key
 from tune_jobs.commands.flush import flush_before_launch
 from tune_jobs.commands.options import Parser, add_json, add_storage
@@ -200,7 +200,7 @@ def _run(args: argparse.Namespace, storage: BrowsableStorage, console: Console) 
 
 def _put_record(storage: Storage, record: dict[str, Any]) -> None:
     record = with_earlier_plans(storage, record)
-    storage.put(experiment_key(record["experiment"]), (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
+    storage.put(experiment_key(record["experiment"]), trial_record.encode(record))
 
 
 class _Display:

@@ -26,6 +26,7 @@ from tune_jobs.commands.options import SHORTHANDS, Parser, add_json, add_setting
 from tune_jobs.commands.output import print_json, program
 from tune_jobs.commands.terminal import make_console
 from tune_jobs.grid.custom_code import bind_config, code_of
+from tune_jobs.grid.failures import failure_of
 from tune_jobs.results.experiment_record import read_record, record_single_run
 
 
@@ -208,8 +209,6 @@ def run_job(job: Job, storage: Storage, console: Console, use_gpu: bool) -> dict
 @contextlib.contextmanager
 def _memory_named() -> Iterator[None]:
     """Turn a lack of memory, of the machine or of its GPU, into a `UserError` with advice."""
-    from tune_jobs.grid.progress import failure_of
-
     try:
         yield
     except (RuntimeError, MemoryError) as error:  # torch's errors of either are RuntimeErrors
@@ -223,8 +222,6 @@ def _memory_named() -> Iterator[None]:
 def _one_line() -> Iterator[None]:
     """Turn what workers failed with into a `UserError`, unless it is a bug."""
     from ray.train import TrainingFailedError
-
-    from tune_jobs.grid.progress import failure_of
 
     try:
         yield

@@ -43,7 +43,6 @@ def bind_config(config: TrainingConfig, modules: Mapping[str, str] | None = None
     """The same for one run, whose modules are looked for in the current directory unless they are given."""
     if names := custom_code.named(config):
         custom_code.install(custom_code.collect(names, [Path.cwd()]) if modules is None else modules)
-        return _bound(config, set())
     return _bound(config, set())
 
 

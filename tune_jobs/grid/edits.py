@@ -27,7 +27,7 @@ def _edits(experiment: Experiment, record: Mapping[str, Any]) -> Iterator[str]:
     now = {table.name: table for table in experiment.tables}
     yield from (f"table {name!r} is new" for name in now if name not in before)
     yield from (f"table {name!r} is gone" for name in before if name not in now)
-    for name in now.keys() & before.keys():
+    for name in (name for name in now if name in before):
         for said in _table_edits(now[name], before[name], record):
             yield f"table {name!r}: {said}"
 

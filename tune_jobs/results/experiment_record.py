@@ -7,6 +7,7 @@ from typing import Any
 
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import StorageError, UserError
+from resnet_dist.records import trial_record
 from resnet_dist.storage.interface import LAYOUT, Storage, TrialKeys, experiment_key
 
 
@@ -34,9 +35,7 @@ def refuse_other_record(storage: Storage, name: str) -> None:
 
     A record that cannot be read is no obstacle to a launch, which writes it anew.
     """
-    record: dict[str, Any] = {}
-    with contextlib.suppress(ValueError, TypeError):
-        record = dict(json.loads(storage.get(experiment_key(name)) or b""))
+    record = _legible(storage, name)
     if (layout := record.get("layout", LAYOUT)) != LAYOUT:
         raise StorageError(f"{storage.uri}: {experiment_key(name)}: {_other_layout(layout)}")
     if record.get("single_runs"):
@@ -51,12 +50,17 @@ def with_earlier_plans(storage: Storage, record: dict[str, Any]) -> dict[str, An
 
     Tests err more often than they say if seeds are added or taken away when results are known, so a report names them.
     """
-    earlier: dict[str, Any] = {}
-    with contextlib.suppress(ValueError, TypeError):
-        earlier = dict(json.loads(storage.get(experiment_key(record["experiment"])) or b""))
+    earlier = _legible(storage, record["experiment"])
     plans = {*earlier.get("earlier_plans", []), earlier.get("planned_seeds", record["planned_seeds"])}
     others = sorted(plans - {record["planned_seeds"]})
     return record | ({"earlier_plans": others} if others else {})
+
+
+def _legible(storage: Storage, name: str) -> dict[str, Any]:
+    """The record as it is stored, of whatever layout; empty if there is none or it cannot be read."""
+    with contextlib.suppress(ValueError, TypeError):
+        return dict(json.loads(storage.get(experiment_key(name)) or b""))
+    return {}
 
 
 def record_single_run(storage: Storage, experiment: str, config: TrainingConfig, name: str) -> None:
@@ -70,7 +74,7 @@ def record_single_run(storage: Storage, experiment: str, config: TrainingConfig,
         if not record.get("single_runs"):
             raise UserError(f"--name {experiment}: this storage holds a grid of that name; give the run another --name")
     _add_run(record, config.trial_id(), name, config.to_dict())
-    storage.put(experiment_key(experiment), (json.dumps(record, indent=1, allow_nan=False) + "\n").encode())
+    storage.put(experiment_key(experiment), trial_record.encode(record))
 
 
 def _add_run(record: dict[str, Any], trial_id: str, name: str, config: dict[str, Any]) -> None:

@@ -32,9 +32,9 @@ class TrialResults:
     """`TrainingConfig.to_dict()`, as the experiment asked for it."""
     state: State
     """`finished`: it has a result. `early-stopped`: a searching scheduler ended it (`early_stopped` in `failure.json`);
-    it has no result. `failed`: it has given up, or has a result of an earlier
-    version in which it diverged. `unfinished`: it has begun; whether it runs at this moment cannot be
-    seen from storage. `missing`: nothing there. `corrupt`: a record cannot be understood."""
+    it has no result. `failed`: it has given up, or has a result of an earlier version in which it diverged.
+    `unfinished`: it has begun; whether it runs at this moment cannot be seen from storage. `missing`: nothing there.
+    `corrupt`: a record cannot be understood."""
     result: Mapping[str, Any] = field(default_factory=dict)
     """Numbers of `result.json`; empty unless finished."""
     metrics: tuple[Mapping[str, Any], ...] = ()

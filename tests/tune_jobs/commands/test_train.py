@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -163,6 +164,13 @@ def test_a_run_over_other_epochs_is_said_to_be_another_run(
         assert main([*command, *changed, "--dry-run"]) == 0
         note = f"Note: {config.trial_id()} is this run over 2 epochs. How long it is decides what it is"
         assert (note in capsys.readouterr().out) == said
+
+
+def test_one_process_trains_without_ray(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # which takes seconds and 140 MiB to import
+    monkeypatch.delitem(sys.modules, "tune_jobs.grid.progress", raising=False)
+    few = ["--data.train_limit", "20", "--data.test_limit", "10", "--data.batch_size", "10", "--epochs", "2"]
+    assert main([*command, *few]) == 0
 
 
 @pytest.mark.parametrize(

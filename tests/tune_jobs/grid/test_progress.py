@@ -13,7 +13,8 @@ from cluster.storage.opening import open_storage
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.storage.interface import TrialKeys
 from tune_jobs.grid.experiment import Trial
-from tune_jobs.grid.progress import Observer, Progress, failure_of
+from tune_jobs.grid.failures import failure_of
+from tune_jobs.grid.progress import Observer, Progress
 
 TRIAL = Trial(TrainingConfig(), "a-trial")
 
