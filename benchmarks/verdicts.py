@@ -44,7 +44,8 @@ def rates(kind: str, seeds: int, truth: float, studies: int, seed: int = 0) -> d
     """Fractions of rows by verdict in so many studies; of kind `study`, of studies that differ. Empty without tests."""
     generator = np.random.default_rng([seed, KINDS.index(kind), seeds, round(1000 * truth)])
     if kind == "study":
-        found = [of_differences(_differences(seeds, truth, generator), _IMAGE).p < LEVEL for _ in range(studies)]
+        drawn = (_against_runs(seeds, truth, generator) for _ in range(studies))
+        found = [of_differences([one.difference for one in study], _IMAGE).p < LEVEL for study in drawn]
         return {"differs": sum(found) / studies}
     draw: Callable[..., list[Comparison]] = {"document": _against_runs, "baseline": _table, "pairs": _paired}[kind]
     if seeds < LEAST_SEEDS:
@@ -70,11 +71,6 @@ def false_alarms(seeds: int, studies: int, seed: int = 0) -> float:
 
 def _runs(mean: float, count: int, spread: float, generator: np.random.Generator) -> list[float]:
     return [float(value) for value in np.round(generator.normal(mean, spread, count) / _IMAGE) * _IMAGE]
-
-
-def _differences(seeds: int, truth: float, generator: np.random.Generator) -> list[float]:
-    numbers = _runs(_ERROR, CONFIGURATIONS, SPREAD, generator)
-    return [summarise(_runs(_ERROR + truth, seeds, SPREAD, generator)).mean - number for number in numbers]
 
 
 def _against_runs(seeds: int, truth: float, generator: np.random.Generator) -> list[Comparison]:

@@ -7,6 +7,7 @@ question.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 from tune_jobs.report.images import on_other_images, wrong_images
@@ -95,7 +96,7 @@ class Pair:
     paired: bool
     """Whether runs of equal seeds share their training."""
 
-    @property
+    @cached_property
     def comparison(self) -> Comparison | None:
         """The row less the baseline; None where one of them cannot be tested."""
         ours, base = self.row.testable, self.baseline.testable
@@ -133,19 +134,15 @@ class Comparisons:
     """By table and label."""
     study: Comparison | None
     """Mean of (ours − document) over the configurations that have both, each counted once; None with under three."""
-    configurations: int
-    """How many that are."""
+
+    @property
+    def configurations(self) -> int:
+        """How many have runs of ours and a number of the document."""
+        return len(self.document)
 
     def with_document(self, table: Mapping[str, Any], cell: Mapping[str, Any]) -> Tested | None:
         """A cell against the document's number."""
         return self.document.get((self.rows[table["name"], cell["label"]].key, cell["reference"]))
-
-    def pair(self, table: Mapping[str, Any], cell: Mapping[str, Any]) -> Pair:
-        """A cell and its table's baseline."""
-        name = table["name"]
-        return Pair(
-            self.rows[name, cell["label"]], self.rows[name, table["baseline"]], bool(table.get("paired", False))
-        )
 
 
 def compare(
@@ -158,25 +155,21 @@ def compare(
         for table, cell in cells
     }
     documents: dict[tuple[Any, ...], Comparison] = {}
-    differences: dict[tuple[Any, ...], float] = {}
     for table, cell in cells:
         row, number = rows[table["name"], cell["label"]], cell["reference"]
         if comparable and number is not None and (sample := row.testable):
-            differences[row.key, number] = sample.mean - number
             documents[row.key, number] = to_single_run(sample, number)
-    study = of_differences(list(differences.values()), 1 / TEST_IMAGES) if len(differences) >= LEAST_SEEDS else None
-    untested = Comparisons(rows, {}, {}, study, len(differences))
+    differences = [comparison.difference for comparison in documents.values()]
+    study = of_differences(differences, 1 / TEST_IMAGES) if len(differences) >= LEAST_SEEDS else None
     baselines: dict[tuple[str, str], Tested] = {}
     for table in record["tables"]:
-        pairs = {(table["name"], cell["label"]): untested.pair(table, cell) for cell in table["cells"]}
-        family = {
-            key: comparison
-            for key, pair in pairs.items()
-            if pair.row is not pair.baseline and (comparison := pair.comparison)
-        }
-        found = tested(family, row_verdict, margin, bool(table.get("paired", False)))
+        name, baseline, paired = table["name"], table["baseline"], bool(table.get("paired", False))
+        others = [cell["label"] for cell in table["cells"] if cell["label"] != baseline]
+        pairs = {(name, label): Pair(rows[name, label], rows[name, baseline], paired) for label in others}
+        family = {key: comparison for key, pair in pairs.items() if (comparison := pair.comparison)}
+        found = tested(family, row_verdict, margin, paired)
         baselines |= {key: replace(test, elsewhere=pairs[key].elsewhere) for key, test in found.items()}
-    return replace(untested, document=tested(documents, run_verdict, margin), baseline=baselines)
+    return Comparisons(rows, tested(documents, run_verdict, margin), baselines, study)
 
 
 def tested(

@@ -1,4 +1,7 @@
-"""The report as CSV: a line for every trial of every cell, and a line for every cell. Errors are fractions."""
+"""The report as CSV: a line for every trial of every cell, for every cell, and for every test image.
+
+Errors are fractions.
+"""
 
 import csv
 import io
@@ -6,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tune_jobs.report.comparisons import Tested
+from tune_jobs.report.images import Images
 from tune_jobs.report.notices import shown_source
 from tune_jobs.report.summary import CellSummary, ReportSummary
 
@@ -58,6 +62,14 @@ def cells_csv(summary: ReportSummary) -> str:
         for cell in table.cells
     ]
     return _csv([*_CELL_FIELDS, *best], rows)
+
+
+def images_csv(images: Images) -> str:
+    """A line for every test image."""
+    return _csv(
+        ["image", "trials_wrong", "trials"],
+        ([index, count, images.trials] for index, count in enumerate(images.wrong)),
+    )
 
 
 def _cell(cell: CellSummary) -> list[Any]:

@@ -1,7 +1,5 @@
 """Which test images networks get wrong, and what another test set of this size could have said."""
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -69,14 +67,6 @@ class Images:
             f"{f' (positions {named})' if always else ''}, and none gets {sum(not c for c in self.wrong):,} wrong; "
             "images.csv has the count of each."
         )
-
-    def csv(self) -> str:
-        """A line for each image."""
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["image", "trials_wrong", "trials"])
-        writer.writerows([index, count, self.trials] for index, count in enumerate(self.wrong))
-        return out.getvalue()
 
 
 def images_of(trials: Sequence[TrialResults]) -> Images | None:

@@ -193,9 +193,8 @@ def _seeds_note(table: Mapping[str, Any], tests: Comparisons, difference: float)
     """Of each comparison with the baseline by its own spread: one row of large errors says nothing of the others."""
     spreads: dict[str, float] = {}  # of one run, if both rows vary alike
     for cell in table["cells"]:
-        pair = tests.pair(table, cell)
         if test := tests.baseline.get((table["name"], cell["label"])):
-            n = min(len(pair.row.by_seed()), len(pair.baseline.by_seed()))
+            n = min(len(tests.rows[table["name"], label].by_seed()) for label in (cell["label"], table["baseline"]))
             spreads[cell["label"]] = test.comparison.error * math.sqrt(n / 2)
     if not spreads:
         return

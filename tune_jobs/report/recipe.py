@@ -1,10 +1,10 @@
 """What was trained, on what and for how long: the settings that all trials share, and those in which rows differ."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from resnet_dist.configuration.identity import NOT_IDENTITY
-from resnet_dist.configuration.sections import field_types
 from resnet_dist.configuration.training import TrainingConfig
 from tune_jobs.report.notices import shown_source
 from tune_jobs.results.trials import ExperimentResults
@@ -80,12 +80,16 @@ def _shared(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """{"section.field": value}; what an earlier version did not know has its default."""
-    default = TrainingConfig().to_dict()
     return {
-        f"{section}.{name}": config.get(section, {}).get(name, default[section][name])
-        for section, kind in field_types(TrainingConfig).items()
-        for name in field_types(kind)
+        f"{section}.{name}": config.get(section, {}).get(name, value)
+        for section, defaults in _defaults().items()
+        for name, value in defaults.items()
     }
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    return TrainingConfig().to_dict()
 
 
 def _images(results: ExperimentResults) -> str:

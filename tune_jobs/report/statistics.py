@@ -50,14 +50,9 @@ def summarise(values: Sequence[float], resolution: float = 0.0) -> Summary:
     mean = math.fsum(values) / n
     if n == 1:
         return Summary(1, mean, None, None, None)
-    sd = _sd(values, resolution)
+    sd = max(resolution, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1)))
     half = t_quantile(1 - LEVEL / 2, n - 1) * sd / math.sqrt(n)
     return Summary(n, mean, sd, max(0.0, mean - half), min(1.0, mean + half))
-
-
-def _sd(values: Sequence[float], resolution: float) -> float:
-    mean = math.fsum(values) / len(values)
-    return max(resolution, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)))
 
 
 def t_quantile(probability: float, degrees: float) -> float:
@@ -124,8 +119,9 @@ def of_samples(first: Summary, second: Summary) -> Comparison:
 
 def of_differences(differences: Sequence[float], resolution: float = 0.0) -> Comparison:
     """The mean of differences that are independent of each other: by seed in pairs, or by configuration in a study."""
-    n = len(differences)
-    return Comparison(math.fsum(differences) / n, _sd(differences, resolution) / math.sqrt(n), n - 1)
+    sample = summarise(differences, resolution)
+    assert sample.sd is not None, "one value does not show how much differences vary"
+    return Comparison(sample.mean, sample.sd / math.sqrt(sample.n), sample.n - 1)
 
 
 def variance_ratio(part: Summary, whole: Summary) -> tuple[float, float, float]:

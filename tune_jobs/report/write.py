@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_dist.storage.interface import Storage
 from tune_jobs.report.comparisons import Tested
-from tune_jobs.report.csv_files import cells_csv, trials_csv
+from tune_jobs.report.csv_files import cells_csv, images_csv, trials_csv
 from tune_jobs.report.curves import MEASURES
 from tune_jobs.report.drawing import Drawing
 from tune_jobs.report.figures import draw, draw_overview
@@ -125,7 +125,7 @@ def write_report(
     files["results.csv"] = trials_csv(summary).encode()
     files["tables.csv"] = cells_csv(summary).encode()
     if summary.images:
-        files["images.csv"] = summary.images.csv().encode()
+        files["images.csv"] = images_csv(summary.images).encode()
     linked = {table: [_linked(drawing) for drawing in drawn] for table, drawn in drawings.items()}
     files["report.md"] = markdown(summary, where, [_linked(overview)] if overview else [], linked, written).encode()
     files["report.html"] = html_page(summary, where, overview, drawings, written).encode()
