@@ -10,7 +10,7 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -173,11 +173,21 @@ def _in_turns(contenders: Sequence[Contender], batch_size: int, device: torch.de
 
 
 def _timed(contender: Contender, steps: int, device: torch.device) -> float:
+    return seconds(lambda: contender.run(steps), device)
+
+
+def seconds(call: Callable[[], object], device: torch.device) -> float:
+    """How long a call takes until the device has done what it was told."""
+    _wait(device)
     started = time.perf_counter()
-    contender.run(steps)
+    call()
+    _wait(device)
+    return time.perf_counter() - started
+
+
+def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - started
 
 
 def targets(speeds: Speeds) -> list[Target]:

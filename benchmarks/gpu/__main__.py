@@ -41,6 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"interrupted; what was found so far stands in {args.into}", file=sys.stderr)
+        return 130
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -64,7 +67,12 @@ class Measurement:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.ends = time.monotonic() + 60 * args.minutes
-        args.into.mkdir(parents=True, exist_ok=True)
+        if not args.minutes > 0:
+            raise UserError(f"--minutes: {args.minutes:g} is not allowed; it must be greater than 0")
+        try:
+            args.into.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--into {args.into}: cannot be made: {error.strerror}; name a directory") from error
         known = args.into / "gpu.json"
         self.found: dict[str, Any] = json.loads(known.read_text()) if known.exists() else {}
         settings: dict[str, Any] = {
@@ -102,7 +110,7 @@ class Measurement:
             command, capture_output=True, text=True, check=False, env=os.environ | {"PYTEST_ADDOPTS": self._spread()}
         )
         (self.args.into / "tests.log").write_text(done.stdout + done.stderr)
-        lines = done.stdout.strip().splitlines()
+        lines = (done.stdout or done.stderr).strip().splitlines()
         self._note(
             "tests",
             {

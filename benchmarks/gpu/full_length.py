@@ -39,7 +39,7 @@ def train_seeds(config: TrainingConfig, seeds: int, into: Path) -> list[dict[str
     with settings_of_run(exact=False):  # of the process: the first of the threads to end must not take them back
         for seed in range(seeds):
             captured = threading.Event()
-            threads.append(threading.Thread(target=train, args=(seed, captured), name=f"seed-{seed}"))
+            threads.append(threading.Thread(target=train, args=(seed, captured), name=f"seed-{seed}", daemon=True))
             threads[-1].start()
             captured.wait()  # one after another, as a run that begins waits for all of the GPU
         for thread in threads:

@@ -2,15 +2,15 @@
 
 import contextlib
 import multiprocessing
-import time
-from collections.abc import Callable, Iterator, Sequence
+import statistics
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from benchmarks.conventional import ConventionalTrainer
-from benchmarks.end_to_end import Ceiling
+from benchmarks.end_to_end import Ceiling, seconds
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.data.dataset import Dataset
 from resnet_dist.training import captured
@@ -58,25 +58,6 @@ class Run:
             self.training.update()
 
 
-def seconds(call: Callable[[], object], device: torch.device) -> float:
-    """How long a call takes until the device has done what it was told."""
-    _wait(device)
-    started = time.perf_counter()
-    call()
-    _wait(device)
-    return time.perf_counter() - started
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def median(values: Sequence[float]) -> float:
-    """The middle one, the lower of two."""
-    return sorted(values)[(len(values) - 1) // 2]
-
-
 def step_times(config: TrainingConfig, dataset: Dataset, effort: Effort) -> Iterator[tuple[str, dict[str, Any]]]:
     """For each depth: milliseconds of an update, in turns; yields (name, figures) as they are found."""
     workers = alone(config.run.device)
@@ -106,11 +87,9 @@ def compiled_times(config: TrainingConfig, dataset: Dataset, effort: Effort) -> 
     workers = alone(config.run.device)
     with settings_of_run(exact=False):
         plain = Run(config, dataset, workers)
-        started = time.perf_counter()
-        run = Run(config, dataset, workers, compiled=True)
-        _wait(workers.device)
-        compiling = time.perf_counter() - started
-        found = in_turns({"captured": plain.steps, "compiled and captured": run.steps}, effort, workers.device)
+        runs: list[Run] = []
+        compiling = seconds(lambda: runs.append(Run(config, dataset, workers, compiled=True)), workers.device)
+        found = in_turns({"captured": plain.steps, "compiled and captured": runs[0].steps}, effort, workers.device)
     return found | {"seconds to compile": compiling}
 
 
@@ -121,7 +100,7 @@ def in_turns(contenders: dict[str, Callable[[int], None]], effort: Effort, devic
         for name, steps in contenders.items():
             count = max(1, effort.steps // 5) if name in ("eager", "conventional") else effort.steps
             times[name].append(1e3 * seconds(lambda: steps(count), device) / count)  # noqa: B023
-    return {name: median(values) for name, values in times.items()}
+    return {name: statistics.median_low(values) for name, values in times.items()}
 
 
 def _captured_ceiling(config: TrainingConfig, classes: int, workers: Workers) -> Callable[[int], None]:
@@ -178,7 +157,7 @@ def process_times(config: TrainingConfig, dataset: Dataset, effort: Effort, proc
     barrier = context.Barrier(processes)
     with context.Pool(processes, _join, (barrier,)) as pool:
         arguments = [(_seeded(config, seed), dataset, effort) for seed in range(processes)]
-        return {"round": median(pool.starmap(_beside_others, arguments, chunksize=1))}
+        return {"round": statistics.median_low(pool.starmap(_beside_others, arguments, chunksize=1))}
 
 
 _BARRIERS: list[Any] = []

@@ -81,10 +81,8 @@ class CapturedUpdates:
         self._steps = range(first, last)
         self._filled = len(self._steps)
         numbers = torch.tensor([update.numbers(step) for step in self._steps], dtype=torch.float64)
-        if update.device.type == "cuda":
-            numbers = numbers.pin_memory()
-        self._drawn[: self._filled].copy_(update.batches.on_device(update.batches.drawn(self._steps)))
-        self._numbers[: self._filled].copy_(numbers, non_blocking=True)
+        for held, values in ((self._drawn, update.batches.drawn(self._steps)), (self._numbers, numbers)):
+            held[: self._filled].copy_(update.batches.on_device(values))
         self._place.zero_()
 
     def _is_usual(self, step: int) -> bool:

@@ -21,7 +21,7 @@ Rule = Callable[[SolverConfig, Tensor, Tensors, Tensors, list[Tensors]], Tensors
 
 
 class DeviceSolver:
-    """Updates the parameters of one of torch's optimizers, all of whose gradients are there."""
+    """Updates those parameters of one of torch's optimizers that have a gradient."""
 
     def __init__(self, config: SolverConfig, optimizer: torch.optim.Optimizer) -> None:
         self.config = config
@@ -39,20 +39,21 @@ class DeviceSolver:
     def apply(self, numbers: Sequence[float] | Tensor) -> None:
         """One update, with its numbers on the device: no host waits, and nothing depends on their values."""
         assert isinstance(numbers, Tensor)
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        assert len(gradients) == len(self.parameters), "a parameter has no gradient"
-        states = [[self._state(parameter, name) for parameter in self.parameters] for name in self.names]
+        # One of the user's own network may have none: torch leaves it as it is.
+        parameters: Tensors = [p for p in self.parameters if p.grad is not None]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        states = [[self._state(parameter, name) for parameter in parameters] for name in self.names]
         if self.config.weight_decay and self.config.kind != "adamw":
-            gradients = _list(torch._foreach_add(gradients, self.parameters, alpha=self.config.weight_decay))
-        taken = self._rule(self.config, numbers, self.parameters, gradients, states)
-        torch._foreach_sub_(self.parameters, torch._foreach_mul(taken, numbers[0]))
+            gradients = _list(torch._foreach_add(gradients, parameters, alpha=self.config.weight_decay))
+        taken = self._rule(self.config, numbers, parameters, gradients, states)
+        torch._foreach_sub_(parameters, torch._foreach_mul(taken, numbers[0]))
 
     def settle(self, step: int) -> None:
         """Put the number of updates so far where torch's optimizers keep it."""
         if self.config.kind == "sgd":
             return
         for parameter in self.parameters:
-            if state := self.optimizer.state[parameter]:
+            if state := self.optimizer.state.get(parameter):
                 state["step"] = torch.tensor(float(step), dtype=torch.float32)
 
     def _state(self, parameter: Tensor, name: str) -> Tensor:

@@ -63,6 +63,7 @@ class Training:
         update = Update(config, self.batches, self.gradients, self.stepper, loss.dtype)
         self.updates = CapturedUpdates(update) if can_be_captured(config, workers) else update
         self.rate_at = update.rate
+        self.total_steps = update.total_steps
         columns = self.gradients.columns
         self.test = ImageSet(dataset.test_images, dataset.test_labels, standardise, workers, columns, keep_found=True)
         self.found: Tensor | None = None  # the class of each test image, int64 [N], at the end of the newest epoch
@@ -78,11 +79,6 @@ class Training:
     def epoch(self) -> int:
         """The epoch to which the next step belongs, counted from 0."""
         return self.plan.epoch(self.step)
-
-    @property
-    def total_steps(self) -> int:
-        """Updates of the whole run."""
-        return self.plan.first_step(self.config.run.epochs)
 
     def start_epoch(self) -> None:
         """Make room for the losses of the epoch's steps, unless a checkpoint brought some of them."""

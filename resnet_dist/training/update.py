@@ -85,6 +85,8 @@ class Update:
         self.stepper = stepper
         self.dtype = dtype
         self.device = batches.device
+        self.by_host = told_by_host(self.device) or isinstance(stepper, HostSolver)
+        """Whether the arithmetic takes numbers from the host."""
         self.plan = batches.order.plan
         self.total_steps = self.plan.first_step(config.run.epochs)
 
@@ -105,15 +107,16 @@ class Update:
     def at(self, step: int) -> Tensor:
         """The update at a step of the run, told what it has to know. Returns what `compute` does."""
         drawn = self.batches.on_device(self.batches.drawn(range(step, step + 1))[0])
-        return self.compute(drawn, torch.tensor(self.numbers(step), dtype=torch.float64))
+        numbers = torch.tensor(self.numbers(step), dtype=torch.float64)
+        return self.compute(drawn, numbers if self.by_host else self.batches.on_device(numbers))
 
     def compute(self, drawn: Tensor, numbers: Tensor) -> Tensor:
-        """One update from a batch's draws, int64 [B, 4] on the device, and numbers, float64 [n] there or here.
+        """One update from draws, int64 [B, 4] on the device, and numbers, float64 [n] there too unless `by_host`.
 
         Returns this worker's part of the batch's mean loss, on the device: [1], or [virtual shards] with zeros for
         those of others.
         """
-        told = self._told(numbers)
+        told = numbers.tolist() if self.by_host else numbers.to(self.dtype)
         momenta = told[-self.config.data.accumulation :]
         self.stepper.optimizer.zero_grad(set_to_none=True)
         size = len(drawn)
@@ -126,11 +129,3 @@ class Update:
         self.gradients.finish()
         self.stepper.apply(told)
         return loss
-
-    def _told(self, numbers: Tensor) -> Sequence[float] | Tensor:
-        """The numbers as the arithmetic takes them."""
-        if told_by_host(self.device) or isinstance(self.stepper, HostSolver):
-            return numbers.tolist()
-        if numbers.device.type == "cpu" and self.device.type == "cuda":
-            numbers = numbers.pin_memory()
-        return numbers.to(self.device, self.dtype, non_blocking=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu.__main__ import main
 from benchmarks.gpu.report import markdown, study_hours
 
 WITHOUT = """
@@ -35,6 +36,22 @@ def test_every_line_of_it_works_without_a_gpu_and_without_ray(tmp_path: Path) ->
         assert json.loads((trial / "result.json").read_text())["top1_error"] == run["top1_error"]
     page = (tmp_path / "gpu.md").read_text()
     assert page in done.stdout and f"| {first['trial']} |" in page
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--into", "{file}"], "--into {file}: cannot be made: File exists; name a directory"),
+        (["--into", "{file}.d", "--minutes", "-1"], "--minutes: -1 is not allowed; it must be greater than 0"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    more: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert main(["--rehearse", *(word.format(file=file) for word in more)]) == 2
+    assert capsys.readouterr().err == f"error: {says.format(file=file)}\n"
 
 
 def test_the_studys_hours_are_those_of_its_cells_at_the_measured_steps() -> None:

@@ -154,6 +154,20 @@ def test_the_solvers_of_a_gpu_are_torchs(kind: str, settings: dict[str, Any]) ->
             torch.testing.assert_close(value, of_theirs[name], rtol=1e-13, atol=1e-13)
 
 
+@pytest.mark.parametrize("kind", SOLVER_DEFAULTS)
+def test_a_parameter_without_a_gradient_stays_as_torch_leaves_it(kind: str) -> None:
+    config, kept = SolverConfig(kind, weight_decay=0.01), []
+    for make in (lambda optimizer: DeviceSolver(config, optimizer), HostSolver):
+        used, unused = (torch.nn.Parameter(torch.ones(2, dtype=torch.float64)) for _ in range(2))
+        solver = make(make_solver(config, [unused, used]))
+        used.grad = torch.ones_like(used)
+        solver.apply(torch.tensor(solver.numbers(0.1, 0), dtype=torch.float64))
+        solver.settle(1)
+        assert torch.equal(unused, torch.ones(2, dtype=torch.float64)) and not torch.equal(used, unused)
+        kept.append(list(solver.optimizer.state_dict()["state"]))
+    assert kept[0] == kept[1]
+
+
 def test_what_may_ask_the_host_is_not_captured() -> None:
     gpu = torch.device("cuda", 0)
     assert can_be_captured(small_config(), Workers(0, 1, gpu))
