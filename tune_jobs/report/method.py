@@ -52,7 +52,7 @@ def method(options: ReportOptions) -> list[str]:
         "each configuration. It sees a small error of the recipe that no row shows.",
         "All of it is conditional on this test set, which is a sample, too: at an error of 8.29 % the same network on "
         "another 10,000 images would err by up to 0.54 % points more or less (95 %). Where trials have kept which "
-        "images they get wrong, `other images` is the interval of the difference on other test sets of this size: it "
+        'images they get wrong, "other images" is the interval of the difference on other test sets of this size: it '
         "has the error of the images, too, for which the two rows are compared image by image. It is left out where it "
         "is no wider.",
         "Interim: read before the planned seeds are there. Who looks after each seed from the third to the tenth and "
