@@ -9,6 +9,7 @@ import logging
 import os
 import statistics
 import sys
+from dataclasses import asdict
 from typing import Any
 
 from resnet_dist.errors import UserError
@@ -19,6 +20,8 @@ SECONDS = {"quick": 40.0, "full": 300.0}
 """How long the trainers run in turns."""
 TRIALS = {"quick": 12, "full": 40}
 """Trials whose cost is measured, once warm."""
+PLANS = {"quick": 2, "full": 5}
+"""Runs of each command that expands a large grid."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,7 +55,7 @@ def run(length: str, print_lines: bool) -> dict[str, Any]:
     """Measure everything; returns what --json prints."""
     import torch
 
-    from benchmarks import end_to_end, trial_overhead
+    from benchmarks import end_to_end, planning, trial_overhead
     from resnet_dist.configuration.training import TrainingConfig
     from resnet_dist.data.dataset import load_dataset
     from resnet_dist.records.provenance import describe
@@ -70,6 +73,9 @@ def run(length: str, print_lines: bool) -> dict[str, Any]:
     LOGGER.info("a grid of tiny trials on a local Ray")
     costs = trial_overhead.measure(TRIALS[length])
     targets.append(trial_overhead.target(costs))
+    LOGGER.info("plans of 3,600 trials")
+    plans = planning.measure(PLANS[length])
+    targets += planning.targets(plans)
     if print_lines:
         width = max(len(target.name) for target in targets)
         for target in targets:
@@ -80,6 +86,7 @@ def run(length: str, print_lines: bool) -> dict[str, Any]:
             name: {"median": statistics.median(rounds), "rounds": rounds} for name, rounds in speeds.rounds.items()
         },
         "trial_cost_seconds": {"median": statistics.median(costs), "trials": costs},
+        "plans": {name: [asdict(cost) for cost in rounds] for name, rounds in plans.items()},
         "targets": [target.to_dict() for target in targets],
     }
 

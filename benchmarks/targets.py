@@ -10,8 +10,8 @@ class Target:
 
     name: str
     target: float
-    unit: Literal["×", "× time", "s"]
-    """`×`: a ratio of speeds, at least `target`. `× time`: a ratio of times, at most `target`. `s`: seconds, at most
+    unit: Literal["×", "× time", "s", "MB"]
+    """`×`: a ratio of speeds, at least `target`. `× time`: a ratio of times, at most `target`. `s` and `MB`: at most
     `target`."""
     reached: float | None = None
     """None if it was not measured."""

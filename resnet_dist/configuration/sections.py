@@ -26,8 +26,9 @@ class Section:
 
     def __post_init__(self) -> None:
         for name, hint in field_types(cast(Hashable, type(self))).items():
-            value = convert(f"{section_name(type(self))}.{name}", getattr(self, name), hint)
-            object.__setattr__(self, name, value)
+            value = getattr(self, name)
+            if hint not in (int, bool) or type(value) is not hint:  # else it is as it should be
+                object.__setattr__(self, name, convert(f"{section_name(type(self))}.{name}", value, hint))
         self.check()
 
     def check(self) -> None:
@@ -138,6 +139,7 @@ def _plain(value: Any) -> Any:
 _NO = object()
 
 
+@functools.cache
 def _options(hint: Any) -> tuple[Any, ...]:
     # A literal comes before a free type: "dynamic" before a number.
     if get_origin(hint) in (types.UnionType, typing.Union):

@@ -5,6 +5,7 @@ numbers of a run, and `trial_id()` its hash (`identity.py`).
 """
 
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 from resnet_dist.configuration.batch_norm import BatchNormConfig
@@ -60,6 +61,8 @@ class TrainingConfig:
         Changing `solver.kind` resets the solver's other settings to that solver's defaults, unless they are
         given too.
         """
+        if not settings:
+            return self
         plain = self.to_dict()
         kind = settings.get("solver.kind")
         if kind is not None and kind != self.solver.kind:
@@ -82,6 +85,10 @@ class TrainingConfig:
 
     def trial_id(self) -> str:
         """Hash of the identity: 16 hexadecimal digits, the same on every machine."""
+        return self._trial_id
+
+    @cached_property
+    def _trial_id(self) -> str:  # asked for at every turn of a plan of thousands
         return hash_of(self.identity())
 
     def with_fingerprint(self, fingerprint: str) -> "TrainingConfig":

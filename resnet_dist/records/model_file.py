@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.custom_code import collect, install, named, required_fingerprint
-from resnet_dist.data.batches import EpochPlan
 from resnet_dist.data.dataset import Dataset
+from resnet_dist.data.epochs import EpochPlan
 from resnet_dist.errors import ConfigurationError, UserError
 from resnet_dist.file_kinds import FIRST_BYTES, kind_of
 from resnet_dist.networks.registry import make_network

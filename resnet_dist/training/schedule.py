@@ -5,7 +5,7 @@ import math
 from resnet_dist.configuration.batch_norm import BatchNormConfig
 from resnet_dist.configuration.schedule import ScheduleConfig
 from resnet_dist.configuration.solver import SolverConfig
-from resnet_dist.data.batches import EpochPlan
+from resnet_dist.data.epochs import EpochPlan
 
 
 def learning_rate(solver: SolverConfig, schedule: ScheduleConfig, step: int, epoch: int, steps: int) -> float:

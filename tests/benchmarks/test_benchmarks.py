@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 
 import benchmarks.__main__ as command
-from benchmarks import end_to_end, trial_overhead
+from benchmarks import end_to_end, planning, trial_overhead
 from benchmarks.conventional import ConventionalTrainer
 from benchmarks.end_to_end import Ceiling, OurTrainer, Speeds
 from benchmarks.targets import Target
 from benchmarks.trial_overhead import Finished
+from resnet_dist.errors import UserError
 from resnet_dist.networks.cifar import ResidualNetwork
 from resnet_dist.training.state import Training
 from resnet_dist.workers import alone
@@ -219,14 +220,29 @@ def test_command_prints_a_line_a_target_and_fails_if_one_is_short(
         rounds = SPEEDS.rounds | {"resnet_dist float32": [125.0, 125.0, 12.0]}
         monkeypatch.setattr(end_to_end, "measure", lambda *_, rounds=rounds: Speeds(rounds))
         monkeypatch.setattr(trial_overhead, "measure", lambda count, cost=cost: [cost] * count)
+        monkeypatch.setattr(planning, "measure", lambda rounds: {"plan": [planning.Cost(1.0, 50.0)] * rounds})
         assert command.main(["--quick"]) == code
         lines = capsys.readouterr().out.splitlines()
-        assert len(lines) == 5
-        assert lines[-1].endswith("ok" if cost < 1 else "short")
+        assert len(lines) == 7
+        assert lines[-3].endswith("ok" if cost < 1 else "short")
+        assert lines[-1].startswith("plan of 3,600 trials, memory") and lines[-1].endswith("ok")
         assert command.main(["--quick", "--json"]) == code
         record = json.loads(capsys.readouterr().out)
-        assert [target["state"] for target in record["targets"]][2:] == ["ok", "ok", "ok" if cost < 1 else "short"]
+        assert [target["state"] for target in record["targets"]][2:] == [
+            *("ok", "ok", "ok" if cost < 1 else "short"),
+            *("ok", "ok"),
+        ]
         assert record["trial_cost_seconds"]["median"] == cost
+
+
+def test_a_plans_cost_is_that_of_its_own_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "COMMANDS", {"plan": ("plan", "demo", "--no-measure")})
+    ((cost,),) = planning.measure(1).values()
+    assert 0.1 < cost.seconds < 60
+    assert 20 < cost.megabytes < 150  # this process, with torch in it, is larger
+    monkeypatch.setattr(planning, "COMMANDS", {"plan": ("plan", "no-such-experiment", "--no-measure")})
+    with pytest.raises(UserError, match="no-such-experiment"):
+        planning.measure(1)
 
 
 def test_help_says_what_the_exit_codes_mean() -> None:

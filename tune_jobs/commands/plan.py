@@ -95,11 +95,13 @@ def _print_started(planned: Plan, started: Sequence[Trial], console: Console) ->
     console.print(f"A launch would start {counted(len(started), 'trial')}, the longest first:")
     known = {item.trial.trial_id: item for item in planned.trials}
     shown = started[:MANY] if console.is_terminal else started
+    lines = []
     for trial in shown:
         item = known[trial.trial_id]
         again = f", going on after step {item.steps_done:,}" if item.steps_done else ""
         workers = f", {trial.config.run.workers} workers" if trial.config.run.workers > 1 else ""
-        console.print(f"  {trial.trial_id}  {trial.name}{workers}{again}", markup=False, soft_wrap=True)
+        lines.append(f"  {trial.trial_id}  {trial.name}{workers}{again}")
+    console.print("\n".join(lines), markup=False, soft_wrap=True)
     if len(shown) < len(started):
         console.print(f"  … and {len(started) - len(shown)} more")
     console.print("Nothing was written.")

@@ -36,6 +36,8 @@ class Trial:
     config: TrainingConfig
     name: str
     """What varies in the experiment, and the seed: `relu/bn-before/seed-0`."""
+    cell: str = ""
+    """Id that the trial has with the first seed: the same for all seeds of a cell."""
 
     @property
     def trial_id(self) -> str:
@@ -133,8 +135,8 @@ def trials(experiment: Experiment, seeds: int) -> tuple[Trial, ...]:
     names = trial_names(list(unique.values()))
     assert len(set(names)) == len(names), "two trials have one name"
     return tuple(
-        Trial(with_seed(config, seed), f"{name}/seed-{seed}" if name else f"seed-{seed}")
-        for config, name in zip(unique.values(), names, strict=True)
+        Trial(with_seed(config, seed), f"{name}/seed-{seed}" if name else f"seed-{seed}", cell)
+        for (cell, config), name in zip(unique.items(), names, strict=True)
         for seed in range(seeds)
     )
 
@@ -144,19 +146,21 @@ def keep_names(expanded: Sequence[Trial], earlier: Mapping[str, Mapping[str, Any
 
     A name says what varies in an experiment, so whatever is added to one would give its trials other names.
     """
+    if not earlier:
+        return tuple(expanded)
     stems = {}
     for trial in expanded:
         if trial.trial_id in earlier:
             stem, found, _ = str(earlier[trial.trial_id]["name"]).rpartition(f"seed-{trial.config.run.seed}")
             if found:
-                stems[repr(settings_identity(trial.config))] = stem
+                stems[trial.cell] = stem
     taken = set(stems.values())
     named = []
     for trial in expanded:
         own = trial.name.removesuffix(f"seed-{trial.config.run.seed}")
-        kept = stems.get(repr(settings_identity(trial.config)))
+        kept = stems.get(trial.cell)
         # A new one does not take the name of another.
-        new = own if own not in taken else f"{own}{with_seed(trial.config, 0).trial_id()[:8]}/"
+        new = own if own not in taken else f"{own}{trial.cell[:8]}/"
         stem = new if kept is None else kept
         named.append(replace(trial, name=f"{stem}seed-{trial.config.run.seed}"))
     return tuple(named)
@@ -187,14 +191,11 @@ def experiment_record(
 
     `names` are those of trials by id, where a plan has them; `asked_epochs` is what shortened the experiment.
     """
-    ids: dict[tuple[str, int], str] = {}
+    ids: dict[str, list[str]] = {}
     runs = {}
     for trial in trials(experiment, seeds):
+        ids.setdefault(trial.cell, []).append(trial.trial_id)
         runs[trial.trial_id] = {"name": (names or {}).get(trial.trial_id, trial.name), "config": trial.config.to_dict()}
-    for table in experiment.tables:
-        for cell in table.cells:
-            for seed in range(seeds):
-                ids[table.name + "\n" + cell.label, seed] = with_seed(cell.config, seed).trial_id()
     epochs = {cell.config.run.epochs for table in experiment.tables for cell in table.cells}
     return {
         "layout": LAYOUT,
@@ -219,7 +220,7 @@ def experiment_record(
                         "label": cell.label,
                         "reference": cell.reference,
                         "paper": cell.paper,
-                        "trials": [ids[table.name + "\n" + cell.label, seed] for seed in range(seeds)],
+                        "trials": ids[cell.config.trial_id()],
                     }
                     for cell in table.cells
                 ],

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.storage.keys import BrowsableStorage
 from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.data.epochs import EpochPlan
 from resnet_dist.errors import UserError
 from resnet_dist.plurals import counted
 from resnet_dist.storage.interface import Storage
 from tune_jobs.grid import other_trials
 from tune_jobs.grid.custom_code import bind_experiment
-from tune_jobs.grid.experiment import Experiment, Trial, keep_names, load_experiment, trials, with_seed
+from tune_jobs.grid.experiment import Experiment, Trial, keep_names, load_experiment, trials
 from tune_jobs.grid.reuse import finished_elsewhere
 from tune_jobs.results.experiment_record import read_record, refuse_other_record
 from tune_jobs.results.trials import read_trials
@@ -90,12 +91,12 @@ class Plan:
     @property
     def configurations(self) -> int:
         """Different configurations, whatever their seeds."""
-        return len({cell.trials[0].trial.trial_id for cell in self.cells})
+        return len({cell.trials[0].trial.cell for cell in self.cells})
 
     @property
     def shared(self) -> int:
         """Configurations that stand in more than one table."""
-        return len({cell.trials[0].trial.trial_id for cell in self.cells if cell.also_in})
+        return len({cell.trials[0].trial.cell for cell in self.cells if cell.also_in})
 
     def to_run(self, retry_failed: bool = False, scheduler: str = "fifo") -> list[Trial]:
         """Trials that a launch starts, the longest first.
@@ -221,7 +222,7 @@ def make_plan(
         experiment,
         overrides,
         seeds,
-        _cells(experiment, seeds, planned),
+        _cells(experiment, planned),
         tuple(planned),
         calibration.machine if calibration else "",
         calibration.slots if calibration else 1,
@@ -237,19 +238,20 @@ def _earlier(storage: Storage, name: str) -> dict[str, Any]:
     return {}
 
 
-def _cells(experiment: Experiment, seeds: int, planned: Sequence[PlannedTrial]) -> tuple[PlannedCell, ...]:
-    known = {item.trial.trial_id: item for item in planned}
-    first = {(table.name, cell.label): cell.config.trial_id() for table in experiment.tables for cell in table.cells}
+def _cells(experiment: Experiment, planned: Sequence[PlannedTrial]) -> tuple[PlannedCell, ...]:
+    by_cell: dict[str, list[PlannedTrial]] = {}
+    for item in planned:
+        by_cell.setdefault(item.trial.cell, []).append(item)
+    tables: dict[str, list[str]] = {}
+    for table in experiment.tables:
+        for cell in table.cells:
+            tables.setdefault(cell.config.trial_id(), []).append(table.name)
     return tuple(
         PlannedCell(
             table.name,
             cell.label,
-            tuple(known[with_seed(cell.config, seed).trial_id()] for seed in range(seeds)),
-            tuple(
-                other
-                for (other, _), trial_id in first.items()
-                if trial_id == first[table.name, cell.label] and other != table.name
-            ),
+            tuple(by_cell[cell.config.trial_id()]),
+            tuple(other for other in tables[cell.config.trial_id()] if other != table.name),
         )
         for table in experiment.tables
         for cell in table.cells
@@ -264,8 +266,6 @@ def _memory(config: TrainingConfig, activations: int, weights: int) -> int:
 
 
 def _steps(config: TrainingConfig, epochs: int) -> int:
-    from resnet_dist.data.batches import EpochPlan
-
     return EpochPlan(train_images(config), config.data.batch_size, config.data.sampling).first_step(epochs)
 
 

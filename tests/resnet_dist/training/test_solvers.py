@@ -13,7 +13,7 @@ from resnet_dist.configuration.network import NetworkConfig
 from resnet_dist.configuration.schedule import ScheduleConfig
 from resnet_dist.configuration.solver import SolverConfig
 from resnet_dist.configuration.training import TrainingConfig
-from resnet_dist.data.batches import EpochPlan
+from resnet_dist.data.epochs import EpochPlan
 from resnet_dist.networks.batch_norm import SynchronisedBatchNorm
 from resnet_dist.networks.cifar import ResidualNetwork
 from resnet_dist.training.schedule import batch_norm_momentum, learning_rate

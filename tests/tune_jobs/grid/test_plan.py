@@ -1,6 +1,8 @@
 """What a plan says before anything is run."""
 
 import json
+import subprocess
+import sys
 import tomllib
 from collections import Counter
 from dataclasses import replace
@@ -202,3 +204,23 @@ def test_a_dry_run_of_one_run_says_where_it_would_go_on(tmp_path: Path, capsys: 
     (storage / "train" / "trials" / trial / "result.json").write_text(json.dumps(result))
     assert main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["state"] == "finished"
+
+
+def test_a_plan_of_thousands_hashes_each_trial_once_and_loads_no_torch(tmp_path: Path) -> None:
+    """Time and memory grow with the trials, and nothing but them."""
+    code = """if True:
+        import sys
+        from resnet_dist.configuration import training
+        from tune_jobs.command_line import main
+
+        hashed = []
+        hash_of = training.hash_of
+        training.hash_of = lambda identity: hashed.append(1) or hash_of(identity)
+        assert main(["grid", "plan", "full-grid", "--seeds", "5", "--no-measure", "--storage", sys.argv[1]]) == 0
+        assert len(hashed) <= 3600 + 720, len(hashed)  # trials, and the cells that they are found by
+        loaded = {"torch", "ray", "numpy", "boto3", "matplotlib"} & sys.modules.keys()
+        assert not loaded, loaded
+    """
+    run = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "3600 trials, 0 finished" in run.stdout
