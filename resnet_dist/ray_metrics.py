@@ -5,6 +5,7 @@ report intervals (20 s), so a thread sets them again and again; a step itself co
 that, gauges of a trial disappear with it, and what Prometheus has to hold grows with the trials that run at a time.
 """
 
+import logging
 import sys
 import threading
 import time
@@ -15,6 +16,8 @@ from typing import Any
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.records.recorder import Recorder
 from resnet_dist.storage.spooled import SpooledStorage
+
+LOGGER = logging.getLogger(__name__)
 
 INTERVAL = 5.0
 """Seconds between two reports; Ray collects them every 10."""
@@ -123,9 +126,22 @@ def reported(recorder: Recorder, storage: SpooledStorage, config: TrainingConfig
     metrics = TrialMetrics(recorder, storage, config)
     stop = threading.Event()
 
+    failed = False
+
+    def report() -> None:
+        nonlocal failed
+        try:
+            metrics.report()
+        except Exception as error:  # the run does not depend on it
+            if not failed:
+                LOGGER.warning("the trial's metrics cannot be given to Ray, trying again: %r", error)
+            failed = True
+        else:
+            failed = False
+
     def again_and_again() -> None:
         while not stop.wait(INTERVAL):
-            metrics.report()
+            report()
 
     thread = threading.Thread(target=again_and_again, name="ray-metrics", daemon=True)
     thread.start()
@@ -134,7 +150,7 @@ def reported(recorder: Recorder, storage: SpooledStorage, config: TrainingConfig
     finally:
         stop.set()
         thread.join()
-        metrics.report()
+        report()
 
 
 def _ray_runs() -> bool:

@@ -18,6 +18,7 @@ reaches storage and sees that another has taken over.
 
 import contextlib
 import json
+import logging
 import os
 import platform
 import secrets
@@ -35,6 +36,8 @@ from cluster.processes import start_time
 from cluster.signals import interrupted_by_sigterm
 from resnet_dist.errors import StorageError, UserError
 from resnet_dist.storage.interface import Storage
+
+LOGGER = logging.getLogger(__name__)
 
 DURATION_VARIABLE = "RESNET_DIST_LEASE_SECONDS"
 DEFAULT_DURATION = 600.0
@@ -196,14 +199,17 @@ class Lease:
             raise LeaseLostError(f"{self.subject}: this launch has stopped: {self.lost}")
 
     def _say_released(self) -> None:
-        with contextlib.suppress(StorageError):
+        with contextlib.suppress(Exception):  # the lease expires by itself
             last = replace(self.holder, renewed=time.time(), released=True)
             self.storage.put(self._key(self.generation), last.to_json())
 
     def _keep(self) -> None:
         while not self._stop.wait(self.holder.duration / RENEWALS) and not self.lost:
-            with contextlib.suppress(StorageError):  # it may pass; if it does not, time runs out
+            try:
                 self.renew()
+            except Exception as error:  # it may pass; if it does not, time runs out
+                if not isinstance(error, StorageError):
+                    LOGGER.warning("%s: the lease cannot be renewed, trying again: %r", self.subject, error)
 
     def _watch(self) -> None:
         # In a thread of its own: a renewal may hang for longer than there is time.

@@ -4,7 +4,6 @@ boto3 is configured by its standard environment variables and profiles (`AWS_END
 `AWS_PROFILE`, `AWS_CA_BUNDLE`, web identity …); no key is an argument here, and none is pickled.
 """
 
-import functools
 import io
 import math
 import os
@@ -14,18 +13,25 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import boto3
 import botocore.session
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
-from botocore.parsers import ResponseParserError
+from botocore.exceptions import ClientError
 
 from cluster.storage.keys import probe, validate_key, validate_prefix
-from cluster.storage.s3_errors import code_of, is_transient, status_of, storage_error
+from cluster.storage.s3_errors import (
+    KEYS_REFUSED,
+    code_of,
+    is_transient,
+    require_authorities,
+    status_of,
+    storage_error,
+)
+from cluster.storage.s3_keys import PATIENCE, KeysError, current_keys, new_session
 from resnet_dist.errors import StorageError
 from resnet_dist.storage.counts import StorageCounts
 from resnet_dist.storage.interface import StoredObject
@@ -45,14 +51,24 @@ MULTIPART_BYTES = 64 * 2**20
 """Objects of this size and more go in parts."""
 
 
+class _Sessions(NamedTuple):
+    """What boto3 has read of environment and files, and the keys that it has found there."""
+
+    of_botocore: botocore.session.Session
+    of_boto3: boto3.session.Session
+
+
 class S3Storage:
     """Objects below a prefix of one bucket.
 
     Every request is tried again, with growing random pauses, while the failure is one that can pass (overload, a
     lost connection, a restarting server) and `timeout` seconds have not gone by; then a `StorageError` says what
     failed. The last try may wait for an answer that does not come, so an operation ends after 1.5 × `timeout` at
-    the latest, apart from uploads of 64 MiB and more, which have this bound per part.
+    the latest, apart from uploads of 64 MiB and more, which have this bound per part. Keys that cannot be had are asked
+    for again for a few seconds only: a run's writes wait on its disk meanwhile, and a user at the terminal does not.
     """
+
+    _opened: _Sessions | None
 
     def __init__(self, uri: str, timeout: float | None = None) -> None:
         self.bucket, self.prefix = parse_s3_uri(uri)
@@ -182,12 +198,20 @@ class S3Storage:
 
     def endpoint(self) -> str:
         """URL of the store, without what may be secret in it."""
-        self._client()
+        self._try("reach", "", self._client)
         return self._endpoint
+
+    def source_of_keys(self) -> str:
+        """Where the keys come from, in a word or two."""
+        self._try("reach", "", self._client)
+        with self._lock:
+            credentials = self._sessions().of_botocore.get_credentials()
+        method = credentials.method if credentials else "nowhere"
+        return "the environment" if method == "env" else str(method)
 
     def client(self) -> "S3Client":
         """boto3's client, for questions that this interface does not answer; it tries again by itself."""
-        return self._client(attempts=3)
+        return self._try("reach", "", lambda: self._client(attempts=3))
 
     @property
     def _root(self) -> str:
@@ -219,25 +243,59 @@ class S3Storage:
             options["ContinuationToken"] = page["NextContinuationToken"]
 
     def _try(self, action: str, key: str, request: Callable[[], T]) -> T:
-        end = time.monotonic() + self.timeout
+        began = time.monotonic()
         longest_pause = 0.1
+        target = f"{self.uri}/{key}".rstrip("/")
         while True:
+            keys = None
+            pause = random.uniform(0, longest_pause)
             try:
+                keys = self._keys()
                 return request()
-            except (BotoCoreError, ClientError, ResponseParserError) as error:
-                pause = random.uniform(0, longest_pause)
-                if not is_transient(error) or time.monotonic() + pause > end:
-                    target = f"{self.uri}/{key}".rstrip("/")
+            except KeysError as error:
+                self._forget(None)
+                if not error.can_pass or time.monotonic() + pause > began + min(PATIENCE, self.timeout):
+                    raise StorageError(f"cannot {action} {target}: {error}") from error.__cause__
+            except StorageError:
+                raise
+            except Exception as error:  # botocore passes on what Python and others raise below it
+                again = is_transient(error) or (code_of(error) in KEYS_REFUSED and self._forget(keys))
+                if not again or time.monotonic() + pause > began + self.timeout:
                     raise storage_error(error, action, target, self._endpoint) from None
             time.sleep(pause)
             self._counts.retry()
             longest_pause = min(2 * longest_pause, 5.0)
 
+    def _keys(self) -> Any:
+        """The keys, before each request: what is wrong with them is then known to be no answer of the store."""
+        with self._lock:
+            session = self._sessions().of_botocore
+        return current_keys(session)
+
+    def _forget(self, keys: Any) -> bool:
+        """Find keys anew from now on, as in a file that has been replaced. Whether they are others than `keys`."""
+        with self._lock:
+            self._opened = None
+            self._clients.clear()
+        if keys is None:
+            return False
+        try:
+            return bool(self._keys() != keys)
+        except KeysError:
+            return False
+
+    def _sessions(self) -> _Sessions:
+        """Those at hand, or new ones; the caller has the lock."""
+        if self._opened is None:
+            session = new_session(_settings(self.timeout, attempts=1))
+            self._opened = _Sessions(session, boto3.session.Session(botocore_session=session))
+        return self._opened
+
     def _client(self, attempts: int = 1) -> "S3Client":
         """The client that sends each request at most `attempts` times; made at first use, shared by threads."""
         with self._lock:
             if attempts not in self._clients:
-                self._clients[attempts] = _new_client(self.timeout, attempts)
+                self._clients[attempts] = _new_client(self._sessions(), self.timeout, attempts)
                 self._clients[attempts].meta.events.register("before-send.s3", self._count)
                 self._endpoint = _without_user(self._clients[attempts].meta.endpoint_url)
             return self._clients[attempts]
@@ -253,6 +311,7 @@ class S3Storage:
     def _open(self) -> None:
         self._lock = threading.Lock()
         self._counts = StorageCounts()
+        self._opened = None
         self._clients: dict[int, S3Client] = {}
         self._endpoint = "the configured endpoint"
 
@@ -297,37 +356,36 @@ def timeout_from_environment() -> float:
     return seconds
 
 
-def _new_client(timeout: float, attempts: int) -> "S3Client":
-    session = botocore.session.get_session()
-    session.register_component("data_loader", _service_descriptions())
-    configured = session.get_scoped_config()
+def _settings(timeout: float, attempts: int, **more: Any) -> Config:
+    return Config(
+        connect_timeout=min(CONNECT_TIMEOUT, timeout / 2),
+        read_timeout=min(READ_TIMEOUT, timeout / 2),
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        max_pool_connections=32,
+        **more,
+    )
+
+
+def _new_client(sessions: _Sessions, timeout: float, attempts: int) -> "S3Client":
+    configured = sessions.of_botocore.get_scoped_config()
     # The newer default, trailing checksums, is refused by some stores.
     checksums = {
         name: "when_required"
         for name in ("request_checksum_calculation", "response_checksum_validation")
         if f"AWS_{name.upper()}" not in os.environ and name not in configured
     }
-    settings = Config(
-        connect_timeout=min(CONNECT_TIMEOUT, timeout / 2),
-        read_timeout=min(READ_TIMEOUT, timeout / 2),
-        retries={"mode": "standard", "total_max_attempts": attempts},
-        max_pool_connections=32,
-        **checksums,  # type: ignore[arg-type]
-    )
-    boto_session = boto3.session.Session(botocore_session=session)
-    region = boto_session.region_name or os.environ.get("AWS_REGION") or "us-east-1"
+    region = sessions.of_boto3.region_name or os.environ.get("AWS_REGION") or "us-east-1"
     try:
-        return boto_session.client("s3", region_name=region, config=settings)
+        return sessions.of_boto3.client(
+            "s3",
+            region_name=region,
+            verify=require_authorities(sessions.of_botocore.get_config_variable("ca_bundle")),
+            config=_settings(timeout, attempts, **checksums),
+        )
     except ValueError:  # its text is left out: an endpoint may hold a password
         raise StorageError(
             "the S3 endpoint or region is malformed; correct AWS_ENDPOINT_URL_S3 / AWS_ENDPOINT_URL or AWS_REGION"
         ) from None
-
-
-@functools.cache
-def _service_descriptions() -> Any:
-    """botocore's reader of API descriptions, shared: reading S3's takes four fifths of the 0.2 s of a new client."""
-    return botocore.session.get_session().get_component("data_loader")
 
 
 def _without_user(url: str) -> str:

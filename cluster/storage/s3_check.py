@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-import botocore.session
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
 from cluster.storage.check_outcome import ROUNDS, Seen, median_seconds
 from cluster.storage.s3 import S3Storage
 from cluster.storage.s3_errors import status_of, storage_error
+from resnet_dist.errors import StorageError
 
 CLOCK_NOTE, CLOCK_LIMIT = 60.0, 900.0
 """Seconds between the clocks from which a word is due, and from which S3 refuses every request."""
@@ -20,11 +20,8 @@ CLOCK_NOTE, CLOCK_LIMIT = 60.0, 900.0
 
 def access_to(storage: S3Storage) -> str:
     """Endpoint, region, addressing and where the credentials come from."""
-    try:
-        place = f"{storage.endpoint()}, region {storage.client().meta.region_name}"
-        return f"{place}, {_addressing(storage)} addressing, credentials from {_source_of_credentials()}"
-    except BotoCoreError as error:
-        raise storage_error(error, "check", storage.uri, "the configured endpoint") from None
+    place = f"{storage.endpoint()}, region {storage.client().meta.region_name}"
+    return f"{place}, {_addressing(storage)} addressing, credentials from {storage.source_of_keys()}"
 
 
 def steps_of(storage: S3Storage) -> dict[str, Callable[[str], Seen]]:
@@ -42,7 +39,9 @@ def steps_of(storage: S3Storage) -> dict[str, Callable[[str], Seen]]:
         key = folder + "special"
         try:
             return question(_Object(storage, key))
-        except (BotoCoreError, ClientError) as error:
+        except StorageError:
+            raise
+        except Exception as error:
             raise storage_error(error, action, f"{storage.uri}/{key}", storage.endpoint()) from None
 
     return {name: functools.partial(step, action, question) for name, (action, question) in questions.items()}
@@ -143,9 +142,3 @@ def _addressing(storage: S3Storage) -> str:
     """Whether the bucket stands in the path or in the host name of a request, as a signed URL shows."""
     url = storage.client().generate_presigned_url("head_object", {"Bucket": storage.bucket, "Key": "k"})
     return "virtual-host" if urlsplit(url).netloc.startswith(f"{storage.bucket}.") else "path-style"
-
-
-def _source_of_credentials() -> str:
-    credentials = botocore.session.get_session().get_credentials()
-    method = "nowhere" if credentials is None else str(credentials.method)
-    return "the environment" if method == "env" else method

@@ -1,9 +1,11 @@
 """What an S3 client's error means, in one line for the user, and whether trying again can help."""
 
+import ssl
 from collections.abc import Mapping
+from pathlib import Path
 
 from botocore import exceptions as boto
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 
 from cluster.storage.keys import RefusedError
@@ -22,6 +24,9 @@ TRANSIENT_CODES = frozenset(
     }
 )
 """Error codes below 500 (and SlowDown, which is 503) that go away by themselves."""
+
+KEYS_REFUSED = frozenset({"ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"})
+"""Codes after which keys are looked for anew: others may lie there by now."""
 
 _CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 _ENDPOINT = "check AWS_ENDPOINT_URL_S3 / AWS_ENDPOINT_URL and that the server runs"
@@ -99,8 +104,6 @@ def _cause(error: Exception, action: str, endpoint: str) -> str:
     if isinstance(error, ClientError):
         return _answer(error, action)
     causes: list[tuple[type[Exception] | tuple[type[Exception], ...], str]] = [
-        ((boto.NoCredentialsError, boto.PartialCredentialsError), f"there are no credentials; {_CREDENTIALS}"),
-        (boto.ProfileNotFound, "the profile that AWS_PROFILE names does not exist; correct it"),
         (boto.SSLError, _tls_cause(error)),
         (boto.ConnectTimeoutError, f"no connection in time; {_ENDPOINT}"),
         (boto.ReadTimeoutError, f"the server accepts connections but does not answer in time; {_ENDPOINT}"),
@@ -112,16 +115,13 @@ def _cause(error: Exception, action: str, endpoint: str) -> str:
             + (f"does it want https:// ? {_ENDPOINT}" if endpoint.startswith("http://") else _ENDPOINT),
         ),
         (ResponseParserError, f"what answers there is not S3; {_ENDPOINT}"),
-        (
-            (boto.CredentialRetrievalError, boto.TokenRetrievalError, boto.SSOError),
-            "the credentials cannot be had from where the configuration says; log in there again",
-        ),
+        (boto.InvalidConfigError, f"the configuration is not valid: {' '.join(str(error).split())}"),
     ]
     for kinds, cause in causes:
         if isinstance(error, kinds):
             return cause
-    assert isinstance(error, BotoCoreError)
-    return f"{type(error).__name__}; check the AWS_* settings"
+    inner = getattr(error, "kwargs", {}).get("error")  # of an error that the HTTP library did not foresee
+    return f"{type(inner or error).__name__}; check the AWS_* settings"
 
 
 def _answer(error: ClientError, action: str) -> str:
@@ -135,6 +135,21 @@ def _answer(error: ClientError, action: str) -> str:
     if status == 404:
         return f"what answers there knows no such bucket, or is not S3; {_ENDPOINT}"
     return f"the server refuses ({code}, status {status}); check the bucket, the region and the endpoint"
+
+
+def require_authorities(bundle: str | None) -> str | bool:
+    """The file of certificate authorities that the configuration names, or True. A `StorageError` if it holds none."""
+    if bundle and not Path(bundle).is_dir():
+        fault = ""
+        try:
+            ssl.create_default_context(cafile=bundle)
+        except ssl.SSLError:
+            fault = "holds no certificate in PEM"
+        except OSError as error:
+            fault = f"cannot be read: {error.strerror}"
+        if fault:
+            raise StorageError(f"AWS_CA_BUNDLE, or ca_bundle of the profile: {bundle} {fault}; correct it")
+    return bundle or True
 
 
 def _tls_cause(error: Exception) -> str:

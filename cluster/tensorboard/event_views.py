@@ -97,9 +97,10 @@ def follow(view: View, seconds: float, stop: threading.Event) -> None:
         listings = 1
         try:
             listings = view.refresh()
-        except (StorageError, OSError) as error:
+        except Exception as error:  # nothing may end the news without a word
             if not failing and not stop.is_set():
-                say(f"No news from storage, trying again every {seconds} s: {error}")
+                said = error if isinstance(error, (StorageError, OSError)) else repr(error)
+                say(f"No news from storage, trying again every {seconds} s: {said}")
             failing = True
         else:
             if failing:

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import functools
 import json
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ from tune_jobs.commands.terminal import make_console
 from tune_jobs.grid.custom_code import bind_config, code_of
 from tune_jobs.grid.failures import failure_of
 from tune_jobs.results.experiment_record import read_record, record_single_run
+
+LOGGER = logging.getLogger(__name__)
 
 
 def add_arguments(parser: Parser) -> None:
@@ -288,11 +291,13 @@ class _Follower:
         self.job = job
         self.display = display
         self.shown = 0
+        self.failed = False
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._follow, daemon=True)
 
     def __enter__(self) -> "_Follower":
-        self.shown = len(self._lines())
+        with contextlib.suppress(StorageError):
+            self.shown = len(self._lines())
         self.thread.start()
         return self
 
@@ -308,10 +313,16 @@ class _Follower:
 
     def show(self) -> None:
         """Show what has come to storage since the last time."""
-        with contextlib.suppress(StorageError):
+        try:
             for line in self._lines()[self.shown :]:
                 self.display.epoch(line)
                 self.shown += 1
+        except StorageError:
+            pass  # the workers say so
+        except Exception as error:
+            if not self.failed:
+                LOGGER.warning("the run's epochs cannot be shown: %r", error)
+            self.failed = True
 
     def _lines(self) -> list[dict[str, Any]]:
         data = self.storage.get(self.job.keys.metrics) or b""

@@ -209,4 +209,4 @@ def test_missing_credentials_are_one_line(
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     assert main(["storage", "check", "s3://bucket"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: cannot check s3://bucket ") and "there are no credentials" in line
+    assert line.startswith("error: cannot reach s3://bucket: ") and "there are no credentials" in line

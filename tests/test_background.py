@@ -1,0 +1,115 @@
+"""Threads of the product: what nobody foresaw in one of them is said, and the run or the view goes on."""
+
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cluster.storage.lease import Lease
+from cluster.storage.local import LocalStorage
+from cluster.tensorboard.event_views import follow
+from resnet_dist import ray_metrics
+from resnet_dist.launch import Job
+from resnet_dist.storage.spooled import SpooledStorage
+from tests.small_runs import small_config
+from tests.test_imports import PACKAGES, ROOT
+from tests.unreliable_storage import UnreliableStorage
+from tune_jobs.commands.train import _Follower
+
+THREADS = {
+    "cluster/storage/lease.py": 2,
+    "cluster/tensorboard/serve.py": 1,
+    "resnet_dist/ray_metrics.py": 1,
+    "resnet_dist/storage/spooled.py": 1,
+    "resnet_dist/training/custom_checks.py": 1,  # ends a barrier after a while: nothing in it can fail
+    "tune_jobs/commands/train.py": 1,
+}
+"""How many places of a file start threads that nobody asks for a result."""
+
+
+def test_each_thread_of_the_product_is_tested_here() -> None:
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    counts = {str(path.relative_to(ROOT)): starts(path) for path in files}
+    assert {name: count for name, count in counts.items() if count} == THREADS
+
+
+def starts(path: Path) -> int:
+    return len(re.findall(r"threading\.(?:Thread|Timer)\(", path.read_text()))
+
+
+class Unforeseen:
+    """Fails like no storage does, until it has failed `times` times."""
+
+    def __init__(self, times: int, then: Any = None) -> None:
+        self.left, self.then = times, then
+        self.worked = threading.Event()
+
+    def __call__(self, *_: object) -> Any:
+        if self.left:
+            self.left -= 1
+            raise ZeroDivisionError("nobody foresaw this")
+        self.worked.set()
+        return self.then
+
+
+def test_a_lease_is_renewed_after_what_nobody_foresaw(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lease = Lease(LocalStorage(str(tmp_path)), "grid", duration=4.0)
+    lease.take(lambda _: None)
+    renew = lease.renew = Unforeseen(1)  # type: ignore[method-assign]
+    lease.renew_in_background()
+    assert renew.worked.wait(60)
+    assert "grid: the lease cannot be renewed, trying again: ZeroDivisionError" in caplog.text
+    lease.release()
+    lease.check()
+
+
+def test_a_view_of_tensorboard_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    refresh = Unforeseen(2, then=1)
+    stop = threading.Event()
+    view = SimpleNamespace(refresh=refresh, experiments=dict)
+    thread = threading.Thread(target=follow, args=(view, 0.01, stop))
+    thread.start()
+    assert refresh.worked.wait(60)
+    stop.set()
+    thread.join(60)
+    said = capsys.readouterr().out
+    assert said.count("No news from storage") == 1 and "ZeroDivisionError('nobody foresaw this')" in said
+
+
+def test_a_trials_metrics_are_reported_again(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    report = Unforeseen(2)
+    monkeypatch.setattr(ray_metrics, "_ray_runs", lambda: True)
+    monkeypatch.setattr(ray_metrics, "TrialMetrics", lambda *_: SimpleNamespace(report=report))
+    monkeypatch.setattr(ray_metrics, "INTERVAL", 0.01)
+    with ray_metrics.reported(None, None, small_config()):  # type: ignore[arg-type]
+        assert report.worked.wait(60)
+    assert caplog.text.count("the trial's metrics cannot be given to Ray") == 1
+
+
+def test_the_epochs_of_a_run_elsewhere_are_shown_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    storage = UnreliableStorage(tmp_path)
+    job = Job(small_config(), "train", "name", lambda: storage)
+    follower = _Follower(storage, job, SimpleNamespace(epoch=None))  # type: ignore[arg-type]
+    storage.broken = True
+    with follower:  # which begins while storage is away
+        storage.broken = False
+        lines = follower._lines = Unforeseen(2, then=[])  # type: ignore[method-assign]
+        assert lines.worked.wait(60)
+    assert caplog.text.count("the run's epochs cannot be shown: ZeroDivisionError") == 1
+
+
+@pytest.mark.parametrize("end", [SpooledStorage.require_complete, lambda spooled, _: spooled.put("again", b"1")])
+def test_what_ends_the_uploads_ends_the_run(
+    end: Callable[[SpooledStorage, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = UnreliableStorage(tmp_path)
+    monkeypatch.setattr(storage, "put", Unforeseen(100))
+    spooled = SpooledStorage(storage, "grid", "trial", patience=0)
+    spooled.put("a", b"1")
+    spooled.close()
+    with pytest.raises(ZeroDivisionError):
+        end(spooled, "the run")
