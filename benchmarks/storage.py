@@ -110,7 +110,7 @@ def training(uri: str, rounds: int) -> list[Target]:
 def upload(uri: str, rounds: int) -> list[Target]:
     """Time of sending the records of finished trials that wait on disk, over that of a sync of the same files."""
     from resnet_dist.storage.spool import Spool
-    from tune_jobs.commands.flush import flush_storage
+    from tune_jobs.actions.flush import flush_storage
 
     def wait(files: LocalStorage, keys: list[str], prefix: str) -> None:
         """Put the records where those of runs wait that could not reach storage."""

@@ -58,7 +58,7 @@ def measure(measured: int) -> list[float]:
     """Run a grid and return the cost of `measured` trials, in the order in which they finished."""
     from cluster.ray_cluster.connection import connected
     from tune_jobs.grid.experiment import Trial
-    from tune_jobs.grid.progress import Observer
+    from tune_jobs.grid.observer import Observer
     from tune_jobs.grid.run import run_trials
 
     failures: list[str] = []
@@ -71,7 +71,7 @@ def measure(measured: int) -> list[float]:
             def failed(trial: Trial, reason: str) -> None:
                 failures.append(reason)
 
-            observer = Observer(lambda trial: None, lambda trial, line: None, failed, failed, failed)
+            observer = Observer(on_failure=failed, on_stop=failed, on_trouble=failed)
             run_trials(trials, "benchmark", storage, resources, observer)
         if failures:
             raise UserError(f"trial cost: {len(failures)} of {len(trials)} trials failed, one with: {failures[0]}")

@@ -399,8 +399,8 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "run-without-a-lease",
         "two launches of `train` work on one trial at the same time",
-        "tune_jobs/commands/train.py",
-        "lease(storage, args.name, on_wait, trial=config.trial_id())",
+        "tune_jobs/actions/train.py",
+        "lease(storage, job.experiment, say, trial=config.trial_id())",
         "contextlib.nullcontext()",
         "tests/tune_jobs/commands/test_train.py",
     ),

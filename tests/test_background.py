@@ -18,7 +18,7 @@ from resnet_dist.storage.spooled import SpooledStorage
 from tests.small_runs import small_config
 from tests.test_imports import PACKAGES, ROOT
 from tests.unreliable_storage import UnreliableStorage
-from tune_jobs.commands.train import _Follower
+from tune_jobs.actions.job import Follower
 
 THREADS = {
     "cluster/storage/lease.py": 2,
@@ -26,7 +26,7 @@ THREADS = {
     "resnet_dist/ray_metrics.py": 1,
     "resnet_dist/storage/spooled.py": 1,
     "resnet_dist/training/custom_checks.py": 1,  # ends a barrier after a while: nothing in it can fail
-    "tune_jobs/commands/train.py": 1,
+    "tune_jobs/actions/job.py": 1,
 }
 """How many places of a file start threads that nobody asks for a result."""
 
@@ -93,7 +93,7 @@ def test_a_trials_metrics_are_reported_again(monkeypatch: pytest.MonkeyPatch, ca
 def test_the_epochs_of_a_run_elsewhere_are_shown_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     storage = UnreliableStorage(tmp_path)
     job = Job(small_config(), "train", "name", lambda: storage)
-    follower = _Follower(storage, job, SimpleNamespace(epoch=None))  # type: ignore[arg-type]
+    follower = Follower(storage, job, print)
     storage.broken = True
     with follower:  # which begins while storage is away
         storage.broken = False

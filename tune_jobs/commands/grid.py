@@ -1,7 +1,6 @@
 """`resnet-dist grid run | status | report`; `grid plan` is in `plan.py`."""
 
 import argparse
-import difflib
 import logging
 import math
 import sys
@@ -13,25 +12,23 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cluster.storage.keys import BrowsableStorage
 from cluster.storage.opening import open_storage
-from resnet_dist.errors import ConfigurationError, UserError
+from resnet_dist.errors import ConfigurationError
 from resnet_dist.logs import structured
 from resnet_dist.plurals import counted
-from resnet_dist.records import trial_record
-from resnet_dist.storage.interface import Storage, experiment_key
-from tune_jobs.commands.flush import flush_before_launch
+from tune_jobs.actions.grid import run_grid
+from tune_jobs.actions.report import write_report
+from tune_jobs.actions.results import Results, stored_name
 from tune_jobs.commands.options import Parser, add_json, add_storage
 from tune_jobs.commands.output import print_json, program
 from tune_jobs.commands.plan import MANY, add_grid_settings, add_launch, add_plan, dry_run
 from tune_jobs.commands.terminal import make_console
 from tune_jobs.grid import other_trials
 from tune_jobs.grid.edits import edits
-from tune_jobs.grid.experiment import Trial, experiment_record, is_file, load_experiment, registered
-from tune_jobs.grid.plan import make_plan
-from tune_jobs.grid.reuse import take_over
-from tune_jobs.results.experiment_record import read_record, with_earlier_plans
-from tune_jobs.results.trials import STATES, ExperimentResults, read_experiment
+from tune_jobs.grid.experiment import Trial, is_file, registered
+from tune_jobs.grid.observer import Observer
+from tune_jobs.results.experiment_record import read_record
+from tune_jobs.results.trials import STATES, read_experiment
 
 LOGGER = logging.getLogger(__name__)
 
@@ -130,86 +127,36 @@ def _percent_points(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     """Run what is missing and go on with what is half done; then report. One launch of an experiment at a time."""
-    from cluster.storage.lease import lease
-
     if args.dry_run:
         return dry_run(args)
     console = make_console(quiet=args.json)
-    storage = open_storage(args.storage)
-    storage.check_writable()
-    name = load_experiment(args.experiment, args.settings, args.epochs).name
-    with lease(storage, name, on_wait=lambda text: console.print(escape(text), soft_wrap=True)):
-        return _run(args, storage, console)
-
-
-def _run(args: argparse.Namespace, storage: BrowsableStorage, console: Console) -> int:
-    from cluster.ray_cluster.connection import connected
-    from cluster.ray_cluster.preflight import check_cluster
-    from tune_jobs.grid.plan import KNOWN_SIZES
-    from tune_jobs.grid.run import run_trials
-
-    flush_before_launch(storage, console)
-    planned = make_plan(args.experiment, storage, args.seeds, args.epochs, args.settings)
-    name = planned.experiment.name
-    for config in {trial.config.data.source: trial.config for trial in planned.to_run()}.values():
-        if config.data.source in KNOWN_SIZES:  # a folder has been decoded already, to know its fingerprint
-            from resnet_dist.data.dataset import dataset_fingerprint
-            from resnet_dist.data.staged import bring
-
-            dataset_fingerprint(bring(config.data, storage))
-    names = {item.trial.trial_id: item.trial.name for item in planned.trials}
-    record = experiment_record(
-        planned.experiment, planned.seeds, planned.overrides, args.scheduler, names, asked_epochs=args.epochs
-    )
-    for trial_id, other in planned.elsewhere.items():
-        take_over(storage, name, trial_id, other)
-    trials = planned.to_run(args.retry_failed, args.scheduler)
-    finished = sum(item.state == "finished" for item in planned.trials)
-    console.print(
-        f"[bold]{escape(planned.experiment.title)}[/]: {counted(len(planned.trials), 'trial')}, {finished} finished "
-        f"already, {len(trials)} to run"
-    )
-    for said in planned.notes:
-        console.print(f"  {said}", markup=False, soft_wrap=True)
-    if not trials:
-        _put_record(storage, record)
-    else:
-        from tune_jobs.grid.progress import Observer
-
-        with connected() as resources, _Display(console, name, trials) as display:
-            check_cluster(storage, [trial.config for trial in trials], resources)  # before anything is written
-            _put_record(storage, record)
-            observer = Observer(display.start, display.result, display.failure, display.stop, display.trouble)
-            run_trials(trials, name, storage.uri, resources, observer, args.scheduler)
-    results = read_experiment(storage, name)
-    searching = args.scheduler != "fifo"
-    unfinished = [
-        trial
-        for trial in results.trials.values()
-        if trial.state != "finished" and not (searching and trial.state == "early-stopped")
-    ]
-    from tune_jobs.report.write import write_report
-
-    written = write_report(storage, name)
+    with _Display(console, args.experiment) as display:
+        done = run_grid(
+            args.experiment,
+            args.storage,
+            seeds=args.seeds,
+            epochs=args.epochs,
+            settings=args.settings,
+            retry_failed=args.retry_failed,
+            scheduler=args.scheduler,
+            observer=display.observer(),
+            say=display.say,
+        )
     if args.json:
-        print_json(_status_json(results) | {"started": len(trials), "report": list(written.uris)})
+        print_json(done.to_dict())
     else:
-        _print_report(written, storage.uri, name, console)
-    return 1 if unfinished else 0
-
-
-def _put_record(storage: Storage, record: dict[str, Any]) -> None:
-    record = with_earlier_plans(storage, record)
-    storage.put(experiment_key(record["experiment"]), trial_record.encode(record))
+        _print_report(done.report, done.results.uri, done.results.name, console)
+    return 1 if done.unfinished else 0
 
 
 class _Display:
     """A bar over all epochs of a grid on a terminal, and a line an epoch everywhere."""
 
-    def __init__(self, console: Console, experiment: str, trials: list[Trial]) -> None:
+    def __init__(self, console: Console, experiment: str) -> None:
         self.console = console
         self.experiment = experiment
-        self.done = {trial.trial_id: 0 for trial in trials}
+        self.done: dict[str, int] = {}
+        self.total = 0
         self.bar = Progress(
             TextColumn("epochs"),
             MofNCompleteColumn(),
@@ -219,15 +166,29 @@ class _Display:
             transient=True,
             disable=not console.is_terminal or console.quiet,
         )
-        self.total = sum(trial.config.run.epochs for trial in trials)
-        self.task = self.bar.add_task("grid", total=self.total)
+        self.task = self.bar.add_task("grid", total=None)
 
     def __enter__(self) -> "_Display":
-        self.bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
+
+    def observer(self) -> Observer:
+        """Has this shown what happens."""
+        return Observer(self.launch, self.start, self.result, self.failure, self.stop, self.trouble)
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def launch(self, trials: list[Trial]) -> None:
+        """Start the bar."""
+        self.done = {trial.trial_id: 0 for trial in trials}
+        self.total = sum(trial.config.run.epochs for trial in trials)
+        self.bar.update(self.task, total=self.total)
+        if trials:
+            self.bar.start()
 
     def start(self, trial: Trial) -> None:
         """Say that a worker group starts, which takes seconds, or longer where a node has to come first."""
@@ -269,10 +230,10 @@ class _Display:
 def status(args: argparse.Namespace) -> int:
     """Print each trial's state, from storage alone."""
     storage = open_storage(args.storage)
-    results = read_experiment(storage, _stored_name(args.experiment, storage), details=False)
+    results = Results.of(read_experiment(storage, stored_name(args.experiment, storage), details=False))
     edited = _edits(args.experiment, results.record)
     if args.json:
-        print_json(_status_json(results) | {"edits": edited})
+        print_json(results.to_dict() | {"edits": edited})
         return 0
     console = make_console()
     _print_edits(args.experiment, edited, console)
@@ -318,7 +279,7 @@ def prune(args: argparse.Namespace) -> int:
     from cluster.storage.lease import lease
 
     storage, console = open_storage(args.storage), make_console(quiet=args.json)
-    name = _stored_name(args.experiment, storage)
+    name = stored_name(args.experiment, storage)
     results = read_experiment(storage, name, details=False)
     asked = {trial.trial_id: {"name": trial.name, "config": trial.config} for trial in results.trials.values()}
     others = other_trials.describe(storage, name, results.unlisted, asked)
@@ -338,35 +299,19 @@ def prune(args: argparse.Namespace) -> int:
     return 0
 
 
-def _status_json(results: ExperimentResults) -> dict[str, Any]:
-    return {
-        "experiment": results.name,
-        "storage": results.uri,
-        "trials": [
-            {
-                "trial": trial.trial_id,
-                "name": trial.name,
-                "state": trial.state,
-                "epochs_done": trial.epochs_done,
-                "epochs": trial.epochs,
-                "top1_error": trial.result.get("top1_error"),
-                "reason": trial.reason,
-            }
-            for trial in results.trials.values()
-        ],
-    }
-
-
 def report(args: argparse.Namespace) -> int:
     """Print the tables and write the report, from storage alone."""
-    from tune_jobs.report.summary import ReportOptions
-    from tune_jobs.report.write import write_report
-
     storage = open_storage(args.storage)
-    name = _stored_name(args.experiment, storage)
-    options = ReportOptions(args.smallest_difference, args.best_epoch, args.preface)
+    name = stored_name(args.experiment, storage)
     edited = _edits(args.experiment, read_record(storage, name))
-    written = write_report(storage, name, options=options, into=open_storage(args.into) if args.into else None)
+    written = write_report(
+        args.experiment,
+        args.storage,
+        into=args.into,
+        smallest_difference=args.smallest_difference,
+        best_epoch=args.best_epoch,
+        preface=args.preface,
+    )
     if args.json:
         print_json(written.to_dict() | {"edits": edited})
     else:
@@ -379,24 +324,3 @@ def _print_report(written: Any, storage_uri: str, name: str, console: Console) -
     console.print(written.terminal)
     console.print(f"Report:      {written.html_uri}", soft_wrap=True)
     console.print(f"TensorBoard: {program()} tensorboard {storage_uri}/{name}", soft_wrap=True)
-
-
-def _stored_name(experiment: str, storage: BrowsableStorage) -> str:
-    """The name under which an experiment is stored: its own, or what the TOML file at a path says.
-
-    Raises a `UserError` that names those that are there unless it is one of them.
-    """
-    name = experiment
-    if experiment.endswith(".toml") and is_file(experiment):
-        name = load_experiment(experiment).name
-    if storage.get(experiment_key(name)) is not None:
-        return name
-    stored = tuple(folder for folder in storage.folders("") if storage.get(experiment_key(folder)) is not None)
-    if not stored:
-        raise UserError(
-            f"{name}: no such experiment in {storage.uri}, which holds none; start one with: resnet-dist "
-            f"grid run EXPERIMENT --storage {storage.uri}"
-        )
-    near = difflib.get_close_matches(name, stored, n=1)
-    suggestion = f"; did you mean {near[0]!r}?" if near else ""
-    raise UserError(f"{name}: no such experiment in {storage.uri}, which holds {', '.join(stored)}{suggestion}")

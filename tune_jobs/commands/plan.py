@@ -1,6 +1,7 @@
 """`resnet-dist grid plan`, and `grid run --dry-run`: what a launch would do; nothing is run or written to storage."""
 
 import argparse
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,13 +9,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cluster.storage.opening import open_storage
 from resnet_dist.plurals import counted
+from tune_jobs.actions.grid import plan_grid
 from tune_jobs.commands.options import SHORTHANDS, Parser, add_settings, positive
 from tune_jobs.commands.output import print_json
 from tune_jobs.commands.terminal import make_console
-from tune_jobs.grid.experiment import Trial, load_experiment
-from tune_jobs.grid.plan import Plan, PlannedCell, PlannedTrial, make_plan
+from tune_jobs.grid.experiment import Trial
+from tune_jobs.grid.plan import Plan, PlannedCell
 
 MANY = 60
 """Cells, or trials to run, beyond which a terminal shows counts and no row for each."""
@@ -53,35 +54,34 @@ def add_grid_settings(parser: Parser) -> None:
 
 def plan(args: argparse.Namespace) -> int:
     """Print the cells of an experiment, their trials, steps, and the time and memory to expect."""
-    from tune_jobs.grid.calibration import calibrating
-
     console = make_console(quiet=args.json)
-    storage = open_storage(args.storage)
-    what = (args.experiment, storage, args.seeds, args.epochs, args.settings)
-    if args.no_measure:
-        planned = make_plan(*what)
-    else:
-        experiment = load_experiment(args.experiment, args.settings, args.epochs)
-        devices = {cell.config.run.device for table in experiment.tables for cell in table.cells}
-        device = devices.pop() if len(devices) == 1 else "auto"
-        with console.status("measuring step times"), calibrating(device) as calibration:
-            planned = make_plan(*what, calibration=calibration)
+    with contextlib.nullcontext() if args.no_measure else console.status("measuring step times"):
+        planned = _planned(args, measure=not args.no_measure)
     if args.json:
-        print_json(plan_json(planned))
+        print_json(planned.to_dict())
     else:
         print_plan(planned, console)
     return 0
 
 
+def _planned(args: argparse.Namespace, measure: bool) -> Plan:
+    return plan_grid(
+        args.experiment,
+        args.storage,
+        seeds=args.seeds,
+        epochs=args.epochs,
+        settings=args.settings,
+        measure=measure,
+    )
+
+
 def dry_run(args: argparse.Namespace) -> int:
     """Say which trials `grid run` would start, and in which order."""
-
     console = make_console(quiet=args.json)
-    storage = open_storage(args.storage)
-    planned = make_plan(args.experiment, storage, args.seeds, args.epochs, args.settings)
+    planned = _planned(args, measure=False)
     started = planned.to_run(args.retry_failed, args.scheduler)
     if args.json:
-        print_json(plan_json(planned) | {"would_start": [trial.trial_id for trial in started]})
+        print_json(planned.to_dict() | {"would_start": [trial.trial_id for trial in started]})
         return 0
     print_plan(planned, console)
     _print_started(planned, started, console)
@@ -105,55 +105,6 @@ def _print_started(planned: Plan, started: Sequence[Trial], console: Console) ->
     if len(shown) < len(started):
         console.print(f"  … and {len(started) - len(shown)} more")
     console.print("Nothing was written.")
-
-
-def plan_json(planned: Plan) -> dict[str, Any]:
-    """A plan as plain values. `storage` is null before the first trial is finished."""
-
-    return {
-        "experiment": planned.experiment.name,
-        "seeds": planned.seeds,
-        "cells": len(planned.cells),
-        "shared_trials": planned.shared,
-        "hours": planned.hours,
-        "hours_on_this_cluster": planned.cluster_hours,
-        "machine": planned.machine,
-        "slots": planned.slots,
-        "storage": planned.storage and dict(zip(("requests", "sent"), planned.storage, strict=True)),
-        "tables": [
-            {
-                "name": table.name,
-                "cells": [
-                    {
-                        "label": cell.label,
-                        "trials": [item.trial.trial_id for item in cell.trials],
-                        "also_in": list(cell.also_in),
-                    }
-                    for cell in planned.cells
-                    if cell.table == table.name
-                ],
-            }
-            for table in planned.experiment.tables
-        ],
-        "trials": [_trial_json(item) for item in planned.trials],
-        "finished_elsewhere": dict(planned.elsewhere),
-        "notes": list(planned.notes),
-    }
-
-
-def _trial_json(item: PlannedTrial) -> dict[str, Any]:
-    return {
-        "trial": item.trial.trial_id,
-        "name": item.trial.name,
-        "state": item.state,
-        "workers": item.trial.config.run.workers,
-        "epochs": item.trial.config.run.epochs,
-        "steps": item.steps,
-        "steps_done": item.steps_done,
-        "hours": item.hours,
-        "memory_bytes": item.memory,
-        "config": item.trial.config.to_dict(),
-    }
 
 
 def print_plan(planned: Plan, console: Console) -> None:
@@ -210,15 +161,10 @@ def _print_table(title: str, cells: Sequence[PlannedCell], console: Console) -> 
             f"{first.steps:,}",
             _hours(first.hours),
             _memory(first.memory),
-            _states(cell.trials),
+            cell.states,
         )
     console.print(f"\n{escape(title)}" if title else "")
     console.print(rows)
-
-
-def _states(trials: Sequence[PlannedTrial]) -> str:
-    states = [item.state for item in trials]
-    return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
 
 
 def _hours(hours: float | None) -> str:

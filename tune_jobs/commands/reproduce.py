@@ -18,9 +18,10 @@ from resnet_dist.errors import UserError
 from resnet_dist.launch import Job
 from resnet_dist.plurals import counted
 from resnet_dist.storage.interface import TrialKeys
+from tune_jobs.actions.job import placed, run_job
 from tune_jobs.commands.options import Parser, add_json, add_trial
 from tune_jobs.commands.output import print_json, program
-from tune_jobs.commands.train import placed, run_job
+from tune_jobs.commands.train import Display
 from tune_jobs.grid.custom_code import bind_config
 from tune_jobs.results.comparison import Comparison, compare
 from tune_jobs.results.recorded_trial import RecordedTrial, find_trial
@@ -190,8 +191,8 @@ def _train_again(trial: RecordedTrial, uri: str, console: Console) -> RecordedTr
     storage = open_storage(uri)
     storage.check_writable()
     job = Job(config, trial.experiment, trial.name, functools.partial(open_storage, storage.uri), code)
-    with placed(config, storage) as use_gpu:
-        run_job(job, storage, console, use_gpu)
+    with placed(config, storage) as use_gpu, Display(console, config.run.epochs) as display:
+        run_job(job, storage, use_gpu, display.say, display.epoch, display.step)
     return find_trial(storage, f"{trial.experiment}/{config.trial_id()}")
 
 

@@ -15,12 +15,13 @@ from cluster.storage.keys import BrowsableStorage
 from cluster.storage.opening import open_storage
 from resnet_dist.errors import UserError
 from resnet_dist.storage.interface import experiment_key
+from tune_jobs.actions.results import arrow_schema, arrow_table
 from tune_jobs.commands.best import MEASURES, best, lines
 from tune_jobs.commands.options import Parser
 from tune_jobs.commands.output import print_json
 from tune_jobs.commands.terminal import make_console
 from tune_jobs.results.experiment_record import read_record
-from tune_jobs.results.tidy_table import Column, Kind, ResultTable, Value
+from tune_jobs.results.tidy_table import Column, ResultTable, Value
 from tune_jobs.results.trials import iterate_trials
 
 ROW_GROUP = 10_000
@@ -132,23 +133,11 @@ def write_json(columns: tuple[Column, ...], rows: Iterator[list[Value]], file: I
 
 def write_parquet(columns: tuple[Column, ...], rows: Iterator[list[Value]], file: IO[bytes]) -> None:
     """Parquet, in groups of rows."""
-    import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
-    types: dict[Kind, Any] = {
-        "text": pa.string(),
-        "integer": pa.int64(),
-        "number": pa.float64(),
-        "boolean": pa.bool_(),
-    }
-    schema = pa.schema([(column.name, types[column.kind]) for column in columns])
-    with ParquetWriter(file, schema) as writer:
+    with ParquetWriter(file, arrow_schema(columns)) as writer:
         while group := list(itertools.islice(rows, ROW_GROUP)):
-            arrays = [
-                pa.array(values, types[column.kind])
-                for column, values in zip(columns, zip(*group, strict=True), strict=True)
-            ]
-            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+            writer.write_table(arrow_table(columns, iter(group)))
 
 
 WRITERS: dict[str, Callable[[tuple[Column, ...], Iterator[list[Value]], Any], None]] = {

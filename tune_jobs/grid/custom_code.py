@@ -11,17 +11,18 @@ from resnet_dist.errors import ConfigurationError
 from tune_jobs.grid.experiment_file import Experiment, naming
 
 
-def bind_experiment(experiment: Experiment, file: str) -> Experiment:
+def bind_experiment(experiment: Experiment, asked: Experiment | str) -> Experiment:
     """The experiment with the fingerprint of its cells' code in their configurations, the code installed and checked.
 
-    Modules are looked for beside the experiment's file, then in the current directory.
+    Modules are looked for beside the file that was asked for, if it was one, then in the current directory.
     """
     if not any(custom_code.named(cell.config) for table in experiment.tables for cell in table.cells):
         for table in experiment.tables:
             for cell in table.cells:
                 _bound(cell.config, set())
         return experiment
-    folders = list(dict.fromkeys([Path(file).absolute().parent, Path.cwd()]))
+    beside = [Path(asked).absolute().parent] if isinstance(asked, str) else []
+    folders = list(dict.fromkeys([*beside, Path.cwd()]))
     everything: dict[str, str] = {}
     for table in experiment.tables:
         for cell in table.cells:

@@ -3,16 +3,14 @@
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata, resources
-from pathlib import Path
+from importlib import metadata
 from typing import Any
 
 from resnet_dist.configuration.identity import NOT_IDENTITY
-from resnet_dist.configuration.sections import choices
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import ConfigurationError
 from resnet_dist.storage.interface import LAYOUT
-from tune_jobs.grid.experiment_file import Cell, Deviation, Experiment, Table, naming, read_experiment_file
+from tune_jobs.grid.experiment_file import Cell, Deviation, Experiment, Table, is_file, naming, registry
 from tune_jobs.grid.trial_names import settings_identity, trial_names
 
 __all__ = [
@@ -22,6 +20,7 @@ __all__ = [
     "Table",
     "Trial",
     "experiment_record",
+    "is_file",
     "load_experiment",
     "registered",
     "trials",
@@ -45,31 +44,20 @@ class Trial:
         return self.config.trial_id()
 
 
-def _registry() -> dict[str, Path]:
-    folder = Path(str(resources.files("tune_jobs"))) / "experiments"
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
-
-
 def registered() -> tuple[str, ...]:
     """Names of the packaged experiments."""
-    return tuple(_registry())
+    return tuple(registry())
 
 
 def load_experiment(
-    name_or_path: str, overrides: Mapping[str, Any] | None = None, epochs: int | None = None
+    asked: Experiment | str, overrides: Mapping[str, Any] | None = None, epochs: int | None = None
 ) -> Experiment:
-    """A packaged experiment by name, or a user's TOML file.
+    """An experiment: a packaged one by name, a user's TOML file, or one that is read already.
 
     `epochs` shortens (or lengthens) every cell with its milestones; `overrides`, as {"section.field": value},
     then replace settings of every cell. Raises a `ConfigurationError` of one line for any mistake.
     """
-    registry = _registry()
-    path = registry.get(name_or_path)
-    if path is None:
-        if not (name_or_path.endswith(".toml") or "/" in name_or_path or is_file(name_or_path)):
-            choices("experiment", name_or_path, ("FILE.toml", *registry))
-        path = Path(name_or_path)
-    declared = read_experiment_file(path, registry)
+    declared = asked if isinstance(asked, Experiment) else Experiment.from_file(asked)
     if epochs is not None and epochs < 1:
         raise ConfigurationError(f"epochs: {epochs} is not allowed; it must be at least 1")
     if "run.seed" in (overrides or {}):
@@ -164,14 +152,6 @@ def keep_names(expanded: Sequence[Trial], earlier: Mapping[str, Mapping[str, Any
         stem = new if kept is None else kept
         named.append(replace(trial, name=f"{stem}seed-{trial.config.run.seed}"))
     return tuple(named)
-
-
-def is_file(name: str) -> bool:
-    """Whether there is a file of this name; none has one that is too long for the system."""
-    try:
-        return Path(name).is_file()
-    except OSError:
-        return False
 
 
 def with_seed(config: TrainingConfig, seed: int) -> TrainingConfig:

@@ -6,12 +6,15 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import resources
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
 from resnet_dist.configuration.sections import choices
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import ConfigurationError
+from tune_jobs.results.html_table import html_table
 
 TOP_KEYS = ("name", "title", "description", "seeds", "include", "recipe", "reference", "table")
 TABLE_KEYS = ("name", "title", "caption", "baseline", "paired", "cell", "grid")
@@ -75,6 +78,45 @@ class Experiment:
     deviations: tuple[Deviation, ...] = ()
     """What overrides and shortening changed, and where the recipe departs from the references' conditions."""
 
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Experiment":
+        """An experiment from what its TOML file would hold, as Python's values; docs/experiments.md has the keys.
+
+        `recipe` may be a `TrainingConfig`.
+
+        Raises a `UserError` of one line that names table, cell and setting.
+        """
+        return _experiment(dict(plain), Path.cwd(), registry(), ())
+
+    @classmethod
+    def from_file(cls, name_or_path: "str | PathLike[str]") -> "Experiment":
+        """A registered experiment by its name, or a TOML file's. Raises a `UserError` of one line."""
+        name, known = fspath(name_or_path), registry()
+        path = known.get(name)
+        if path is None:
+            if not (name.endswith(".toml") or "/" in name or is_file(name)):
+                choices("experiment", name, ("FILE.toml", *known))
+            path = Path(name)
+        return read_experiment_file(path, known)
+
+    def _repr_html_(self) -> str:
+        rows = [(table.title, cell.label) for table in self.tables for cell in table.cells]
+        return html_table(("table", "row"), rows, self.title)
+
+
+def registry() -> dict[str, Path]:
+    """Files of the packaged experiments, by name."""
+    folder = Path(str(resources.files("tune_jobs"))) / "experiments"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def is_file(name: str) -> bool:
+    """Whether there is a file of this name; none has one that is too long for the system."""
+    try:
+        return Path(name).is_file()
+    except OSError:
+        return False
+
 
 @contextmanager
 def naming(place: str) -> Iterator[None]:
@@ -100,34 +142,42 @@ def read_experiment_file(path: Path, find: "Mapping[str, Path]", parents: tuple[
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path}: is not valid TOML: {error}") from None
     with naming(str(path)):
-        _known_keys(raw, TOP_KEYS)
-        tables: list[Table] = []
-        for include in _list(raw, "include", str):
-            target = find.get(include) or path.parent / include
-            if target.resolve() in (path.resolve(), *parents):
-                raise ConfigurationError(f"include: {include!r} includes itself; remove it")
-            if include not in find and not target.is_file():
-                choices("include", include, tuple(find))
-            tables += read_experiment_file(target, find, (*parents, path.resolve())).tables
-        recipe = _recipe(raw)
-        references = _settings(raw, "reference")
-        with naming("reference"):
-            TrainingConfig().override(references)
-        for table in _list(raw, "table", dict):
-            tables.append(_table(table, recipe, references))
-        if not tables:
-            raise ConfigurationError("table: there is none; add [[table]] with cells, or include = [...]")
-        _unique("table", [table.name for table in tables])
-        seeds = raw.get("seeds", 1)
-        if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
-            raise ConfigurationError(f"seeds: {seeds!r} is not allowed; it must be a whole number from 1")
-        name = _name(raw)
-        return Experiment(name, _text(raw, "title", name), _text(raw, "description", ""), tuple(tables), seeds=seeds)
+        return _experiment(raw, path.parent, find, (*parents, path.resolve()))
+
+
+def _experiment(raw: dict[str, Any], folder: Path, find: "Mapping[str, Path]", files: tuple[Path, ...]) -> Experiment:
+    """The experiment of a file's content; `files` are the file itself and those that include it."""
+    _known_keys(raw, TOP_KEYS)
+    tables: list[Table] = []
+    for include in _list(raw, "include", str):
+        target = find.get(include) or folder / include
+        if target.resolve() in files:
+            raise ConfigurationError(f"include: {include!r} includes itself; remove it")
+        if include not in find and not target.is_file():
+            choices("include", include, tuple(find))
+        tables += read_experiment_file(target, find, files).tables
+    recipe = _recipe(raw)
+    references = _settings(raw, "reference")
+    with naming("reference"):
+        TrainingConfig().override(references)
+    for table in _list(raw, "table", dict):
+        tables.append(_table(table, recipe, references))
+    if not tables:
+        raise ConfigurationError("table: there is none; add [[table]] with cells, or include = [...]")
+    _unique("table", [table.name for table in tables])
+    seeds = raw.get("seeds", 1)
+    if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
+        raise ConfigurationError(f"seeds: {seeds!r} is not allowed; it must be a whole number from 1")
+    name = _name(raw)
+    return Experiment(name, _text(raw, "title", name), _text(raw, "description", ""), tuple(tables), seeds=seeds)
 
 
 def _recipe(raw: dict[str, Any]) -> TrainingConfig:
     with naming("recipe"):
         plain = raw.get("recipe", {})
+        if isinstance(plain, TrainingConfig):  # of `from_dict`
+            _refuse_seed(["run.seed"] if plain.run.seed else [])
+            return plain
         config = TrainingConfig.from_dict(plain)
         _refuse_seed([f"run.{key}" for key in plain.get("run", {})])
         return config

@@ -18,6 +18,7 @@ from tune_jobs.grid.custom_code import bind_experiment
 from tune_jobs.grid.experiment import Experiment, Trial, keep_names, load_experiment, trials
 from tune_jobs.grid.reuse import finished_elsewhere
 from tune_jobs.results.experiment_record import read_record, refuse_other_record
+from tune_jobs.results.html_table import html_table
 from tune_jobs.results.trials import read_trials
 
 if TYPE_CHECKING:
@@ -56,6 +57,21 @@ class PlannedTrial:
     storage: tuple[int, int] | None = None
     """Requests and bytes sent to storage, of a finished trial that one attempt has run; None if they are not known."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "trial": self.trial.trial_id,
+            "name": self.trial.name,
+            "state": self.state,
+            "workers": self.trial.config.run.workers,
+            "epochs": self.trial.config.run.epochs,
+            "steps": self.steps,
+            "steps_done": self.steps_done,
+            "hours": self.hours,
+            "memory_bytes": self.memory,
+            "config": self.trial.config.to_dict(),
+        }
+
 
 @dataclass(frozen=True)
 class PlannedCell:
@@ -67,6 +83,12 @@ class PlannedCell:
     """By seed."""
     also_in: tuple[str, ...]
     """Other tables in which the same trials stand."""
+
+    @property
+    def states(self) -> str:
+        """What storage has of its trials: `1 finished, 2 missing`."""
+        states = [item.state for item in self.trials]
+        return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
 
 
 @dataclass(frozen=True)
@@ -149,6 +171,46 @@ class Plan:
             total += max(free)
         return total
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as `grid plan --json` prints them. `storage` is null before the first trial is finished."""
+        return {
+            "experiment": self.experiment.name,
+            "seeds": self.seeds,
+            "cells": len(self.cells),
+            "shared_trials": self.shared,
+            "hours": self.hours,
+            "hours_on_this_cluster": self.cluster_hours,
+            "machine": self.machine,
+            "slots": self.slots,
+            "storage": self.storage and dict(zip(("requests", "sent"), self.storage, strict=True)),
+            "tables": [
+                {
+                    "name": table.name,
+                    "cells": [
+                        {
+                            "label": cell.label,
+                            "trials": [item.trial.trial_id for item in cell.trials],
+                            "also_in": list(cell.also_in),
+                        }
+                        for cell in self.cells
+                        if cell.table == table.name
+                    ],
+                }
+                for table in self.experiment.tables
+            ],
+            "trials": [planned.to_dict() for planned in self.trials],
+            "finished_elsewhere": dict(self.elsewhere),
+            "notes": list(self.notes),
+        }
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (cell.label, first.trial.trial_id, str(first.trial.config.run.epochs), f"{first.steps:,}", cell.states)
+            for cell in self.cells
+            for first in cell.trials[:1]
+        ]
+        return html_table(("cell", "trial", "epochs", "steps", "storage"), rows, self.experiment.title)
+
 
 def _cost(planned: PlannedTrial) -> float:
     network = planned.trial.config.network
@@ -156,18 +218,18 @@ def _cost(planned: PlannedTrial) -> float:
 
 
 def make_plan(
-    name_or_path: str,
+    what: "Experiment | str",
     storage: BrowsableStorage,
     seeds: int | None,
     epochs: int | None,
     overrides: dict[str, Any],
     calibration: "Calibration | None" = None,
 ) -> Plan:
-    """Expand an experiment and hold it against storage. Loads the data, if it is not cached, to know its size.
+    """Expand an experiment, as `load_experiment` takes it, and hold it against storage.
 
-    `calibration` gives what an update costs.
+    Loads the data, if it is not cached, to know its size. `calibration` gives what an update costs.
     """
-    experiment = bind_experiment(load_experiment(name_or_path, overrides, epochs), name_or_path)
+    experiment = bind_experiment(load_experiment(what, overrides, epochs), what)
     sources = {cell.config.data.source for table in experiment.tables for cell in table.cells}
     by_content = {source for source in sources if replace(TrainingConfig().data, source=source).identified_by_content}
     if len(sources) == 1 and by_content:
@@ -177,7 +239,7 @@ def make_plan(
 
         data = replace(TrainingConfig().data, source=source, fingerprint=overrides.get("data.fingerprint", ""))
         overrides = overrides | {"data.fingerprint": dataset_fingerprint(bring(data, storage))}
-        experiment = bind_experiment(load_experiment(name_or_path, overrides, epochs), name_or_path)
+        experiment = bind_experiment(load_experiment(what, overrides, epochs), what)
     elif by_content:
         raise UserError(
             f"{experiment.name}: cells on different sources, {min(by_content)} among them; give one with --data.source"

@@ -1,7 +1,6 @@
 """What Ray Tune's driver hears of its trials, passed on to whoever watches a grid, and failures put on record."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from ray import tune
@@ -12,22 +11,7 @@ from resnet_dist.records.recorder import record_failure
 from resnet_dist.storage.interface import TrialKeys
 from tune_jobs.grid.experiment import Trial
 from tune_jobs.grid.failures import failure_of
-
-
-@dataclass(frozen=True)
-class Observer:
-    """Who is told, in the driver's process."""
-
-    on_start: Callable[[Trial], None]
-    """Called with a trial that starts: its workers, if it has several, take seconds to come up."""
-    on_result: Callable[[Trial, dict[str, Any]], None]
-    """Called with a trial and its newest metrics line."""
-    on_failure: Callable[[Trial, str], None]
-    """Called with a trial that failed for good, and the reason."""
-    on_stop: Callable[[Trial, str], None]
-    """Called with a trial that a search stopped early, and the reason."""
-    on_trouble: Callable[[Trial, str], None]
-    """Called with the first trial whose records do not reach storage, with each that ends so, and the reason."""
+from tune_jobs.grid.observer import Observer
 
 
 class Progress(tune.Callback):

@@ -9,16 +9,14 @@ import os
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cluster.ray_cluster.connection import DRIVER_RESOURCE, Resources, ray_storage
 from cluster.storage.opening import open_storage
 from resnet_dist.launch import Job
 from tune_jobs.grid.custom_code import code_of
 from tune_jobs.grid.experiment import Trial
-
-if TYPE_CHECKING:
-    from tune_jobs.grid.progress import Observer
+from tune_jobs.grid.observer import Observer
 
 RETRIES = 2
 """Times that a trial is started again after its process died, or its node."""
@@ -35,7 +33,7 @@ def run_trials(
     experiment: str,
     storage_uri: str,
     resources: Resources,
-    observer: "Observer",
+    observer: Observer,
     scheduler: str = "fifo",
 ) -> None:
     """Run trials on the connected cluster, in their order. A failed trial is recorded and does not stop the others."""
@@ -57,7 +55,7 @@ def _run_group(
     experiment: str,
     storage_uri: str,
     resources: Resources,
-    observer: "Observer",
+    observer: Observer,
     scheduler: str,
 ) -> None:
     from ray import tune

@@ -45,6 +45,21 @@ class Tested:
     elsewhere: Comparison | None = None
     """The same with the error of a test set that is itself a sample; None where trials have not kept their errors."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values. Differences are fractions."""
+        return {
+            "difference": self.comparison.difference,
+            "interval": list(self.comparison.interval),
+            "p": self.p,
+            "verdict": self.verdict,
+            "paired": self.paired,
+            "interval_other_images": list(self.elsewhere.interval) if self.elsewhere else None,
+        }
+
+    def __str__(self) -> str:
+        points, low, high = (f"{100 * value:+.2f}" for value in (self.comparison.difference, *self.comparison.interval))
+        return f"{self.verdict}: {points} % points (95 % interval {low} to {high}), p = {self.p:.2g}"
+
 
 @dataclass(frozen=True)
 class Row:

@@ -3,8 +3,10 @@
 import io
 import math
 import warnings
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
 from tune_jobs.report.curves import Curve, Measure, steps_per_epoch
@@ -80,6 +82,16 @@ class Drawing:
     size: tuple[float, float]
     """Width and height in the SVG's coordinates."""
     panels: tuple[Panel, ...]
+
+    def to_html(self) -> str:
+        """An image that needs no file."""
+        label = escape(f"{self.title}. {self.description}.")
+        return (
+            f'<img alt="{label}" width="{self.size[0]:.0f}" src="data:image/png;base64,{b64encode(self.png).decode()}">'
+        )
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
 
 
 @dataclass(frozen=True)

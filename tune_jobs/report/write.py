@@ -1,12 +1,17 @@
 """Write an experiment's report from what storage holds: Markdown, one HTML file, CSV and figures."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
+from html import escape
 from typing import TYPE_CHECKING, Any
 
+from resnet_dist.configuration.sections import choices
+from resnet_dist.errors import UserError
 from resnet_dist.storage.interface import Storage
-from tune_jobs.report.comparisons import Tested
+from tune_jobs.report.columns import columns
+from tune_jobs.report.comparisons import Pair, Tested, tested
 from tune_jobs.report.csv_files import cells_csv, images_csv, trials_csv
 from tune_jobs.report.curves import MEASURES
 from tune_jobs.report.drawing import Drawing
@@ -14,8 +19,10 @@ from tune_jobs.report.figures import draw, draw_overview
 from tune_jobs.report.html_page import html_page
 from tune_jobs.report.links import RecordLinks
 from tune_jobs.report.markdown import markdown
+from tune_jobs.report.statistics import LEAST_SEEDS, row_verdict
 from tune_jobs.report.summary import ReportOptions, ReportSummary, TableSummary, summarise_experiment
 from tune_jobs.report.terminal import terminal
+from tune_jobs.results.html_table import html_table
 from tune_jobs.results.trials import STATES, read_experiment
 
 if TYPE_CHECKING:
@@ -29,6 +36,13 @@ class Report:
     summary: ReportSummary
     uris: tuple[str, ...]
     """Where its files lie; the HTML page is the last."""
+    figures: Mapping[str, Drawing]
+    """Its figures by the names of their files: `overview`, `<table>-test-error`, `<table>-train-loss`."""
+
+    @property
+    def tables(self) -> tuple[TableSummary, ...]:
+        """Its tables; a table's `cells` are its rows, and a row's `ours` its mean, deviation, interval and n."""
+        return self.summary.tables
 
     @property
     def html_uri(self) -> str:
@@ -39,6 +53,35 @@ class Report:
     def terminal(self) -> "Group":
         """The tables, for `rich.print`."""
         return terminal(self.summary)
+
+    def compare(self, row: str, other: str, table: str = "") -> Tested:
+        """One row less another of a table (by default the first): difference, 95 % interval, p and verdict.
+
+        A test of one question: p is not adjusted for others that are asked. Raises a `UserError` if there is no such
+        row, or if one of them has too few seeds to be tested.
+        """
+        found = next((one for one in self.tables if one.name == (table or self.tables[0].name)), None)
+        if found is None:
+            raise UserError(f"{table}: no such table; there are {', '.join(one.name for one in self.tables)}")
+        for label in (row, other):
+            choices("row", label, tuple(cell.label for cell in found.cells))
+        first, second = (self.summary.tests.rows[found.name, label] for label in (row, other))
+        (record,) = (one for one in self.summary.results.record["tables"] if one["name"] == found.name)
+        pair = Pair(first, second, bool(record.get("paired", False)))
+        if pair.comparison is None:
+            raise UserError(f"{row} and {other}: a test takes {LEAST_SEEDS} finished seeds of each, none diverged")
+        margin = self.summary.options.smallest_difference
+        test = tested({row: pair.comparison}, row_verdict, margin, pair.paired)[row]
+        return replace(test, elsewhere=pair.elsewhere)
+
+    def _repr_html_(self) -> str:
+        overview = self.figures.get("overview")
+        parts = [f"<p><b>{escape(notice)}</b></p>" for notice in self.summary.notices]
+        for table in self.tables:
+            shown = columns(table, self.summary)
+            rows = [(cell.label, *(column.full(cell) for column in shown)) for cell in table.cells]
+            parts.append(html_table(("Row", *(column.title for column in shown)), rows, table.title))
+        return "".join([*parts, overview.to_html() if overview else ""])
 
     def to_dict(self) -> dict[str, Any]:
         """The tables as plain values, for `--json`. Errors are fractions."""
@@ -73,9 +116,9 @@ def _table_dict(table: TableSummary, best_epoch: bool) -> dict[str, Any]:
                 "paper_difference": cell.paper_difference,
                 "prediction": list(cell.prediction) if cell.prediction else None,
                 "difference": cell.difference,
-                "document": _tested_dict(cell.document),
+                "document": cell.document.to_dict() if cell.document else None,
                 "baseline_difference": cell.baseline_difference,
-                "baseline": _tested_dict(cell.against),
+                "baseline": cell.against.to_dict() if cell.against else None,
                 "diverged": cell.row.diverged,
                 "interim": cell.interim,
                 **({"best_epoch_optimistic": asdict(cell.best) if cell.best else None} if best_epoch else {}),
@@ -83,19 +126,6 @@ def _table_dict(table: TableSummary, best_epoch: bool) -> dict[str, Any]:
             }
             for cell in table.cells
         ],
-    }
-
-
-def _tested_dict(tested: Tested | None) -> dict[str, Any] | None:
-    if tested is None:
-        return None
-    return {
-        "difference": tested.comparison.difference,
-        "interval": list(tested.comparison.interval),
-        "p": tested.p,
-        "verdict": tested.verdict,
-        "paired": tested.paired,
-        "interval_other_images": list(tested.elsewhere.interval) if tested.elsewhere else None,
     }
 
 
@@ -119,7 +149,8 @@ def write_report(
         table.name: [drawing for measure in MEASURES if (drawing := draw(table, measure))] for table in summary.tables
     }
     files: dict[str, bytes] = {}
-    for drawing in (*([overview] if overview else []), *(one for drawn in drawings.values() for one in drawn)):
+    every = [*([overview] if overview else []), *(one for drawn in drawings.values() for one in drawn)]
+    for drawing in every:
         files[f"{_path(drawing)}.svg"] = drawing.svg.encode()
         files[f"{_path(drawing)}.png"] = drawing.png
     files["results.csv"] = trials_csv(summary).encode()
@@ -132,7 +163,8 @@ def write_report(
     target, prefix = (storage, f"{name}/report/") if into is None else (into, "")
     for path, data in files.items():
         target.put(f"{prefix}{path}", data)
-    return Report(summary, tuple(f"{target.uri.rstrip('/')}/{prefix}{path}" for path in files))
+    figures = {drawing.name: drawing for drawing in every}
+    return Report(summary, tuple(f"{target.uri.rstrip('/')}/{prefix}{path}" for path in files), figures)
 
 
 def _path(drawing: Drawing) -> str:

@@ -21,8 +21,8 @@ from resnet_dist.storage.spool import spooled_trials
 from tests.killed_runs import TIMINGS, Outcome, outcome
 from tests.s3_proxy import S3Proxy, s3_proxy
 from tests.small_runs import small_config, small_dataset
+from tune_jobs.actions.flush import flush_storage
 from tune_jobs.command_line import main
-from tune_jobs.commands.flush import flush_storage
 from tune_jobs.results.experiment_record import record_single_run
 from tune_jobs.results.trials import read_experiment
 

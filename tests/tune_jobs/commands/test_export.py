@@ -22,8 +22,8 @@ from resnet_dist.storage.interface import TrialKeys
 from resnet_dist.training.loop import train
 from resnet_dist.workers import alone
 from tests.small_runs import small_config, small_dataset
+from tune_jobs.actions.evaluate import evaluate
 from tune_jobs.command_line import main
-from tune_jobs.commands import evaluate as evaluate_command
 from tune_jobs.results.comparison import compare
 from tune_jobs.results.recorded_trial import find_trial
 
@@ -118,17 +118,17 @@ def test_a_model_has_the_error_that_its_result_states(
 
 
 def test_other_images_are_standardised_as_in_training(stored: Path, data: list[Dataset]) -> None:
-    own = evaluate_command.evaluate(stored / KEYS.model, None, None, "cpu")
+    own = evaluate(stored / KEYS.model, device="cpu").to_dict()
     data[0] = replace(DATASET, mean=DATASET.mean + 50, std=1.0)
-    assert evaluate_command.evaluate(stored / KEYS.model, "synthetic", None, "cpu") == own | {"source": "synthetic"}
+    assert evaluate(stored / KEYS.model, "synthetic", device="cpu").to_dict() == own | {"source": "synthetic"}
 
 
 def test_a_file_without_constants_takes_those_of_the_data(stored: Path, tmp_path: Path, data: list[Dataset]) -> None:
     content = checkpoints.decode((stored / KEYS.model).read_bytes())
     old = tmp_path / "model.pt"
     old.write_bytes(checkpoints.encode({name: content[name] for name in ("network", "config")}))
-    own = evaluate_command.evaluate(stored / KEYS.model, None, None, "cpu")
-    assert evaluate_command.evaluate(old, None, None, "cpu") == own | {"weights": str(old)}
+    own = evaluate(stored / KEYS.model, device="cpu").to_dict()
+    assert evaluate(old, device="cpu").to_dict() == own | {"weights": str(old)}
 
 
 def mistake(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

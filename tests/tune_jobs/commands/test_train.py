@@ -22,8 +22,9 @@ from resnet_dist.errors import UserError
 from resnet_dist.launch import Job
 from resnet_dist.storage.interface import TrialKeys, experiment_key
 from tests.unreliable_storage import UnreliableStorage
+from tune_jobs.actions.job import Follower, one_line
 from tune_jobs.command_line import main
-from tune_jobs.commands.train import _Display, _Follower, _one_line
+from tune_jobs.commands.train import Display
 from tune_jobs.results.experiment_record import record_single_run
 
 SETTINGS = {"network.depth": 8, "network.width": 2, "run.epochs": 2, "schedule.milestones": [1]}
@@ -102,13 +103,13 @@ def failed(error: Exception) -> Exception:
     return ray.train.WorkerGroupError(f"rank 1: {error}", {1: error})
 
 
-def test_workers_that_died_are_one_line() -> None:
-    with pytest.raises(UserError, match="its process or node died in 4 attempts"), _one_line():
+def test_workers_that_died_areone_line() -> None:
+    with pytest.raises(UserError, match="its process or node died in 4 attempts"), one_line():
         raise failed(ray.exceptions.WorkerCrashedError())
 
 
 def test_a_bug_on_a_worker_keeps_its_traceback() -> None:
-    with pytest.raises(ray.train.TrainingFailedError), _one_line():
+    with pytest.raises(ray.train.TrainingFailedError), one_line():
         raise failed(ZeroDivisionError("division by zero"))
 
 
@@ -117,10 +118,11 @@ def test_epochs_are_shown_again_once_storage_can_be_read(tmp_path: Path) -> None
     job = Job(CONFIG, "train", "name", lambda: storage)
     line = {"epoch": 1, "step": 40, "learning_rate": 0.1, "train_loss": 2.0, "top1_error": 0.5, "top5_error": 0.1}
     shown = io.StringIO()
-    with _Display(Console(file=shown, width=200), CONFIG) as display, _Follower(storage, job, display) as follower:
+    display = Display(Console(file=shown, width=200), epochs=2)
+    with display, Follower(storage, job, display.epoch) as follower:
         storage.put(KEYS.metrics, (json.dumps(line | {"images_per_second": 9.0}) + "\n").encode())
         storage.broken = True
-        follower.show()
+        follower.tell()
         assert not shown.getvalue()
         storage.broken = False
     assert "epoch   1/2  step     40" in shown.getvalue()
@@ -182,5 +184,5 @@ def test_a_lack_of_memory_is_one_line_with_advice(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("tune_jobs.commands.train.run_in_process", fail)
+    monkeypatch.setattr("tune_jobs.actions.job.run_in_process", fail)
     assert "out of memory in 1 attempt; a higher data.accumulation takes less" in error_of(command, capsys)

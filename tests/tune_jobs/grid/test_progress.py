@@ -1,6 +1,7 @@
 """What is put on record of trials that end without a result."""
 
 import json
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,8 @@ from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.storage.interface import TrialKeys
 from tune_jobs.grid.experiment import Trial
 from tune_jobs.grid.failures import failure_of
-from tune_jobs.grid.progress import Observer, Progress
+from tune_jobs.grid.observer import Observer
+from tune_jobs.grid.progress import Progress
 
 TRIAL = Trial(TrainingConfig(), "a-trial")
 
@@ -41,9 +43,13 @@ def test_failures_are_told_apart(error: Exception, kind: str, says: str) -> None
     assert "\n" not in reason
 
 
+def listen(heard: list[Any], *told: Any) -> None:
+    heard.append(told)
+
+
 def heard(tmp_path: Path) -> tuple[Progress, dict[str, list[Any]]]:
     told: dict[str, list[Any]] = {"start": [], "result": [], "failure": [], "stop": [], "trouble": []}
-    observer = Observer(*(lambda *arguments, name=name: told[name].append(arguments) for name in told))
+    observer = Observer(**{f"on_{name}": partial(listen, told[name]) for name in told})
     return Progress({"x": TRIAL}, "experiment", str(tmp_path), observer), told
 
 

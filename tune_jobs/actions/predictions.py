@@ -27,8 +27,10 @@ def logits_of(network: nn.Module, autocast: torch.autocast, images: Tensor, stan
     return torch.cat(found)
 
 
-def write_predictions(path: Path, names: tuple[str, ...], labels: Tensor, predicted: Tensor, logits: Tensor) -> None:
-    """Write a row an image: labels and predictions int64 [N], logits float64 [N, classes].
+def write_predictions(
+    path: Path, names: tuple[str, ...], labels: Tensor, predicted: Tensor, probabilities: Tensor
+) -> None:
+    """Write a row an image: labels and predictions int64 [N], probabilities float64 [N, classes].
 
     `number` counts the images of a class from 0, in a folder by file name: data sets are read interleaved by class.
     """
@@ -37,7 +39,7 @@ def write_predictions(path: Path, names: tuple[str, ...], labels: Tensor, predic
         with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(COLUMNS)
-            for label, found, row in zip(labels.tolist(), predicted.tolist(), logits.softmax(1).tolist(), strict=True):
+            for label, found, row in zip(labels.tolist(), predicted.tolist(), probabilities.tolist(), strict=True):
                 same = str(label == found).lower()
                 shown = [f"{row[index]:.6f}" for index in (found, label)]
                 writer.writerow((names[label], counts[label], names[found], same, *shown))

@@ -1,0 +1,1 @@
+"""What the commands do besides parsing and printing: the functions that Python programs and notebooks call, too."""

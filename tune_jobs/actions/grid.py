@@ -1,0 +1,180 @@
+"""Many runs: what `resnet-dist grid plan | run` and `tune_jobs.plan_grid`, `run_grid` do."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os import PathLike, fspath
+from typing import Any
+
+from cluster.storage.keys import BrowsableStorage
+from cluster.storage.opening import open_storage
+from resnet_dist.plurals import counted
+from resnet_dist.records import trial_record
+from resnet_dist.storage.interface import Storage, experiment_key
+from tune_jobs.actions.flush import flush_before_launch
+from tune_jobs.actions.notebook import grid_observer
+from tune_jobs.actions.results import Results
+from tune_jobs.actions.said import Say, nothing
+from tune_jobs.grid.experiment import Experiment, experiment_record, load_experiment
+from tune_jobs.grid.observer import Observer
+from tune_jobs.grid.plan import KNOWN_SIZES, Plan, make_plan
+from tune_jobs.grid.reuse import take_over
+from tune_jobs.report.write import Report, write_report
+from tune_jobs.results.experiment_record import with_earlier_plans
+from tune_jobs.results.trials import read_experiment
+
+Place = str | PathLike[str]
+"""A directory or a file; of a storage also `s3://…`."""
+
+
+@dataclass(frozen=True)
+class GridRun:
+    """A launch that has come to its end."""
+
+    started: tuple[str, ...]
+    """Ids of the trials that it ran; those that were finished already are not among them."""
+    unfinished: tuple[str, ...]
+    """Ids of the trials that have no result: they failed, or their records have not reached storage."""
+    results: Results
+    """What storage holds now."""
+    report: Report
+    """The report that was written at the end."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """States of the trials, how many were started, and the report's files, as `grid run --json` prints them."""
+        return self.results.to_dict() | {"started": len(self.started), "report": list(self.report.uris)}
+
+    def _repr_html_(self) -> str:
+        return self.report._repr_html_()
+
+
+def plan_grid(
+    experiment: Experiment | Place,
+    storage: Place,
+    *,
+    seeds: int | None = None,
+    epochs: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    measure: bool = True,
+) -> Plan:
+    """What a launch would do: trials, steps, and the time and memory to expect. Nothing is run or written to storage.
+
+    experiment: a registered one by name, the path of a TOML file, or an `Experiment`.
+    storage: a directory or `s3://bucket/prefix`.
+    seeds: repeat each cell with seeds 0 to seeds - 1 (default: as at the last launch, or the experiment's own).
+    epochs: shorten or lengthen every run, its milestones with it.
+    settings: replace settings of every cell: `{"data.source": "cifar10"}`.
+    measure: time a few updates at each depth, once for each kind of machine.
+
+    Raises a `UserError` of one line for whatever its caller can put right.
+    """
+    opened, changed = open_storage(str(storage)), dict(settings or {})
+    experiment = _asked(experiment)
+    if not measure:
+        return make_plan(experiment, opened, seeds, epochs, changed)
+    from tune_jobs.grid.calibration import calibrating
+
+    loaded = load_experiment(experiment, changed, epochs)
+    devices = {cell.config.run.device for table in loaded.tables for cell in table.cells}
+    with calibrating(devices.pop() if len(devices) == 1 else "auto") as calibration:
+        return make_plan(experiment, opened, seeds, epochs, changed, calibration=calibration)
+
+
+def run_grid(
+    experiment: Experiment | Place,
+    storage: Place,
+    *,
+    seeds: int | None = None,
+    epochs: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    retry_failed: bool = False,
+    scheduler: str = "fifo",
+    observer: Observer | None = None,
+    say: Say | None = None,
+) -> GridRun:
+    """Run what is missing of an experiment and go on with what is half done; then write its report.
+
+    It runs on the Ray cluster of `RAY_ADDRESS`, else on this machine. One launch of an experiment acts at a time;
+    interrupted, the same call goes on.
+
+    experiment, storage, seeds, epochs, settings: as for `plan_grid`.
+    retry_failed: also run again trials that diverged or that asha stopped.
+    scheduler: `fifo`, every trial to its end; or `asha`, a search whose results stay out of the tables.
+    observer: is told of each trial's start, epochs and end; say: is called with lines of text for people. With neither
+        of them a notebook shows a progress bar.
+
+    Raises a `UserError` of one line for whatever its caller can put right; a trial that fails is in `unfinished`.
+    """
+    from cluster.storage.lease import lease
+
+    observer = observer or (Observer() if say else grid_observer())
+    experiment, say = _asked(experiment), say or nothing
+    opened = open_storage(str(storage))
+    opened.check_writable()
+    name = load_experiment(experiment, settings, epochs).name
+    with lease(opened, name, on_wait=say):
+        flush_before_launch(opened, say)
+        planned = make_plan(experiment, opened, seeds, epochs, dict(settings or {}))
+        started = _launch(planned, opened, retry_failed, scheduler, epochs, observer, say)
+        results = Results.of(read_experiment(opened, name))
+        searching = scheduler != "fifo"
+        unfinished = [
+            trial.trial_id
+            for trial in results.trials.values()
+            if trial.state != "finished" and not (searching and trial.state == "early-stopped")
+        ]
+        return GridRun(started, tuple(unfinished), results, write_report(opened, name))
+
+
+def _launch(
+    planned: Plan,
+    storage: BrowsableStorage,
+    retry_failed: bool,
+    scheduler: str,
+    asked_epochs: int | None,
+    observer: Observer,
+    say: Say,
+) -> tuple[str, ...]:
+    """Run the trials of a plan that are to run. Returns their ids."""
+    from cluster.ray_cluster.connection import connected
+    from cluster.ray_cluster.preflight import check_cluster
+    from tune_jobs.grid.run import run_trials
+
+    name = planned.experiment.name
+    for config in {trial.config.data.source: trial.config for trial in planned.to_run()}.values():
+        if config.data.source in KNOWN_SIZES:  # a folder has been decoded already, to know its fingerprint
+            from resnet_dist.data.dataset import dataset_fingerprint
+            from resnet_dist.data.staged import bring
+
+            dataset_fingerprint(bring(config.data, storage))
+    names = {item.trial.trial_id: item.trial.name for item in planned.trials}
+    record = experiment_record(
+        planned.experiment, planned.seeds, planned.overrides, scheduler, names, asked_epochs=asked_epochs
+    )
+    for trial_id, other in planned.elsewhere.items():
+        take_over(storage, name, trial_id, other)
+    trials = planned.to_run(retry_failed, scheduler)
+    finished = sum(item.state == "finished" for item in planned.trials)
+    say(
+        f"{planned.experiment.title}: {counted(len(planned.trials), 'trial')}, {finished} finished already, "
+        f"{len(trials)} to run"
+    )
+    for said in planned.notes:
+        say(f"  {said}")
+    observer.on_launch(trials)
+    if not trials:
+        _put_record(storage, record)
+        return ()
+    with connected() as resources:
+        check_cluster(storage, [trial.config for trial in trials], resources)  # before anything is written
+        _put_record(storage, record)
+        run_trials(trials, name, storage.uri, resources, observer, scheduler)
+    return tuple(trial.trial_id for trial in trials)
+
+
+def _put_record(storage: Storage, record: dict[str, Any]) -> None:
+    record = with_earlier_plans(storage, record)
+    storage.put(experiment_key(record["experiment"]), trial_record.encode(record))
+
+
+def _asked(experiment: Experiment | Place) -> Experiment | str:
+    return experiment if isinstance(experiment, Experiment) else fspath(experiment)

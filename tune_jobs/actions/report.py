@@ -1,0 +1,40 @@
+"""The report of an experiment: what `resnet-dist grid report` and `tune_jobs.write_report` do."""
+
+from os import PathLike
+
+from cluster.storage.opening import open_storage
+from tune_jobs.actions.results import stored_name
+from tune_jobs.grid.experiment import Experiment
+from tune_jobs.report import write
+from tune_jobs.report.statistics import SMALLEST_DIFFERENCE
+from tune_jobs.report.summary import ReportOptions
+from tune_jobs.report.write import Report
+
+Place = str | PathLike[str]
+"""A directory or a file; of a storage also `s3://…`."""
+
+
+def write_report(
+    experiment: Experiment | Place,
+    storage: Place,
+    *,
+    into: Place | None = None,
+    smallest_difference: float = SMALLEST_DIFFERENCE,
+    best_epoch: bool = False,
+    preface: str = "",
+) -> Report:
+    """Write an experiment's report from what storage holds, also while it runs: Markdown, HTML, CSV and figures.
+
+    experiment: its name, the path of its TOML file, or an `Experiment`.
+    storage: a directory or `s3://bucket/prefix`; the report goes to `<experiment>/report/` in it.
+    into: another directory or `s3://…` for the report, to publish it.
+    smallest_difference: the smallest difference of two errors that matters, a fraction.
+    best_epoch: also show each row's best epoch, which is optimistic: it is chosen on the test set.
+    preface: a paragraph of yours that the report begins with.
+
+    Raises a `UserError` of one line if storage has no such experiment.
+    """
+    opened = open_storage(str(storage))
+    options = ReportOptions(smallest_difference, best_epoch, preface)
+    target = open_storage(str(into)) if into is not None else None
+    return write.write_report(opened, stored_name(experiment, opened), options=options, into=target)

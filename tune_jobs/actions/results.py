@@ -1,0 +1,144 @@
+"""What storage holds of an experiment: what `resnet-dist results`, `grid status` and `tune_jobs.read_results` read."""
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, Any
+
+from cluster.storage.keys import BrowsableStorage
+from cluster.storage.opening import open_storage
+from resnet_dist.errors import UserError
+from resnet_dist.storage.interface import experiment_key
+from tune_jobs.grid.experiment import Experiment, is_file, load_experiment
+from tune_jobs.results.html_table import html_table
+from tune_jobs.results.tidy_table import Column, Kind, ResultTable, Rows, Value
+from tune_jobs.results.trials import ExperimentResults, read_experiment
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
+    import pyarrow
+
+TYPES: dict[Kind, str] = {"text": "string", "integer": "int64", "number": "float64", "boolean": "bool"}
+"""Of a column, by its kind: Arrow's name of it."""
+
+
+@dataclass(frozen=True)
+class Results(ExperimentResults):
+    """An experiment as storage had it when this was read."""
+
+    @classmethod
+    def of(cls, read: ExperimentResults) -> "Results":
+        """The same, with its tables."""
+        return cls(read.uri, read.record, read.trials, read.unlisted)
+
+    def to_arrow(self, rows: Rows = "trials") -> "pyarrow.Table":
+        """One tidy table: a row a trial, or `"epochs"`: a row an epoch; every setting that varies a column."""
+        return arrow_table(ResultTable(self.record, rows).columns, self.rows(rows))
+
+    def to_pandas(self, rows: Rows = "trials") -> "pandas.DataFrame":
+        """The same as a pandas frame. Raises a `UserError` if pandas is not installed."""
+        _require("pandas")
+        return self.to_arrow(rows).to_pandas()
+
+    def to_polars(self, rows: Rows = "trials") -> "polars.DataFrame":
+        """The same as a Polars frame. Raises a `UserError` if Polars is not installed."""
+        _require("polars")
+        import polars
+
+        found = polars.from_arrow(self.to_arrow(rows))
+        assert isinstance(found, polars.DataFrame)
+        return found
+
+    def rows(self, rows: Rows = "trials") -> Iterator[list[Value]]:
+        """The rows of the tidy table, in the order of the trials."""
+        return ResultTable(self.record, rows).rows(iter(self.trials.values()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The state of each trial, as `grid status --json` prints it."""
+        return {
+            "experiment": self.name,
+            "storage": self.uri,
+            "trials": [
+                {
+                    "trial": trial.trial_id,
+                    "name": trial.name,
+                    "state": trial.state,
+                    "epochs_done": trial.epochs_done,
+                    "epochs": trial.epochs,
+                    "top1_error": trial.result.get("top1_error"),
+                    "reason": trial.reason,
+                }
+                for trial in self.trials.values()
+            ],
+        }
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for trial in self.trials.values():
+            last = trial.result or (trial.metrics[-1] if trial.metrics else {})
+            error = f"{100 * last['top1_error']:.2f}" if last else ""
+            epochs = f"{trial.epochs_done} of {trial.epochs}"
+            rows.append((trial.name, trial.state, epochs, error, trial.trial_id))
+        return html_table(("trial", "state", "epochs", "test error, %", "id"), rows, str(self.record["title"]))
+
+
+def read_results(experiment: "Experiment | str | PathLike[str]", storage: "str | PathLike[str]") -> Results:
+    """What storage holds of an experiment, also while it runs, and of single runs: `train` is their experiment.
+
+    experiment: its name, the path of its TOML file, or an `Experiment`.
+    storage: a directory or `s3://bucket/prefix`.
+
+    Raises a `UserError` that names those that are there unless it is one of them.
+    """
+    opened = open_storage(str(storage))
+    return Results.of(read_experiment(opened, stored_name(experiment, opened)))
+
+
+def stored_name(experiment: "Experiment | str | PathLike[str]", storage: BrowsableStorage) -> str:
+    """The name under which an experiment is stored: its own, or what the TOML file at a path says.
+
+    Raises a `UserError` that names those that are there unless it is one of them.
+    """
+    if isinstance(experiment, Experiment):
+        name = experiment.name
+    else:
+        name = fspath(experiment)
+        if name.endswith(".toml") and is_file(name):
+            name = load_experiment(name).name
+    if storage.get(experiment_key(name)) is not None:
+        return name
+    stored = tuple(folder for folder in storage.folders("") if storage.get(experiment_key(folder)) is not None)
+    if not stored:
+        raise UserError(
+            f"{name}: no such experiment in {storage.uri}, which holds none; start one with: resnet-dist "
+            f"grid run EXPERIMENT --storage {storage.uri}"
+        )
+    near = difflib.get_close_matches(name, stored, n=1)
+    suggestion = f"; did you mean {near[0]!r}?" if near else ""
+    raise UserError(f"{name}: no such experiment in {storage.uri}, which holds {', '.join(stored)}{suggestion}")
+
+
+def arrow_schema(columns: tuple[Column, ...]) -> "pyarrow.Schema":
+    """Names and types of columns."""
+    import pyarrow as pa
+
+    return pa.schema([(column.name, pa.type_for_alias(TYPES[column.kind])) for column in columns])
+
+
+def arrow_table(columns: tuple[Column, ...], rows: Iterator[list[Value]]) -> "pyarrow.Table":
+    """Rows as Arrow's table."""
+    import pyarrow as pa
+
+    schema = arrow_schema(columns)
+    values = list(zip(*rows, strict=True)) or [()] * len(columns)
+    arrays = [pa.array(column, field.type) for column, field in zip(values, schema, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _require(package: str) -> None:
+    from importlib.util import find_spec
+
+    if find_spec(package) is None:
+        raise UserError(f"{package} is not installed; install it with: pip install {package}")
