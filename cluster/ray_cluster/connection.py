@@ -2,9 +2,7 @@
 
 import logging
 import os
-import shlex
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -13,13 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.ray_cluster.local import running_cluster
+from cluster.ray_cluster import own_ray
+from cluster.ray_cluster.address import cluster_address, reason, require_ray, unprinted
 from cluster.signals import uninterrupted
 from resnet_dist.errors import UserError
 from resnet_dist.paths import absolute, require_utf8
-
-_TIMED_OUT = "timed out during startup"
-"""What Ray says where its own processes were not up within half a minute."""
 
 DRIVER_RESOURCE = "trial_driver"
 """Custom resource of the nodes on which the processes that start worker groups are to run: those that stay."""
@@ -109,33 +105,24 @@ def connected(address: str | None = None) -> Iterator[Resources]:
     # Tune's own handler ends one run of Tune and lets the program go on to the next one.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     _require_utf8_directories()
+    address = address or cluster_address()  # before Ray is there, which looks at once whether a token is wanted
     import ray
 
-    address = address or os.environ.get("RAY_ADDRESS")
-    if address and address.startswith(("http://", "https://")):
-        raise UserError(
-            f"RAY_ADDRESS: {address} is the address of a job server; give this command to it with "
-            "`resnet-dist submit -- …`, or unset RAY_ADDRESS to run it on this machine alone"
-        )
-    if address and (started := running_cluster()) and address in (started.address, "auto"):
-        started.use_token()
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address:
-            _require_listener(address)
-            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+            _connect(address)
         else:
-            _start_local()
+            own_ray.start()
         # Ray's own handler exits where it stands; the caller's, by which a stopped job unwinds, stays in force.
         if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)
+    except UserError:
+        ray.shutdown()
+        raise
     except Exception as error:  # Ray raises bare ones, too: its own node did not start within half a minute
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if address:
-            raise UserError(
-                f"cannot connect to the Ray cluster at {address}: {first}; check RAY_ADDRESS and that the cluster runs"
-            ) from error
-        remedy = "; try again when the machine is less busy" if _TIMED_OUT in str(error) else ""
+        remedy = "; try again when the machine is less busy" if own_ray.TIMED_OUT in str(error) else ""
         raise UserError(f"cannot start Ray on this machine: {first}{remedy}") from error
     try:
         yield resources_of([node["Resources"] for node in living_nodes()], _autoscaled(), is_ours=not address)
@@ -144,19 +131,23 @@ def connected(address: str | None = None) -> Iterator[Resources]:
             ray.shutdown()
 
 
+def _connect(address: str) -> None:
+    import ray
+
+    with unprinted() as said:
+        try:
+            require_ray(address)
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        except Exception as error:
+            raise UserError(f"cannot connect to the Ray cluster at {address}: {reason(error, said())}") from error
+
+
 def _require_utf8_directories() -> None:
     """Ray puts them into messages of its own, which are UTF-8, and says only afterwards that it cannot."""
     require_utf8(os.getcwd(), "the working directory")  # noqa: PTH109
     require_utf8(tempfile.gettempdir(), "TMPDIR")
     require_utf8(str(absolute("~", "HOME")), "HOME")
     require_utf8(sys.executable, "the path of Python")
-
-
-def _require_listener(address: str) -> None:
-    """Raise an `OSError` if nothing listens at `host:port`, for which Ray would wait for many minutes."""
-    host, _, port = address.rpartition(":")
-    if host and "/" not in host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=30).close()
 
 
 def resources_of(nodes: Sequence[Mapping[str, float]], autoscaled: Mapping[str, float], is_ours: bool) -> Resources:
@@ -177,27 +168,3 @@ def _autoscaled() -> dict[str, float]:
     from ray._private.state import state
 
     return {name: float(most) for name, most in (state.get_max_resources_from_cluster_config() or {}).items()}
-
-
-def _start_local() -> None:
-    """Start Ray on this machine; up to twice again where it was not up within Ray's 30 s, as on a busy machine."""
-    import ray
-
-    # Ray starts its workers by a line for a shell in which it leaves the path of Python unquoted.
-    python = shlex.quote(sys.executable)
-    environment = None if python == sys.executable else {"py_executable": python}
-    for is_last in (False, False, True):
-        try:
-            # Not one that happens to run here: whoever wants that one names it, and it stays as it is.
-            ray.init(
-                "local",
-                include_dashboard=False,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                runtime_env=environment,
-            )
-            return
-        except Exception as error:
-            ray.shutdown()
-            if is_last or _TIMED_OUT not in str(error):
-                raise

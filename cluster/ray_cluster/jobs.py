@@ -4,23 +4,29 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import ClientError
 
+from cluster.ray_cluster.address import without_user
 from cluster.ray_cluster.local import running_cluster
 from resnet_dist.errors import UserError
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
+T = TypeVar("T")
+
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
-RECONNECTS = 10
-"""Times in a row, without a word of the job, that following a log starts again when the connection breaks."""
+PATIENCE = 120.0
+"""Seconds for which a job server that was there and does not answer is asked again."""
+REQUEST_SECONDS = (10.0, 60.0)
+"""Seconds that a job server may take to accept a connection, and between two words of its answer."""
 
 _OVERRIDES = "RAY_API_SERVER_ADDRESS"  # Ray lets it, and RAY_ADDRESS, win over the address that it is given
 
@@ -52,6 +58,10 @@ class JobState:
         return self.status in ("STOPPED", "SUCCEEDED", "FAILED")
 
 
+class NoAnswerError(UserError):
+    """The job server cannot be reached at the moment, or something before it says so."""
+
+
 class Jobs:
     """The jobs of one cluster."""
 
@@ -61,17 +71,19 @@ class Jobs:
         Without it: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, the cluster that `cluster up` started here, or port 8265.
         """
         started = running_cluster()
-        self.address = address or os.environ.get(_OVERRIDES) or os.environ.get("RAY_ADDRESS")
-        if self.address in (None, "auto"):
-            self.address = started.dashboard if started else DEFAULT_ADDRESS
-        assert self.address
-        if started and self.address.rstrip("/") == started.dashboard:
+        given = address or os.environ.get(_OVERRIDES) or os.environ.get("RAY_ADDRESS") or "auto"
+        if given in ("auto", "local"):
+            given = started.dashboard if started else DEFAULT_ADDRESS
+        if started and given.rstrip("/") in (started.dashboard, started.address):
+            given = started.dashboard
             started.use_token()
-        if not self.address.startswith(("http://", "https://")):
+        if not given.startswith(("http://", "https://")):
+            host = given.rpartition("://")[2].rpartition("@")[2].rpartition(":")[0] or "<head>"
             raise UserError(
-                f"{self.address}: is not the address of a job server; give --address http://<head>:8265 (its dashboard)"
+                f"{given.rpartition('@')[2]}: is not the address of a job server; give --address http://{host}:8265 "
+                "(its dashboard)"
             )
-        self.address = self.address.rstrip("/")
+        self.address = given.rstrip("/")
         with self._one_line():
             self._client: JobSubmissionClient = self._connect()
 
@@ -80,10 +92,13 @@ class Jobs:
         environment: dict[str, Any] = {"working_dir": working_dir}
         if variables:
             environment["env_vars"] = variables
-        with self._one_line(job_id):
-            return str(
-                self._client.submit_job(entrypoint=entrypoint, runtime_env=environment, submission_id=job_id or None)
-            )
+        job_id = job_id or f"resnet-dist-{secrets.token_hex(6)}"  # one that is known if the answer is lost
+        try:
+            with self._one_line(job_id):
+                self._client.submit_job(entrypoint=entrypoint, runtime_env=environment, submission_id=job_id)
+        except NoAnswerError:
+            self.patiently(lambda: self.state(job_id))  # raises if it did not get there
+        return job_id
 
     def state(self, job_id: str) -> JobState:
         """What is known of a job."""
@@ -101,30 +116,62 @@ class Jobs:
         with self._one_line(job_id):
             return str(self._client.get_job_logs(job_id))
 
-    def follow(self, job_id: str, write: Callable[[str], None]) -> JobState:
-        """Pass on what a job prints, from its first line on, until it is over."""
+    def follow(self, job_id: str, write: Callable[[str], None], notice: Callable[[str], None]) -> JobState:
+        """Pass on what a job prints, from its first line on, until it is over.
+
+        `notice` is told, once, that the server does not answer, and that it does again. Raises a `NoAnswerError` that
+        says how to look again if it is silent for too long.
+        """
         written = 0
 
-        async def tail() -> None:
+        def pass_on(text: str, begins: int) -> None:
             nonlocal written
+            if begins + len(text) > written:
+                write(text[max(0, written - begins) :])
+                written = begins + len(text)
+
+        async def tail() -> None:
             seen = 0  # a new connection begins at the start of the log
             async for text in self._client.tail_job_logs(job_id):
-                if (fresh := text[max(0, written - seen) :]) and seen + len(text) > written:
-                    write(fresh)
-                    written = seen + len(text)
+                pass_on(text, seen)
                 seen += len(text)
 
-        left = RECONNECTS
-        while left:
-            before = written
-            self.state(job_id)  # refuses a job that is not there
+        def catch_up() -> JobState:
+            state = self.state(job_id)
+            if not whole:  # the connection may have broken over the last words, or does not work here at all
+                pass_on(self.logs(job_id), 0)
+            return state
+
+        self.state(job_id)  # refuses a job that is not there
+        while True:
+            whole = False
             with contextlib.suppress(RuntimeError, OSError, ClientError):
                 asyncio.run(tail())
-            if (state := self.state(job_id)).is_over:
+                whole = True
+            state = self.patiently(catch_up, notice, f"job {job_id} goes on without being watched, and ")
+            if state.is_over:
                 return state
-            left = RECONNECTS if written > before else left - 1
             time.sleep(1.0)
-        raise UserError(f"job {job_id}: its log cannot be followed; it goes on, and `job status {job_id}` says how far")
+
+    def patiently(self, ask: Callable[[], T], notice: Callable[[str], None] = lambda _: None, meanwhile: str = "") -> T:
+        """What `ask` returns, asked again for a while if the job server does not answer."""
+        end = None
+        while True:
+            try:
+                answer = ask()
+            except NoAnswerError as error:
+                if end is None:
+                    end = time.monotonic() + PATIENCE
+                    notice(
+                        f"the job server at {without_user(self.address)} does not answer; {meanwhile}it is asked again"
+                    )
+                if time.monotonic() > end:
+                    raise error
+                time.sleep(1.0)
+            else:
+                if end is not None:
+                    notice(f"the job server at {without_user(self.address)} answers again")
+                return answer
 
     def stop(self, job_id: str) -> bool:
         """Ask a job to end. False if it was over already."""
@@ -135,13 +182,17 @@ class Jobs:
         from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
         from ray.job_submission import JobSubmissionClient
 
+        class Client(JobSubmissionClient):
+            def _do_request(self, *args: Any, **options: Any) -> Any:
+                return super()._do_request(*args, **{"timeout": REQUEST_SECONDS} | options)
+
         for name in _TALKATIVE:  # importing them has set their levels
             logging.getLogger(name).setLevel(logging.ERROR)
         maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
         before = os.environ.get(_OVERRIDES)
         os.environ[_OVERRIDES] = str(self.address)
         try:
-            return JobSubmissionClient(self.address)
+            return Client(self.address)
         finally:
             if before is None:
                 del os.environ[_OVERRIDES]
@@ -153,7 +204,7 @@ class Jobs:
         """Turn what Ray raises into a `UserError` that says what to do; it never holds a token."""
         from ray.exceptions import AuthenticationError
 
-        place = _without_user(str(self.address))
+        place = without_user(str(self.address))
         try:
             yield
         except AuthenticationError:
@@ -162,7 +213,7 @@ class Jobs:
                 "RAY_AUTH_TOKEN_PATH to the file that holds this cluster's"
             ) from None
         except OSError:  # requests' errors are among these
-            raise UserError(
+            raise NoAnswerError(
                 f"no job server answers at {place}; give --address http://<head>:8265, or start a cluster here with "
                 "`cluster up`"
             ) from None
@@ -172,6 +223,8 @@ class Jobs:
             if "already" in str(error) and job_id:
                 raise UserError(f"there is a job {job_id} at {place} already; give another --id") from None
             first = " ".join(str(error).split())[:300]
+            if re.search(r"status code 50[234]", first):  # of a proxy before it
+                raise NoAnswerError(f"the job server at {place} cannot be reached: {first}; try again later") from None
             raise UserError(f"the job server at {place} refuses: {first}") from None
 
 
@@ -184,8 +237,3 @@ def _state(details: Any) -> JobState:
         details.end_time / 1000 if details.end_time else None,
         " ".join((details.message or "").partition(", last available logs")[0].split()),  # `logs` has those
     )
-
-
-def _without_user(url: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from rich.markup import escape
 from rich.table import Table
 
-from cluster.ray_cluster.jobs import Jobs, JobState
+from cluster.ray_cluster.jobs import Jobs, JobState, NoAnswerError
 from resnet_dist.errors import UserError
 from tune_jobs.commands.options import Parser, add_json
 from tune_jobs.commands.output import print_json, program
@@ -49,15 +49,23 @@ def follow(jobs: Jobs, job_id: str) -> int:
         sys.stdout.flush()
 
     try:
-        state = jobs.follow(job_id, write)
+        state = jobs.follow(job_id, write, _notice)
+    except NoAnswerError as error:
+        raise UserError(f"{error}. Job {job_id} goes on if its cluster does: {_look_again(job_id)}") from error
     except KeyboardInterrupt:
-        print(  # noqa: T201
-            f"job {job_id} goes on; `{program()} job stop {job_id}` ends it", file=sys.stderr
-        )
+        _notice(f"job {job_id} goes on; `{program()} job stop {job_id}` ends it")
         return 130
     if state.status == "SUCCEEDED":
         return 0
     raise UserError(f"job {job_id} is {state.status}: {state.message[:300]}")
+
+
+def _notice(line: str) -> None:
+    print(line, file=sys.stderr)  # noqa: T201
+
+
+def _look_again(job_id: str) -> str:
+    return f"look again with `{program()} job status {job_id}` or `{program()} job logs -f {job_id}`"
 
 
 def logs(args: argparse.Namespace) -> int:
@@ -89,13 +97,23 @@ def status(args: argparse.Namespace) -> int:
 def stop(args: argparse.Namespace) -> int:
     """Stop a job. What it has finished stays, and the same submission goes on."""
     jobs = Jobs(args.address)
-    if not jobs.stop(args.job):
-        raise UserError(f"job {args.job} is over already: {jobs.state(args.job).status}")
-    deadline = time.monotonic() + STOPPING
-    while not (state := jobs.state(args.job)).is_over:
-        if time.monotonic() > deadline:
-            raise UserError(f"job {args.job} still runs after {STOPPING:.0f} s; look again with job status {args.job}")
-        time.sleep(0.5)
+    tries = 0
+
+    def ask() -> bool:
+        nonlocal tries
+        tries += 1
+        return jobs.stop(args.job)
+
+    try:
+        if not jobs.patiently(ask, _notice) and tries == 1:
+            raise UserError(f"job {args.job} is over already: {jobs.state(args.job).status}")
+        deadline = time.monotonic() + STOPPING
+        while not (state := jobs.patiently(lambda: jobs.state(args.job), _notice)).is_over:
+            if time.monotonic() > deadline:
+                raise UserError(f"job {args.job} still runs after {STOPPING:.0f} s; {_look_again(args.job)}")
+            time.sleep(0.5)
+    except NoAnswerError as error:
+        raise UserError(f"{error}. Whether job {args.job} has stopped is not known: {_look_again(args.job)}") from error
     make_console().print(f"job {args.job}: {state.status}")
     return 0
 

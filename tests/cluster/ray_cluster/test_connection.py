@@ -1,10 +1,19 @@
 """The cluster that a command uses, without one: places for workers, and what is refused before Ray is asked."""
 
+import os
 import socket
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
+from cluster.processes import Process, start_time
+from cluster.ray_cluster import address as address_module
+from cluster.ray_cluster.address import cluster_address, reason, require_ray, unprinted
 from cluster.ray_cluster.connection import Resources, connected, resources_of
+from cluster.ray_cluster.local import LocalCluster
 from resnet_dist.errors import UserError
 
 
@@ -62,14 +71,52 @@ def test_as_many_workers_as_places_fit() -> None:
     resources.require_workers(2, use_gpu=True)
 
 
-def test_the_address_of_a_job_server_is_refused_where_ray_itself_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")  # as `cluster up` prints it for `ray job`
-    said = "is the address of a job server; give this command to it with `resnet-dist submit"
-    with pytest.raises(UserError, match=said), connected():
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        (
+            "http://me:secret@head:8265",
+            "http://head:8265 is the address of a job server, to which this command is",
+        ),
+        ("ray://head:10001", "ray://… is an address of Ray Client, through which Ray Train and Tune do not work; give"),
+    ],
+)
+def test_another_kind_of_address_is_refused_with_what_to_do(
+    address: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["resnet-dist", "grid", "run", "a study", "--storage", "s3://b"])
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UserError, match=said) as caught, connected():
         pass
+    assert "secret" not in str(caught.value)
+    if "job server" in said:
+        assert "resnet-dist submit -- grid run 'a study' --storage s3://b;" in str(caught.value)
 
 
-def test_a_cluster_that_is_gone_is_one_line_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("given", ["http://127.0.0.1:8265", "http://127.0.0.1:8265/", "127.0.0.1:6000", "auto"])
+def test_each_address_of_the_cluster_that_was_started_here_is_that_clusters(
+    given: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    alive = Process(os.getpid(), start_time(os.getpid()) or 0)
+    started = LocalCluster("http://127.0.0.1:8265", "127.0.0.1:6000", str(tmp_path), (alive,))
+    monkeypatch.setattr("cluster.ray_cluster.address.running_cluster", lambda: started)
+    monkeypatch.setenv("RAY_ADDRESS", given)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert cluster_address() == "127.0.0.1:6000"
+
+
+@pytest.mark.parametrize("given", ["", " ", "local", None])
+def test_without_an_address_ray_is_this_processs_own(given: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if given is None:
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    else:
+        monkeypatch.setenv("RAY_ADDRESS", given)
+    assert cluster_address() is None
+
+
+def test_a_cluster_that_is_gone_is_one_line_at_once(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     with socket.socket() as taken:  # bound, and nothing listens
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -77,3 +124,46 @@ def test_a_cluster_that_is_gone_is_one_line_at_once(monkeypatch: pytest.MonkeyPa
         said = f"cannot connect to the Ray cluster at {address}: .*refused; check RAY_ADDRESS and that the cluster runs"
         with pytest.raises(UserError, match=said), connected():
             pass
+    assert not capfd.readouterr().err
+
+
+class Web(BaseHTTPRequestHandler):
+    """What answers in another language than Ray's."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_a_port_of_something_else_is_one_line_within_seconds(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Web) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.server_port}")
+        with pytest.raises(UserError, match="what answers there is not Ray; check RAY_ADDRESS"), connected():
+            pass
+        server.shutdown()
+    assert not capfd.readouterr().err
+
+
+def test_a_port_that_accepts_and_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(address_module, "ANSWER_SECONDS", 0.2)
+    said = "what answers there is not Ray"
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(OSError, match=said):
+        require_ray(f"127.0.0.1:{silent.getsockname()[1]}")
+
+
+@pytest.mark.parametrize(
+    ("core", "said"),
+    [
+        ("RPC error: InvalidAuthToken: Authentication token is missing", "wants a token that is not the one at hand"),
+        ("RPC error: Method not found! rpc_code: 12", "what answers there is another of Ray's servers"),
+        ("", "Failed to connect; check RAY_ADDRESS"),
+    ],
+)
+def test_what_rays_core_says_is_put_into_the_one_line(core: str, said: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with unprinted() as written:
+        os.write(2, core.encode())
+        assert said in reason(ConnectionError("Failed to connect\nmore"), written())
+    os.write(2, b"printed again")
+    assert capfd.readouterr().err == "printed again"

@@ -1,53 +1,180 @@
-"""Following a job's log, whose connection may break as often as it likes while the job has something to say."""
+"""Jobs on a stand-in of a job server: connections that break and answers that are lost end nothing but themselves."""
 
-from collections.abc import AsyncIterator
+import io
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from cluster.ray_cluster.jobs import RECONNECTS, Jobs, JobState
+from cluster.processes import Process, start_time
+from cluster.ray_cluster import jobs as jobs_module
+from cluster.ray_cluster.jobs import Jobs
+from cluster.ray_cluster.local import LocalCluster
 from resnet_dist.errors import UserError
+from tests.cluster.ray_cluster.job_server import JobServer, job_server
+from tune_jobs.command_line import main
 
-
-class BreakingConnection:
-    """Ray's client: each connection sends the log from its beginning, a word more than the last, and breaks."""
-
-    def __init__(self, words: list[str]) -> None:
-        self.words = words
-        self.connections = 0
-
-    async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
-        self.connections += 1
-        for word in self.words[: self.connections]:
-            yield word
-        raise RuntimeError("the connection is lost")
+pytestmark = pytest.mark.filterwarnings("ignore:ssl=None is deprecated")  # Ray's client gives it
 
 
 @pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch) -> BreakingConnection:
-    client = BreakingConnection([f"word {number}\n" for number in range(3 * RECONNECTS)])
-
-    def state(_: Jobs, job_id: str) -> JobState:
-        over = client.connections > len(client.words)
-        return JobState(job_id, "SUCCEEDED" if over else "RUNNING", "grid run", 0.0, None, "")
-
-    def connect(_: Jobs) -> BreakingConnection:
-        return client
-
-    monkeypatch.setattr(Jobs, "state", state)
-    monkeypatch.setattr(Jobs, "_connect", connect)
-    monkeypatch.setattr("cluster.ray_cluster.jobs.time.sleep", lambda _: None)
-    return client
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[JobServer]:
+    """One with a job `j`, at the address that the environment names."""
+    monkeypatch.setattr("cluster.ray_cluster.jobs.time.sleep", lambda _: threading.Event().wait(0.01))
+    with job_server() as running:
+        running.ids.add("j")
+        monkeypatch.setenv("RAY_ADDRESS", running.url)
+        monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+        yield running
 
 
-def test_a_log_is_followed_over_any_number_of_broken_connections(client: BreakingConnection) -> None:
-    written: list[str] = []
-    assert Jobs("http://127.0.0.1:8265").follow("job", written.append).status == "SUCCEEDED"
-    assert written == client.words
+class Following:
+    """A command that follows the job in a thread, and what it has printed."""
+
+    def __init__(self, server: JobServer, *command: str) -> None:
+        self.server = server
+        self.text = ""
+        self.notices: list[str] = []
+        self.status = ""
+        self._news = threading.Condition()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+
+    def _follow(self) -> None:
+        try:
+            self.status = Jobs().follow("j", self._take, self._notice).status
+        except UserError as error:
+            self.status = str(error)
+
+    def _take(self, text: str) -> None:
+        with self._news:
+            self.text += text
+            self._news.notify_all()
+
+    def _notice(self, line: str) -> None:
+        with self._news:
+            self.notices.append(line)
+            self._news.notify_all()
+
+    def wait(self, condition: Callable[[], object]) -> None:
+        with self._news:
+            assert self._news.wait_for(condition, 60), (self.text, self.notices, self.status)
+
+    def end(self) -> str:
+        self._thread.join(60)
+        return self.status
 
 
-def test_a_job_that_says_nothing_over_many_connections_is_given_up(client: BreakingConnection) -> None:
-    client.words = ["the only word\n"]
-    client.words += [""] * 3 * RECONNECTS
-    with pytest.raises(UserError, match="its log cannot be followed; it goes on"):
-        Jobs("http://127.0.0.1:8265").follow("job", lambda _: None)
-    assert client.connections == 1 + RECONNECTS
+def test_a_job_is_followed_over_any_number_of_broken_connections(server: JobServer) -> None:
+    following = Following(server)
+    for number in range(3):
+        server.log += f"word {number}\n"
+        following.wait(lambda: following.text == server.log)
+        server.answers.clear()
+        following.wait(lambda: len(following.notices) % 2 == 1)
+        server.log += f"meanwhile {number}\n"
+        server.answers.set()
+        following.wait(lambda: following.text == server.log)
+    server.log += "the last word\n"
+    server.status = "SUCCEEDED"
+    assert following.end() == "SUCCEEDED" and following.text == server.log
+    lost, found = following.notices[:2]
+    assert lost.endswith("does not answer; job j goes on without being watched, and it is asked again")
+    assert found == f"the job server at {server.url} answers again"
+
+
+def test_what_a_job_says_before_its_end_while_nobody_listens_is_printed(server: JobServer) -> None:
+    following = Following(server)
+    server.log = "begins\n"
+    following.wait(lambda: following.text)
+    server.answers.clear()
+    following.wait(lambda: following.notices)
+    server.log += "ends\n"
+    server.status = "FAILED"
+    server.answers.set()
+    assert following.end() == "FAILED" and following.text == "begins\nends\n"
+
+
+def test_a_log_is_followed_where_no_websocket_gets_through(server: JobServer) -> None:
+    server.websockets = False
+    following = Following(server)
+    for number in range(20):
+        server.log += f"word {number}\n"
+        following.wait(lambda: following.text == server.log)
+    server.status = "SUCCEEDED"
+    assert following.end() == "SUCCEEDED" and not following.notices
+
+
+def test_a_server_that_does_not_come_back_is_given_up_with_how_to_look_again(
+    server: JobServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(jobs_module, "PATIENCE", 0.1)
+
+    class Screen(io.StringIO):
+        def write(self, text: str) -> int:
+            server.answers.clear()
+            return super().write(text)
+
+    monkeypatch.setattr(sys, "stdout", screen := Screen())
+    server.log = "a word\n"
+    assert main(["job", "logs", "-f", "j"]) == 1
+    assert screen.getvalue() == "a word\n"
+    said = capsys.readouterr().err
+    assert f"error: no job server answers at {server.url}; " in said
+    assert "Job j goes on if its cluster does: look again with `" in said and "job logs -f j`" in said
+
+
+@pytest.mark.parametrize("lost", ["POST stop", "GET j"])
+def test_a_job_is_stopped_though_an_answer_is_lost(
+    server: JobServer, lost: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.loses.add(lost)
+    assert main(["job", "stop", "j"]) == 0
+    assert capsys.readouterr().out == "job j: STOPPED\n"
+
+
+def test_a_submission_whose_answer_is_lost_is_followed(
+    server: JobServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "code.py").write_text("")
+    server.loses.add("POST jobs")
+    server.log, server.status = "trained\n", "SUCCEEDED"
+    command = ["submit", "--id", "mine", "--working-dir", str(tmp_path), "--", "grid", "run", "demo"]
+    assert main([*command, "--storage", "s3://bucket/results"]) == 0
+    assert "mine" in server.ids and "trained\n" in capsys.readouterr().out
+    assert sum(request == "POST /api/jobs/" for request in server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("10.1.2.3:6379", "10.1.2.3:6379: is not the address of a job server; give --address http://10.1.2.3:8265"),
+        ("ray://user:secret@head:10001", "head:10001: is not the address of a job server; give --address http://head:"),
+    ],
+)
+def test_another_address_of_a_cluster_names_the_likely_one(
+    address: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UserError, match=said) as caught:
+        Jobs()
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["", "auto", "local", "127.0.0.1:6000", None])
+def test_every_address_of_the_cluster_that_was_started_here_finds_its_jobs(
+    address: str | None, server: JobServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    alive = Process(os.getpid(), start_time(os.getpid()) or 0)
+    started = LocalCluster(server.url, "127.0.0.1:6000", str(tmp_path), (alive,))
+    monkeypatch.setattr(jobs_module, "running_cluster", lambda: started)
+    monkeypatch.setattr(LocalCluster, "use_token", lambda _: None)
+    if address is None:
+        monkeypatch.delenv("RAY_ADDRESS")
+    else:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    assert Jobs().state("j").status == "RUNNING"

@@ -1,13 +1,23 @@
 """A local Ray, as `connected` starts it."""
 
+import os
 import shlex
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
 
-from cluster.ray_cluster import connection
+from cluster.ray_cluster import own_ray
+from resnet_dist.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No Ray is started here: nor is its worker asked."""
+    monkeypatch.setattr(own_ray, "require_worker", lambda: None)
 
 
 @pytest.mark.parametrize("folder", ["/home/one", "/home/two words/größe", "/home/it's"])
@@ -18,12 +28,12 @@ def test_workers_are_started_with_the_path_of_python_whatever_is_in_it(
     asked: list[dict[str, Any]] = []
     monkeypatch.setattr(sys, "executable", python := f"{folder}/.venv/bin/python")
     monkeypatch.setattr(ray, "init", lambda *_, **options: asked.append(options))
-    connection._start_local()
+    own_ray.start()
     environment = asked[0]["runtime_env"] or {"py_executable": python}
     assert shlex.split(f"exec {environment['py_executable']}") == ["exec", python]
 
 
-BUSY = f"The current node {connection._TIMED_OUT}. This could happen because some of the raylet failed to startup"
+BUSY = f"The current node {own_ray.TIMED_OUT}. This could happen because some of the raylet failed to startup"
 
 
 @pytest.mark.parametrize(("failures", "tries"), [([BUSY] * 2, 3), ([BUSY] * 3, 3), (["no space left"], 1)])
@@ -39,8 +49,48 @@ def test_a_start_that_a_busy_machine_made_too_slow_is_tried_again(
 
     monkeypatch.setattr(ray, "init", init)
     if len(failures) < tries:
-        connection._start_local()
+        own_ray.start()
     else:
         with pytest.raises(RuntimeError, match=failures[0].split(".")[0]):
-            connection._start_local()
+            own_ray.start()
     assert len(asked) == tries
+
+
+def test_a_directory_of_another_user_is_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    monkeypatch.setattr("ray._common.utils.get_default_ray_temp_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(own_ray, "LONGEST_DIRECTORY", 1000)
+    own_ray.require_directory()
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(UserError, match=f"{tmp_path} is of user .* and cannot be written; set RAY_TMPDIR to a short"):
+        own_ray.require_directory()
+
+
+def test_a_directory_that_is_too_deep_for_sockets_or_a_file_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp/" + "deep/" * 10)
+    with pytest.raises(UserError, match="whose path is too long for its sockets; set RAY_TMPDIR"):
+        own_ray.require_directory()
+    monkeypatch.setenv("RAY_TMPDIR", "/dev/null")
+    with pytest.raises(UserError, match="/dev/null is no directory; set RAY_TMPDIR"):
+        own_ray.require_directory()
+
+
+def test_an_empty_name_of_rays_directory_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "")
+    own_ray.require_directory()
+    assert "RAY_TMPDIR" not in os.environ
+
+
+def test_workers_that_do_not_start_are_noticed_and_the_log_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    (tmp_path / "worker-1.err").write_text("Traceback\nImportError: no module named ray\n")
+    node = SimpleNamespace(get_logs_dir_path=lambda: str(tmp_path))
+    monkeypatch.setattr(ray._private.worker.global_worker, "node", node)
+    monkeypatch.setattr(ray, "remote", lambda **_: lambda _: SimpleNamespace(remote=lambda: "asked"))
+    monkeypatch.setattr(ray, "wait", lambda asked, timeout: ([], asked))
+    with pytest.raises(UserError, match=f"has started in 180 s: ImportError: no module named ray; see {tmp_path}"):
+        own_ray.require_worker()
