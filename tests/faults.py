@@ -4,6 +4,7 @@ from tests.fault import Fault
 from tests.fault import fault as _fault
 from tests.gpu_faults import GPU_FAULTS
 from tests.pretended_gpu_faults import PRETENDED_GPU_FAULTS
+from tests.report_faults import REPORT_FAULTS
 from tests.storage_faults import STORAGE_FAULTS
 
 UNIT = "tests/resnet_dist/"
@@ -19,9 +20,6 @@ CAPTURED = f"{UNIT}training/test_captured.py"
 NETWORKS = f"{UNIT}networks/test_networks.py"
 EVALUATION = f"{UNIT}training/test_evaluation.py"
 LEASE = "tests/cluster/storage/test_lease.py"
-STATISTICS = "tests/tune_jobs/report/test_statistics.py"
-REPORT = "tests/tune_jobs/report/test_report.py"
-REPORT_FILES = "tests/tune_jobs/report/test_report_files.py"
 
 
 FAULTS: tuple[Fault, ...] = (
@@ -413,54 +411,6 @@ FAULTS: tuple[Fault, ...] = (
         "tests/tune_jobs/results/test_experiment_record.py",
     ),
     _fault(
-        "reference-without-spread",
-        "the document's single run is taken for its mean: its own spread is left out of the test",
-        "tune_jobs/report/statistics.py",
-        "math.sqrt(1 + 1 / sample.n), sample.n - 1)",
-        "math.sqrt(1 / sample.n), sample.n - 1)",
-        STATISTICS,
-    ),
-    _fault(
-        "no-correction",
-        "p-values are not corrected for the number of tests in a table",
-        "tune_jobs/report/statistics.py",
-        "min(1.0, (len(p_values) - rank) * p_values[index])",
-        "p_values[index]",
-        STATISTICS,
-    ),
-    _fault(
-        "survivors-are-tested",
-        "rows with seeds that diverged have a verdict on those that did not",
-        "tune_jobs/report/comparisons.py",
-        "sample.n >= LEAST_SEEDS and not self.diverged",
-        "sample.n >= LEAST_SEEDS",
-        REPORT,
-    ),
-    _fault(
-        "searched-rows-in-tables",
-        "rows among whose trials a scheduler chose have a number",
-        "tune_jobs/report/comparisons.py",
-        'if any(trial.state == "early-stopped" for trial in self.trials):\n            return {}',
-        "if False:\n            return {}",
-        REPORT,
-    ),
-    _fault(
-        "commits-of-the-last-attempt",
-        "a trial that went on under another commit is said to be of the last one alone",
-        "tune_jobs/report/mixed_trials.py",
-        'provenance.get("attempts") or [{}]',
-        "[{}]",
-        REPORT,
-    ),
-    _fault(
-        "formulas-in-spreadsheets",
-        "names that begin like formulas reach spreadsheets as they are",
-        "tune_jobs/report/csv_files.py",
-        "value.startswith(_FORMULA)",
-        "False",
-        REPORT_FILES,
-    ),
-    _fault(
         "evaluation-in-step-time",
         "the step time that Prometheus sees has the evaluation in it",
         "resnet_dist/ray_metrics.py",
@@ -494,5 +444,6 @@ FAULTS: tuple[Fault, ...] = (
     ),
     *GPU_FAULTS,
     *PRETENDED_GPU_FAULTS,
+    *REPORT_FAULTS,
     *STORAGE_FAULTS,
 )

@@ -90,10 +90,9 @@ def _against_note(cell: CellSummary) -> str:
     here, other = _from_to(cell.against.comparison), ""
     if cell.against.elsewhere and (there := _from_to(cell.against.elsewhere)) != here:
         other = f"; other images {there}"
-    return (
-        f"{here}{', paired' if cell.against.paired else ''}{other}; "
-        f"{cell.against.verdict}, {_adjusted_p(cell, cell.against)}"
-    )
+    paired = ", paired" if cell.against.paired else ""
+    verdict = ", ".join([cell.against.verdict, *_verdict_notes(cell, cell.against)])
+    return f"{here}{paired}{other}; {verdict}"
 
 
 def _from_to(comparison: Comparison) -> str:
@@ -101,8 +100,9 @@ def _from_to(comparison: Comparison) -> str:
     return f"{percent(low, sign=True)} to {percent(high, sign=True)}"
 
 
-def _adjusted_p(cell: CellSummary, tested: Tested) -> str:
-    return p_value(tested.p) + (", interim" if cell.interim else "")
+def _verdict_notes(cell: CellSummary, tested: Tested) -> list[str]:
+    """The p of the verdict, where a test reached it, and whether more seeds are to come."""
+    return [note for note in (p_value(tested.verdict_p), "interim" if cell.interim else "") if note]
 
 
 def _verdict(tested: Tested | None) -> str:
@@ -132,7 +132,7 @@ def _one_run(cell: CellSummary) -> str:
 
 
 def _verdict_note(cell: CellSummary) -> str:
-    return _adjusted_p(cell, cell.document) if cell.document else cell.no_verdict
+    return ", ".join(_verdict_notes(cell, cell.document)) if cell.document else cell.no_verdict
 
 
 def _paper_note(cell: CellSummary) -> str:

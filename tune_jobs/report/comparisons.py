@@ -2,10 +2,10 @@
 
 A configuration that stands in several tables is tested once against the document, and Holm's correction of these tests
 is over all tables: no row has two verdicts. Tests against a baseline are corrected within their table, which asks one
-question.
+question. The test of the whole study counts each run of the document once, and so all rows that share their training.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from tune_jobs.report.statistics import (
     Summary,
     holm,
     of_differences,
+    of_groups,
     of_samples,
     row_verdict,
     run_verdict,
@@ -38,12 +39,19 @@ class Tested:
 
     comparison: Comparison
     p: float
-    """Adjusted by Holm's method."""
+    """Of no difference, adjusted by Holm's method."""
+    equivalence_p: float
+    """Of a difference of the margin or more, not adjusted."""
     verdict: RunVerdict | RowVerdict
     paired: bool = False
     """Whether runs of equal seeds were subtracted from each other."""
     elsewhere: Comparison | None = None
     """The same with the error of a test set that is itself a sample; None where trials have not kept their errors."""
+
+    @property
+    def verdict_p(self) -> float | None:
+        """The p below 0.05 by which the verdict was reached; None for verdicts that no test reached."""
+        return {"differs": self.p, "equivalent": self.equivalence_p}.get(self.verdict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values. Differences are fractions."""
@@ -51,6 +59,7 @@ class Tested:
             "difference": self.comparison.difference,
             "interval": list(self.comparison.interval),
             "p": self.p,
+            "equivalence_p": self.equivalence_p,
             "verdict": self.verdict,
             "paired": self.paired,
             "interval_other_images": list(self.elsewhere.interval) if self.elsewhere else None,
@@ -58,7 +67,9 @@ class Tested:
 
     def __str__(self) -> str:
         points, low, high = (f"{100 * value:+.2f}" for value in (self.comparison.difference, *self.comparison.interval))
-        return f"{self.verdict}: {points} % points (95 % interval {low} to {high}), p = {self.p:.2g}"
+        equivalent = self.verdict == "equivalent"
+        p = f"{self.equivalence_p:.2g} of two one-sided tests" if equivalent else f"{self.p:.2g} of no difference"
+        return f"{self.verdict}: {points} % points (95 % interval {low} to {high}), p = {p}"
 
 
 @dataclass(frozen=True)
@@ -148,7 +159,7 @@ class Comparisons:
     baseline: Mapping[tuple[str, str], Tested]
     """By table and label."""
     study: Comparison | None
-    """Mean of (ours − document) over the configurations that have both, each counted once; None with under three."""
+    """Mean of (ours − document) over all that is independent of each other; None with fewer than ten such groups."""
 
     @property
     def configurations(self) -> int:
@@ -174,8 +185,6 @@ def compare(
         row, number = rows[table["name"], cell["label"]], cell["reference"]
         if comparable and number is not None and (sample := row.testable):
             documents[row.key, number] = to_single_run(sample, number)
-    differences = [comparison.difference for comparison in documents.values()]
-    study = of_differences(differences, 1 / TEST_IMAGES) if len(differences) >= LEAST_SEEDS else None
     baselines: dict[tuple[str, str], Tested] = {}
     for table in record["tables"]:
         name, baseline, paired = table["name"], table["baseline"], bool(table.get("paired", False))
@@ -184,7 +193,27 @@ def compare(
         family = {key: comparison for key, pair in pairs.items() if (comparison := pair.comparison)}
         found = tested(family, row_verdict, margin, paired)
         baselines |= {key: replace(test, elsewhere=pairs[key].elsewhere) for key, test in found.items()}
+    study = of_groups(_independent(cells, rows, documents), 1 / TEST_IMAGES)
     return Comparisons(rows, tested(documents, run_verdict, margin), baselines, study)
+
+
+def _independent(
+    cells: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
+    rows: Mapping[tuple[str, str], Row],
+    documents: Mapping[tuple[Any, ...], Comparison],
+) -> list[list[float]]:
+    """The differences of `documents`, in one group those that share a run of ours or of the document.
+
+    One number of the document is one run of it. Rows of a table in pairs share their training.
+    """
+    groups: list[set[Any]] = []  # comparisons, and what they share
+    for table, cell in cells:
+        row, number = rows[table["name"], cell["label"]], cell["reference"]
+        if (row.key, number) in documents:
+            group = {(row.key, number), row.key, number, *([table["name"]] if table.get("paired") else [])}
+            linked = [other for other in groups if other & group]
+            groups = [other for other in groups if not other & group] + [group.union(*linked)]
+    return [[documents[key].difference for key in group if key in documents] for group in groups]
 
 
 def tested(
@@ -196,6 +225,6 @@ def tested(
     """The tests of one family."""
     adjusted = holm([comparison.p for comparison in comparisons.values()])
     return {
-        key: Tested(comparison, p, verdict(comparison, p, margin), paired)
+        key: Tested(comparison, p, comparison.equivalence_p(margin), verdict(comparison, p, margin), paired)
         for (key, comparison), p in zip(comparisons.items(), adjusted, strict=True)
     }

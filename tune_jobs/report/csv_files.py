@@ -45,8 +45,9 @@ def trials_csv(summary: ReportSummary) -> str:
 _CELL_FIELDS = (
     *("table", "cell", "n", "trials", "diverged", "interim", "mean", "sd", "low", "high"),
     *("prediction_low", "prediction_high"),
-    *("reference", "difference", "reference_low", "reference_high", "reference_p", "verdict", "paper"),
-    *("paper_difference", "baseline", "baseline_difference", "baseline_low", "baseline_high", "baseline_p"),
+    *("reference", "difference", "reference_low", "reference_high", "reference_p", "reference_equivalence_p"),
+    *("verdict", "paper", "paper_difference"),
+    *("baseline", "baseline_difference", "baseline_low", "baseline_high", "baseline_p", "baseline_equivalence_p"),
     "baseline_verdict",
 )
 
@@ -83,7 +84,9 @@ def _cell(cell: CellSummary) -> list[Any]:
 
 
 def _tested(tested: Tested | None) -> list[Any]:
-    return [*tested.comparison.interval, tested.p, tested.verdict] if tested else [None] * 4
+    if tested is None:
+        return [None] * 5
+    return [*tested.comparison.interval, tested.p, tested.equivalence_p, tested.verdict]
 
 
 def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

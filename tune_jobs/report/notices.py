@@ -29,8 +29,10 @@ def experiment_notices(results: ExperimentResults, tests: Comparisons) -> list[s
     referenced = any(cell["reference"] is not None or cell["paper"] is not None for cell in cells)
     notices = []
     if waiting := results.count("unfinished") + results.count("missing"):
+        have = "has" if waiting == 1 else "have"
         notices.append(
-            f"Not finished: {waiting} of {len(results.trials)} trials have no result yet; numbers will change."
+            f"Not finished: {waiting} of {counted(len(results.trials), 'trial')} {have} no result yet; numbers will "
+            "change."
         )
     notices += [*_interim(results, tests), *_diverged(tests)]
     notices += [
@@ -64,8 +66,8 @@ def experiment_notices(results: ExperimentResults, tests: Comparisons) -> list[s
         notices.append(f"Changed: {setting} is {actual} instead of {recipe}.")
     if referenced and not comparable_with_references(record):
         notices.append(
-            "The numbers are therefore not comparable with the document's and the paper's, "
-            "which stand beside them for orientation only; no verdict is given."
+            "The numbers are therefore not comparable with the document's and the paper's, which stand beside them for "
+            "orientation only and have no verdict."
         )
     elif referenced:
         notices += _other_milestones(record)
@@ -79,8 +81,8 @@ def _interim(results: ExperimentResults, tests: Comparisons) -> Iterator[str]:
     ended = sum(trial.state == "finished" or trial.failure == "diverged" for trial in results.trials.values())
     if tested and (ended < len(results.trials) or results.record["seeds"] < planned):
         yield (
-            f"Interim: {counted(planned, 'seed')} a row {'is' if planned == 1 else 'are'} planned, and not all are "
-            "there. Who looks after every seed and stops when a test pleases errs more often than the tests say."
+            f"Interim: {counted(planned, 'seed')} a row {'is' if planned == 1 else 'are'} planned, and not all have "
+            "ended. Whoever looks after every seed and stops when a test pleases errs more often than the tests say."
         )
     if plans := results.record.get("earlier_plans"):
         how = "added" if min(plans) < planned else "taken away"
@@ -102,8 +104,8 @@ def _diverged(tests: Comparisons) -> Iterator[str]:
             f"{label}: {row.diverged} of {counted(len(row.trials), 'seed')}" for label, row in rows.values()
         )
         yield (
-            f"Diverged: {said}. The means of these rows are those of the seeds that did not, so they say too little: "
-            "no test and no verdict uses them."
+            f"Diverged: {said}. The means of these rows leave these seeds out, which flatters the rows: no test and no "
+            "verdict uses them."
         )
 
 
@@ -112,13 +114,19 @@ def study_sentence(tests: Comparisons, margin: float) -> str:
     if tests.study is None:
         return ""
     low, high = tests.study.interval
-    differs, equivalent = tests.study.p < LEVEL, tests.study.equivalence_p(margin) < LEVEL
-    told = "the recipe as a whole differs from the document's" if differs else "no difference of the recipe shows"
-    within = f", and is within {100 * margin:g} % points of it" if equivalent else ""
+    p = "< 0.001" if tests.study.p < 0.001 else f"= {tests.study.p:.2g}"
+    independent = round(tests.study.degrees) + 1
+    within = tests.study.equivalence_p(margin) < LEVEL
+    if tests.study.p < LEVEL:
+        told = "The recipe as a whole differs from the document's"
+        told += f", by less than {100 * margin:g} % points." if within else "."
+    else:
+        told = "No difference of the recipe shows"
+        told += f", and one of {100 * margin:g} % points {'is' if within else 'is not'} ruled out."
     return (
-        f"The whole study: over {tests.configurations} configurations, each counted once, ours less the document's is "
+        f"The whole study, {tests.configurations} configurations: ours less the document's is "
         f"{100 * tests.study.difference:+.2f} % points on average (95 % interval {100 * low:+.2f} to "
-        f"{100 * high:+.2f}, p {'< 0.001' if tests.study.p < 0.001 else f'= {tests.study.p:.2g}'}): {told}{within}."
+        f"{100 * high:+.2f}; p {p} of no difference, by {independent} independent differences). {told}"
     ).replace("-", "\N{MINUS SIGN}")
 
 
@@ -161,14 +169,15 @@ def table_notes(
     comparable = comparable_with_references(record)
     if any(cell["reference"] is not None for cell in cells) and not comparable:
         yield (
-            "No difference from the document's and the paper's numbers and no verdict on them: these runs are not of "
-            "their recipe or data, as said at the top. They stand here for orientation only."
+            "The document's and the paper's numbers stand here for orientation only, without difference or verdict: "
+            "these runs are not of their recipe or data, as said at the top."
         )
-    samples = [sample for cell in cells if (sample := tests.rows[table["name"], cell["label"]].sample())]
-    if any(sample.n < LEAST_SEEDS for sample in samples):
+    rows = [tests.rows[table["name"], cell["label"]] for cell in cells]
+    if any((sample := row.sample()) and sample.n < LEAST_SEEDS and not row.diverged for row in rows):
+        advice = f" Use --seeds {LEAST_SEEDS} or more." if record["seeds"] < LEAST_SEEDS else ""
         yield (
-            f"A row with fewer than {LEAST_SEEDS} seeds has no test and no verdict: so few runs do not show how much "
-            f"runs differ. Use --seeds {LEAST_SEEDS} or more."
+            f"A row with fewer than {LEAST_SEEDS} finished seeds has no test and no verdict: so few runs do not show "
+            f"how much runs differ.{advice}"
         )
     yield from _variance_shares(table, tests)
     if comparable:
@@ -186,28 +195,30 @@ def _variance_shares(table: Mapping[str, Any], tests: Comparisons) -> Iterator[s
             share, low, high = variance_ratio(part, whole)
             shares.append(f"{cell['label']} {share:.0%} ({low:.0%} to {high:.0%})")
     if shares:
-        yield f"Variance as a share of that of {table['baseline']}, with 95 % interval: {'; '.join(shares)}."
+        yield f"Variance as a share of that of {table['baseline']}, with its 95 % interval: {'; '.join(shares)}."
 
 
 def _seeds_note(table: Mapping[str, Any], tests: Comparisons, difference: float) -> Iterator[str]:
     """Of each comparison with the baseline by its own spread: one row of large errors says nothing of the others."""
-    spreads: dict[str, float] = {}  # of one run, if both rows vary alike
+    spreads: dict[str, float] = {}  # of one run, if both rows vary alike, or of a difference by seed
+    paired = bool(table.get("paired", False))
     for cell in table["cells"]:
         if test := tests.baseline.get((table["name"], cell["label"])):
-            n = min(len(tests.rows[table["name"], label].by_seed()) for label in (cell["label"], table["baseline"]))
-            spreads[cell["label"]] = test.comparison.error * math.sqrt(n / 2)
+            pair = (tests.rows[table["name"], label].by_seed() for label in (cell["label"], table["baseline"]))
+            runs = test.comparison.degrees + 1 if paired else 1 / sum(1 / len(row) for row in pair)
+            spreads[cell["label"]] = test.comparison.error * math.sqrt(runs)
     if not spreads:
         return
     ordered = sorted(spreads, key=lambda label: spreads[label])
     middle, last = (
-        _seeds(seeds_needed(spreads[label], difference, tests=len(spreads)))
+        _seeds(seeds_needed(spreads[label], difference, tests=len(spreads), paired=paired))
         for label in (ordered[(len(ordered) - 1) // 2], ordered[-1])
     )
     most = f" in the median comparison and {last} for {ordered[-1]}" if middle != last else ""
-    level = f"{LEVEL:g}/{len(spreads)}, the strictest level of Holm's correction" if len(spreads) > 1 else f"{LEVEL:g}"
+    level = f"{LEVEL:g}/{len(spreads)}, the strictest of Holm's correction" if len(spreads) > 1 else f"{LEVEL:g}"
     yield (
-        f"To tell a row from the baseline by {100 * difference:g} % points with {100 * POWER:g} % power takes {middle} "
-        f"seeds a row{most} (at {level})."
+        f"Seeing a difference of {100 * difference:g} % points from the baseline with {100 * POWER:g} % power takes "
+        f"{middle} seeds a row{most} (level {level})."
     )
 
 

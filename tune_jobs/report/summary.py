@@ -119,7 +119,8 @@ class CellSummary:
             return ""
         if self.ours is None:
             return "no result"
-        return self.diverged or (f"fewer than {LEAST_SEEDS} seeds" if self.ours.n < LEAST_SEEDS else "")
+        so_far = " so far" if self.interim else ""
+        return self.diverged or (f"fewer than {LEAST_SEEDS} seeds{so_far}" if self.ours.n < LEAST_SEEDS else "")
 
     @property
     def finished(self) -> str:

@@ -103,6 +103,12 @@ def test_seeds_needed_are_cohens(effect: float, needed: int) -> None:
     assert seeds_needed(sd=1.0, difference=effect) == needed
 
 
+@pytest.mark.parametrize(("effect", "needed"), [(0.2, 199), (0.5, 34), (0.8, 15)])
+def test_pairs_needed_are_those_of_g_power(effect: float, needed: int) -> None:
+    # "Means: difference between two dependent means (matched pairs)", two tails, alpha 0.05, power 0.8.
+    assert seeds_needed(sd=1.0, difference=effect, paired=True) == needed
+
+
 def test_seeds_needed_reach_the_power_and_one_less_does_not() -> None:
     rng = np.random.default_rng(0)
     needed = seeds_needed(sd=0.0025, difference=0.005)

@@ -1,0 +1,84 @@
+"""Deliberate faults in what a report says, and the tests that are to notice each."""
+
+from tests.fault import Fault, fault
+
+VERDICTS = "tests/benchmarks/test_verdicts.py"
+STATISTICS = "tests/tune_jobs/report/test_statistics.py"
+REPORT = "tests/tune_jobs/report/test_report.py"
+COMPARISONS = "tests/tune_jobs/report/test_comparisons.py"
+REPORT_FILES = "tests/tune_jobs/report/test_report_files.py"
+
+REPORT_FAULTS: tuple[Fault, ...] = (
+    fault(
+        "reference-without-spread",
+        "the document's single run is taken for its mean: its own spread is left out of the test",
+        "tune_jobs/report/statistics.py",
+        "math.sqrt(1 + 1 / sample.n), sample.n - 1)",
+        "math.sqrt(1 / sample.n), sample.n - 1)",
+        STATISTICS,
+    ),
+    fault(
+        "no-correction",
+        "p-values are not corrected for the number of tests in a table",
+        "tune_jobs/report/statistics.py",
+        "min(1.0, (len(p_values) - rank) * p_values[index])",
+        "p_values[index]",
+        STATISTICS,
+    ),
+    fault(
+        "equivalence-at-ten-per-cent",
+        "rows that are as far apart as the margin are called equivalent twice as often as the page says",
+        "tune_jobs/report/statistics.py",
+        'return "equivalent" if comparison.equivalence_p(margin) < LEVEL else "undecided"',
+        'return "equivalent" if comparison.equivalence_p(margin) < 2 * LEVEL else "undecided"',
+        VERDICTS,
+    ),
+    fault(
+        "consistent-after-correction",
+        "a number that one more run would hardly be is called consistent where the correction forgives it",
+        "tune_jobs/report/statistics.py",
+        'verdict == "undecided" and comparison.p >= LEVEL and',
+        'verdict == "undecided" and adjusted_p >= LEVEL and',
+        VERDICTS,
+    ),
+    fault(
+        "shared-training-counts-often",
+        "rows that share their training are so many independent differences of the whole study",
+        "tune_jobs/report/comparisons.py",
+        'row.key, number, *([table["name"]] if table.get("paired") else [])}',
+        "row.key, number}",
+        COMPARISONS,
+    ),
+    fault(
+        "survivors-are-tested",
+        "rows with seeds that diverged have a verdict on those that did not",
+        "tune_jobs/report/comparisons.py",
+        "sample.n >= LEAST_SEEDS and not self.diverged",
+        "sample.n >= LEAST_SEEDS",
+        REPORT,
+    ),
+    fault(
+        "searched-rows-in-tables",
+        "rows among whose trials a scheduler chose have a number",
+        "tune_jobs/report/comparisons.py",
+        'if any(trial.state == "early-stopped" for trial in self.trials):\n            return {}',
+        "if False:\n            return {}",
+        REPORT,
+    ),
+    fault(
+        "commits-of-the-last-attempt",
+        "a trial that went on under another commit is said to be of the last one alone",
+        "tune_jobs/report/mixed_trials.py",
+        'provenance.get("attempts") or [{}]',
+        "[{}]",
+        REPORT,
+    ),
+    fault(
+        "formulas-in-spreadsheets",
+        "names that begin like formulas reach spreadsheets as they are",
+        "tune_jobs/report/csv_files.py",
+        "value.startswith(_FORMULA)",
+        "False",
+        REPORT_FILES,
+    ),
+)
