@@ -85,6 +85,19 @@ def make_parser() -> Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit code: 0, 1 for an error, 2 for a wrong command line, 130 for Ctrl-C."""
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        pass
+    except Exception as error:
+        # A library that is stopped in the middle of an import fails in ways of its own as it is left.
+        if not _came_of_an_interrupt(error):
+            raise
+    print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)  # noqa: T201
+    return 130
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     args = make_parser().parse_args(normalise(list(sys.argv[1:] if arguments is None else arguments)))
     try:
         _require_directories()
@@ -95,9 +108,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         _say_error(str(error), args)
         return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)  # noqa: T201
-        return 130
     except BrokenPipeError:  # the reader of our output has gone: `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -113,6 +123,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.json = False  # the output may be what is full
         _say_error(f"{where}{error.strerror}; make room, then run the same command again", args)
         return 1
+
+
+def _came_of_an_interrupt(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def entry_point() -> NoReturn:

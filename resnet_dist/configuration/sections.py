@@ -5,7 +5,6 @@ these; each field is followed by its own docstring, from which the command line 
 """
 
 import ast
-import difflib
 import functools
 import inspect
 import math
@@ -16,6 +15,7 @@ from dataclasses import fields
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 from resnet_dist.errors import ConfigurationError
+from resnet_dist.nearest_name import suggestion
 from resnet_dist.paths import require_utf8
 
 T = TypeVar("T")
@@ -92,19 +92,18 @@ def convert(name: str, value: Any, hint: Any) -> Any:
         converted = _convert_one(value, option)
         if converted is not _NO:
             return converted
-    suggestion = ""
     literals = [str(c) for option in _options(hint) if get_origin(option) is Literal for c in get_args(option)]
-    if near := difflib.get_close_matches(str(value), literals, n=1):
-        suggestion = f"; did you mean {near[0]!r}?"
-    raise ConfigurationError(f"{name}: {value!r} is not allowed; it must be {describe_type(hint)}{suggestion}")
+    wanted = describe_type(hint)
+    if _is_infinite(value):
+        wanted = wanted.replace("a number", "a finite number")
+    raise ConfigurationError(f"{name}: {value!r} is not allowed; it must be {wanted}{suggestion(str(value), literals)}")
 
 
 def choices(name: str, value: str, allowed: tuple[str, ...]) -> None:
     """Raise a `ConfigurationError` that names the nearest match unless `value` is one of `allowed`."""
     if value not in allowed:
-        near = difflib.get_close_matches(value, allowed, n=1)
-        suggestion = f"; did you mean {near[0]!r}?" if near else ""
-        raise ConfigurationError(f"{name}: {value!r} is not known; it must be one of {', '.join(allowed)}{suggestion}")
+        which = f"one of {', '.join(allowed)}" if len(allowed) > 1 else allowed[0]
+        raise ConfigurationError(f"{name}: {value!r} is not known; it must be {which}{suggestion(value, allowed)}")
 
 
 def build(cls: type[T], plain: Any) -> T:
@@ -166,6 +165,16 @@ def _convert_one(value: Any, option: Any) -> Any:
     if option is str:
         return value if isinstance(value, str) else _NO
     return _convert_number(value, option)
+
+
+def _is_infinite(value: Any) -> bool:
+    """Whether this is a number that is none: NaN, infinity, or larger than a float can be."""
+    try:
+        return not math.isfinite(float(value))
+    except (TypeError, ValueError):
+        return False
+    except OverflowError:
+        return True
 
 
 def _convert_number(value: Any, option: type[int] | type[float]) -> Any:

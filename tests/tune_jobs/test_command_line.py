@@ -43,6 +43,12 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
         (["--epochs", "99999999"], "run.epochs: 99999999 is not allowed; it must be at most 1,000,000"),
         (["--exact", "--virtual-shards", str(2**40)], "it must be a power of two up to 1024"),
         (["--run.summary_steps", str(10**30)], "it must be at most 1,000,000,000"),
+        (["--solver.kind", "SGD"], "did you mean 'sgd'?"),
+        (["--data.source", "CIFAR10"], "did you mean 'cifar10'?"),
+        (["--device", "gpu"], "did you mean 'cuda'?"),
+        (["--network.block", "relu"], "network.block: 'relu' is not known; it must be module:callable"),
+        (["--solver.learning_rate", "nan"], "solver.learning_rate: 'nan' is not allowed; it must be a finite number"),
+        (["--solver.learning_rate", "1e400"], "'1e400' is not allowed; it must be a finite number"),
         (["--data.source", "./pictures"], "data.source: './pictures' is a path or an address; give folder:PATH"),
         (["--code.fingerprint", "zz"], "code.fingerprint: 'zz' is of no code"),
         (["--data.source", "/"], "data.source: '/' is a path or an address"),
@@ -63,7 +69,11 @@ def test_a_wrong_setting_is_one_line(
     [
         (["train", "--storage", "x", "--solver.knd", "sgd"], "did you mean --solver.kind?"),
         (["train", "--storage", "x", "--depth", "20"], "--depth is not an option; did you mean --network.depth?"),
+        (["train", "--storage", "x", "--lr", "0.1"], "--lr is not an option; did you mean --solver.learning_rate?"),
+        (["train", "--storage", "x", "--solver.lr", "0.1"], "did you mean --solver.learning_rate?"),
         (["trian"], "did you mean 'train'?"),
+        (["evaluate", "a.pt", "b.pt"], "error: 'b.pt' is one argument too many (see resnet-dist evaluate --help)"),
+        (["train", "--storage", "x", "--", "extra"], "error: 'extra' is one argument too many (see"),
         (["grid", "plan", "demo", "--storage", "x", "--retry-faild"], "--retry-faild is not an option (see"),
         (
             ["grid", "run", "demo", "--storage", "x", "--retry-faild"],
@@ -264,3 +274,28 @@ def test_versions_and_commit_are_printed(capsys: pytest.CaptureFixture[str]) -> 
     said = capsys.readouterr().out
     assert said.startswith(f"resnet-dist {metadata.version('resnet_dist')}, commit ")
     assert f", torch {metadata.version('torch')}, ray {metadata.version('ray')}" in said
+
+
+def test_an_interrupt_is_one_line_while_options_are_parsed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tune_jobs.command_line.make_parser", interrupted)
+    assert main(["train"]) == 130
+    assert one_line(capsys).startswith("interrupted; ")
+
+
+def test_what_fails_because_of_an_interrupt_is_the_interrupt(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def left_in_the_middle(arguments: object) -> int:
+        try:
+            raise KeyboardInterrupt  # in an import, say
+        finally:
+            raise AttributeError("module 'torch._dynamo' has no attribute 'utils'")
+
+    monkeypatch.setattr("tune_jobs.command_line._run", left_in_the_middle)
+    assert main(["train"]) == 130
+    assert one_line(capsys).startswith("interrupted; ")

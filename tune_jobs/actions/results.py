@@ -1,6 +1,5 @@
 """What storage holds of an experiment: what `resnet-dist results`, `grid status` and `tune_jobs.read_results` read."""
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.storage.keys import BrowsableStorage
 from cluster.storage.opening import open_storage
 from resnet_dist.errors import UserError
+from resnet_dist.nearest_name import suggestion
 from resnet_dist.storage.interface import experiment_key
 from tune_jobs.grid.experiment import Experiment, is_file, load_experiment
 from tune_jobs.results.html_table import html_table
@@ -115,9 +115,8 @@ def stored_name(experiment: "Experiment | str | PathLike[str]", storage: Browsab
             f"{name}: no such experiment in {storage.uri}, which holds none; start one with: resnet-dist "
             f"grid run EXPERIMENT --storage {storage.uri}"
         )
-    near = difflib.get_close_matches(name, stored, n=1)
-    suggestion = f"; did you mean {near[0]!r}?" if near else ""
-    raise UserError(f"{name}: no such experiment in {storage.uri}, which holds {', '.join(stored)}{suggestion}")
+    near = suggestion(name, stored)
+    raise UserError(f"{name}: no such experiment in {storage.uri}, which holds {', '.join(stored)}{near}")
 
 
 def arrow_schema(columns: tuple[Column, ...]) -> "pyarrow.Schema":

@@ -26,11 +26,13 @@ def best(record: Mapping[str, Any], trials: Iterable[TrialResults], measure: str
     trial_id = min(known, key=lambda one: (known[one], one))
     images = finished[trial_id].provenance.get("images", {})
     count = images.get("validation" if measure == "validation_error" else "test")
+    is_error = measure.endswith("_error")
+    resolution, largest = (1 / count if count else 0.0, 1.0) if is_error else (0.0, math.inf)
     rows = []
     for table in record["tables"]:
         for cell in table["cells"]:
             if trial_id in cell["trials"]:
-                row = summarise([known[one] for one in cell["trials"] if one in known])
+                row = summarise([known[one] for one in cell["trials"] if one in known], resolution, largest)
                 rows.append(
                     {"table": table["name"], "row": cell["label"], "n": row.n, "mean": row.mean, "interval": _pair(row)}
                 )
@@ -39,9 +41,10 @@ def best(record: Mapping[str, Any], trials: Iterable[TrialResults], measure: str
         "trial": trial_id,
         "name": finished[trial_id].name,
         "value": known[trial_id],
-        "interval": wilson(known[trial_id], count) if count and measure.endswith("_error") else None,
+        "interval": wilson(known[trial_id], count) if count and is_error else None,
         "images": count,
         "of_trials": len(known),
+        "equal": sorted(one for one in known if known[one] == known[trial_id] and one != trial_id),
         "rows": rows,
     }
 
@@ -67,6 +70,9 @@ def lines(found: Mapping[str, Any]) -> Iterable[str]:
             low, high = row["interval"]
             said += f", 95 % interval {shown(low)} to {shown(high)}"
         yield f"  its row, {row['table']}: {row['row']}: {said}"
+    if equal := found["equal"]:
+        have = "has" if len(equal) == 1 else "have"
+        yield f"  {counted(len(equal), 'other trial')} {have} the same: {', '.join(equal)}"
     if found["of_trials"] > 1:
         yield f"  the best of {found['of_trials']} trials was chosen by this number, and so looks better than it is"
 

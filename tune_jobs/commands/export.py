@@ -37,6 +37,8 @@ def export_command(args: argparse.Namespace) -> int:
     target = Path(args.output or f"{trial.trial_id}.zip")
     if target.is_dir():
         target /= f"{trial.trial_id}.zip"
+    if target.exists() and not target.is_file():  # a device could be read for ever
+        raise UserError(f"--output {target}: is a pipe, socket or device; give the name of a file")
     if target.exists() and not zipfile.is_zipfile(target):
         raise UserError(f"--output {target}: is there already, and is no archive; give another name")
     try:

@@ -1,7 +1,6 @@
 """Command-line options for every setting of a configuration, made from the dataclasses and their docstrings."""
 
 import argparse
-import difflib
 import json
 import re
 import sys
@@ -12,6 +11,7 @@ from typing import Any, NoReturn
 from resnet_dist.configuration.sections import describe_type, field_docs, field_types, section_name
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import ConfigurationError, UserError
+from resnet_dist.nearest_name import nearest, suggestion
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,21 +27,22 @@ class Parser(argparse.ArgumentParser):
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             command = _chosen(self, parsed)
-            option = unknown[0].split("=")[0]
+            option = next((one for one in unknown if one != "--"), "--").split("=")[0]
+            if not option.startswith("-") or option == "--":
+                command.error(f"{option!r} is one argument too many")
             names = sorted(_option_names(command))
             field = "." + option.lstrip("-").replace("-", "_")
-            near = [name for name in names if name.endswith(field)]  # `--depth`, said for `--network.depth`
-            near = near or difflib.get_close_matches(option, names, n=1, cutoff=0.75)
-            command.error(f"{option} is not an option" + (f"; did you mean {near[0]}?" if near else ""))
+            # `--depth`, said for `--network.depth`
+            near = next((name for name in names if name.endswith(field)), None) or nearest(option, names, cutoff=0.75)
+            command.error(f"{option} is not an option" + (f"; did you mean {near}?" if near else ""))
         return parsed
 
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with 2."""
         if wrong := re.match(r"argument \S+: invalid choice: '(.*)' \(choose from (.*)\)", message):
             allowed = wrong.group(2).replace("'", "")
-            near = difflib.get_close_matches(wrong.group(1), allowed.split(", "), n=1)
             message = f"{wrong.group(1)!r} is not known; it must be one of {allowed}"
-            message += f"; did you mean {near[0]!r}?" if near else ""
+            message += suggestion(wrong.group(1), allowed.split(", "))
         print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)  # noqa: T201
         raise SystemExit(2)
 

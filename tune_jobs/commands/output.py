@@ -18,8 +18,13 @@ def program() -> str:
 
 
 def print_json(value: Any) -> None:
-    """Print a value for a script to read. JSON has no number that is not finite: null stands there."""
-    print(json.dumps(_finite(value), indent=1, allow_nan=False))  # noqa: T201
+    """Print a value for a script to read."""
+    print(json_text(value))  # noqa: T201
+
+
+def json_text(value: Any) -> str:
+    """A value as JSON, which has no number that is not finite: null stands there."""
+    return json.dumps(_finite(value), indent=1, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:

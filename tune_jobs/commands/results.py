@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import csv
+import functools
 import itertools
 import json
 import os
@@ -18,8 +19,7 @@ from resnet_dist.storage.interface import experiment_key
 from tune_jobs.actions.results import arrow_schema, arrow_table
 from tune_jobs.commands.best import MEASURES, best, lines
 from tune_jobs.commands.options import Parser
-from tune_jobs.commands.output import print_json
-from tune_jobs.commands.terminal import make_console
+from tune_jobs.commands.output import json_text
 from tune_jobs.results.experiment_record import read_record
 from tune_jobs.results.tidy_table import Column, ResultTable, Value
 from tune_jobs.results.trials import iterate_trials
@@ -54,23 +54,23 @@ def results_command(args: argparse.Namespace) -> int:
     """Write the table to a file or to standard output."""
     if args.format == "parquet" and args.output is None:
         raise UserError("--format parquet: is not for a terminal; name a file with --output FILE.parquet")
+    if args.best and (args.format == "parquet" or args.rows != "trials"):
+        raise UserError("--best: is one answer, in words or with --format json; leave out --rows and --format parquet")
     storage, name = open_experiment(args.experiment)
     record = read_record(storage, name)
+    trials = iterate_trials(storage, name, record["trials"])
     if args.best:
-        found = best(record, iterate_trials(storage, name, record["trials"]), args.best)
-        if args.format == "json":
-            print_json(found)
-        for line in lines(found) if args.format != "json" else ():
-            make_console().print(line, markup=False, soft_wrap=True)
-        return 0
-    table = ResultTable(record, args.rows)
-    rows = table.rows(iterate_trials(storage, name, record["trials"]))
-    write = WRITERS[args.format]
+        found = best(record, trials, args.best)
+        said = json_text(found) if args.format == "json" else "\n".join(lines(found))
+        write = functools.partial(print, said)
+    else:
+        table = ResultTable(record, args.rows)
+        write = functools.partial(WRITERS[args.format], table.columns, table.rows(trials))
     if args.output is None:
-        write(table.columns, rows, sys.stdout)
+        write(file=sys.stdout)
     else:
         with _replacing(Path(args.output), binary=args.format == "parquet") as file:
-            write(table.columns, rows, file)
+            write(file=file)
     return 0
 
 

@@ -39,11 +39,11 @@ class Summary:
     low: float | None
     """Lower end of the 95 % confidence interval of the mean (Student's t), at least 0; None with one value."""
     high: float | None
-    """Its upper end, at most 1."""
+    """Its upper end; of errors at most 1."""
 
 
-def summarise(values: Sequence[float], resolution: float = 0.0) -> Summary:
-    """Mean, standard deviation and 95 % confidence interval of one or more errors.
+def summarise(values: Sequence[float], resolution: float = 0.0, largest: float = 1.0) -> Summary:
+    """Mean, standard deviation and 95 % confidence interval of one or more errors, or of numbers up to `largest`.
 
     `resolution` is one image of the test set, as a fraction: errors are multiples of it, so equal ones are known no
     better, and a smaller standard deviation is taken for it.
@@ -55,7 +55,7 @@ def summarise(values: Sequence[float], resolution: float = 0.0) -> Summary:
         return Summary(1, mean, None, None, None)
     sd = max(resolution, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1)))
     half = t_quantile(1 - LEVEL / 2, n - 1) * sd / math.sqrt(n)
-    return Summary(n, mean, sd, max(0.0, mean - half), min(1.0, mean + half))
+    return Summary(n, mean, sd, max(0.0, mean - half), min(largest, mean + half))
 
 
 def t_quantile(probability: float, degrees: float) -> float:

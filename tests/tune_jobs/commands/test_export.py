@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import zipfile
 from dataclasses import replace
@@ -239,3 +240,8 @@ def test_an_export_holds_the_results_own_metrics_where_a_late_write_has_put_olde
     assert late == exported(stored, tmp_path / "sound.zip", capsys).read_bytes()
     (said,) = caplog.messages
     assert said.endswith("metrics.jsonl: is not the file of its result, which is used")
+
+
+def test_an_archive_is_not_written_into_a_device(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", CONFIG.trial_id(), "--storage", str(stored), "--output", os.devnull]) == 1
+    assert f"--output {os.devnull}: is a pipe, socket or device" in capsys.readouterr().err

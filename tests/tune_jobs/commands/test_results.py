@@ -227,3 +227,40 @@ def best_of(uri: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 def test_a_measure_that_no_trial_has_is_one_line(searched: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["results", searched, "--best", "validation_error"]) == 1
     assert "two-rows: no finished trial has a validation_error" in capsys.readouterr().err
+
+
+def test_equal_seeds_are_known_to_one_image_and_equal_trials_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, trials = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=2)
+    for trial, error in zip(trials, (0.5, 0.5, 0.75, 0.75), strict=True):
+        record_result(storage, "two-rows", trial, error, {"images": {"test": 12, "classes": 2}})
+    uri = f"{storage.uri}/two-rows"
+    found = best_of(uri, capsys)
+    first, second = sorted(trial.trial_id for trial in trials[:2])
+    assert (found["trial"], found["equal"]) == (first, [second])
+    # 0.5 ± 12.7062 * (1/12) / sqrt(2), and no error is beyond 0 or 1: as the report has it
+    assert found["rows"][0]["interval"] == [0.0, 1.0]
+    assert main(["results", uri, "--best"]) == 0
+    assert f"1 other trial has the same: {second}\n" in capsys.readouterr().out
+
+
+def test_the_interval_of_losses_has_no_upper_end_at_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    storage, trials = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=2)
+    for trial, loss in zip(trials, (2.0, 2.2, 5.0, 6.0), strict=True):
+        record_result(storage, "two-rows", trial, 0.5, {"images": {"test": 100}}, {"test_loss": loss})
+    assert main(["results", f"{storage.uri}/two-rows", "--best", "test_loss", "--format", "json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    # 2.1 ± 12.706205 * 0.1414214 / sqrt(2)
+    assert row["interval"] == pytest.approx((0.829380, 3.370620), abs=1e-6)
+
+
+def test_the_best_trial_goes_where_output_says(
+    searched: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "best.txt"
+    assert main(["results", searched, "--best", "--output", str(target)]) == 0
+    assert capsys.readouterr().out == ""
+    assert "top1_error 10.00 %\n" in target.read_text()
+    assert main(["results", searched, "--best", "--rows", "epochs"]) == 1
+    assert "leave out --rows" in capsys.readouterr().err
