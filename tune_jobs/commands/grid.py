@@ -87,8 +87,8 @@ def _add_report(parser: Parser) -> None:
         type=_percent_points,
         default=0.005,
         metavar="POINTS",
-        help="smallest difference of two errors that matters, in %% points (default: 0.5): a row reproduces a "
-        "number within it, and the report says how many seeds it takes to tell it",
+        help="smallest difference of two errors that matters, in %% points (default: 0.5): rows that are less apart "
+        "are equivalent, and the report says how many seeds it takes to see it",
     )
     parser.add_argument(
         "--into",

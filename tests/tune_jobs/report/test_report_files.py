@@ -31,6 +31,8 @@ def test_page_is_one_file_that_asks_for_nothing(finished: Finished) -> None:
     page = Page(text_of(storage, "report.html"))
     assert page.values("role").count("img") == 2  # two figures; the strips beside the differences are decoration
     assert page.tags.count("svg") == 2 + page.values("class").count("strip")
+    # The margin is from 45 to 75. One run of shallow is 9.50 to 10.50, the document's 10.00: the interval of the test.
+    assert "M45.1 6H74.9" in page.values("d")
     assert page.tags.count("table") == page.tags.count("caption") == 4
     assert set(page.values("scope")) == {"row", "col"}
     addresses = [*page.values("href"), *page.values("src"), *page.values("xlink:href")]
