@@ -80,7 +80,8 @@ def s3_proxy(endpoint: str, certificate: Path | None = None) -> Iterator[S3Proxy
 
         def pass_on(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
             with closing(http.client.HTTPConnection(urlsplit(endpoint).netloc, timeout=30)) as connection:
-                connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+                path = self.path[self.path.index("/", 8) :] if self.path.startswith("http://") else self.path
+                connection.putrequest(self.command, path, skip_host=True, skip_accept_encoding=True)
                 for name, value in self.headers.items():
                     if name.lower() not in ("expect", "connection"):
                         connection.putheader(name, value)

@@ -1,43 +1,54 @@
-"""The file system in which Ray keeps its own state in S3.
+"""The file system in which Ray keeps its own state in S3: that of runs (`cluster.storage.s3`), as Arrow asks for it.
 
-Ray would make one from an `s3://` URI by itself. This one is that, but works with the permissions of one prefix: it
-makes no folders, for which Arrow asks about the whole bucket (HeadBucket), and it lists where a missing object is
-answered like a forbidden one. A path may have spaces. Its pickle, which Ray writes into the bucket, holds the bucket's
-name alone: endpoint and credentials come from the environment of each process.
+Ray would make one from an `s3://` URI by itself, with a client that reads less of the configuration than boto3 does: it
+would ask AWS itself for what lies at a profile's endpoint. With this one endpoint, keys, certificates and proxies are
+what every other request has, and the permissions of one prefix are enough. Its pickle, which Ray writes into the
+bucket, holds the bucket's name alone.
+
+Nothing of ours is read from Ray's state. So a write that fails ends no run: it is said once.
 """
 
 import functools
-import os
+import io
+import logging
+from collections.abc import Callable
 from typing import Any
 
-from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileSystemHandler, FileType, PyFileSystem
+import pyarrow as pa
+from pyarrow.fs import FileInfo, FileSelector, FileSystemHandler, FileType, PyFileSystem
+
+from cluster.storage.s3 import S3Storage, timeout_from_environment
+from resnet_dist.errors import StorageError
+
+LOGGER = logging.getLogger(__name__)
+
+TIMEOUT = 10.0
+"""Seconds for which a request is tried again, at most: Ray stands still meanwhile."""
 
 
 def bucket_filesystem(bucket: str) -> PyFileSystem:
     """A file system whose paths are `<bucket>/<key>`."""
-    return PyFileSystem(_WithoutFolders(bucket))
+    return PyFileSystem(_Bucket(bucket))
 
 
-class _WithoutFolders(FileSystemHandler):  # type: ignore[misc]
+class _Bucket(FileSystemHandler):  # type: ignore[misc]
     def __init__(self, bucket: str) -> None:
         self.bucket = bucket
+        self.failing = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.bucket,)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _WithoutFolders) and other.bucket == self.bucket
+        return isinstance(other, _Bucket) and other.bucket == self.bucket
 
     def __hash__(self) -> int:
         return hash(self.bucket)
 
     @functools.cached_property
-    def store(self) -> Any:
-        """Arrow's own file system, made at first use from this process's environment."""
-        # It sends checksums after the data by default, which some stores refuse; ours sends none (cluster.s3).
-        os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
-        os.environ.setdefault("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required")
-        return FileSystem.from_uri(f"s3://{self.bucket}")[0]
+    def storage(self) -> S3Storage:
+        """The whole bucket, opened at first use with this process's environment."""
+        return S3Storage(f"s3://{self.bucket}", min(timeout_from_environment(), TIMEOUT))
 
     def get_type_name(self) -> str:
         """Name for messages."""
@@ -55,26 +66,43 @@ class _WithoutFolders(FileSystemHandler):  # type: ignore[misc]
         return [self._info(path) for path in paths]
 
     def _info(self, path: str) -> FileInfo:
-        try:
-            return self.store.get_file_info(path)
-        except OSError as error:
-            if "ACCESS_DENIED" not in str(error):
-                raise
-        # Who may list a prefix alone is denied an object that is missing, like one that is forbidden.
-        beside = self.store.get_file_info(FileSelector(path.rpartition("/")[0], allow_not_found=True))
-        return next((info for info in beside if info.path == path), FileInfo(path, FileType.NotFound))
+        key = self._key(path)
+        below = self.storage.list(key)
+        for item in below:
+            if item.key == key:
+                return FileInfo(path, FileType.File, size=item.size)
+        is_folder = any(item.key.startswith(f"{key}/") for item in below)
+        return FileInfo(path, FileType.Directory if is_folder else FileType.NotFound)
 
     def get_file_info_selector(self, selector: FileSelector) -> list[FileInfo]:
-        """What is below a path."""
-        return list(self.store.get_file_info(selector))
+        """What is below a path, folders before what they hold."""
+        base = self._key(selector.base_dir) + "/"
+        found: dict[str, FileInfo] = {}
+        for item in self.storage.list(base):
+            folders = item.key.removeprefix(base).split("/")[:-1]
+            for depth in range(1, len(folders) + 1):
+                folder = "/".join([selector.base_dir.rstrip("/"), *folders[:depth]])
+                if depth == 1 or selector.recursive:
+                    found.setdefault(folder, FileInfo(folder, FileType.Directory))
+            if not folders or selector.recursive:
+                path = f"{self.bucket}/{item.key}"
+                found[path] = FileInfo(path, FileType.File, size=item.size)
+        if not found and not selector.allow_not_found:
+            raise FileNotFoundError(f"there is nothing in {selector.base_dir}")
+        return list(found.values())
 
     def delete_dir(self, path: str) -> None:
         """Delete everything below a path."""
-        self.store.delete_dir(path)
+
+        def delete() -> None:
+            for item in self.storage.list(self._key(path) + "/"):
+                self.storage.delete(item.key)
+
+        self._write(delete)
 
     def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
         """Delete everything below a path."""
-        self.store.delete_dir_contents(path, missing_dir_ok=missing_dir_ok)
+        self.delete_dir(path)
 
     def delete_root_dir_contents(self) -> None:
         """Never: that would be every bucket."""
@@ -82,28 +110,64 @@ class _WithoutFolders(FileSystemHandler):  # type: ignore[misc]
 
     def delete_file(self, path: str) -> None:
         """Delete an object."""
-        self.store.delete_file(path)
+        self._write(lambda: self.storage.delete(self._key(path)))
 
     def move(self, src: str, dest: str) -> None:
         """Copy, then delete."""
-        self.store.move(src, dest)
+        self.copy_file(src, dest)
+        self.delete_file(src)
 
     def copy_file(self, src: str, dest: str) -> None:
         """Copy an object."""
-        self.store.copy_file(src, dest)
+        data = self._read(src)
+        self._write(lambda: self.storage.put(self._key(dest), data))
 
     def open_input_stream(self, path: str) -> Any:
         """Read an object from its beginning."""
-        return self.store.open_input_stream(path)
+        return pa.BufferReader(self._read(path))
 
     def open_input_file(self, path: str) -> Any:
         """Read an object anywhere."""
-        return self.store.open_input_file(path)
+        return pa.BufferReader(self._read(path))
 
     def open_output_stream(self, path: str, metadata: dict[str, str]) -> Any:
         """Write an object, which is there once the stream is closed."""
-        return self.store.open_output_stream(path, metadata=metadata)
+        key = self._key(path)
+        return pa.PythonFile(_Upload(lambda data: self._write(lambda: self.storage.put(key, data))), mode="w")
 
     def open_append_stream(self, path: str, metadata: dict[str, str]) -> Any:
         """Not in S3."""
-        return self.store.open_append_stream(path, metadata=metadata)
+        raise NotImplementedError("objects are not appended to")
+
+    def _key(self, path: str) -> str:
+        return path.removeprefix(f"{self.bucket}/").rstrip("/")
+
+    def _read(self, path: str) -> bytes:
+        data = self.storage.get(self._key(path))
+        if data is None:
+            raise FileNotFoundError(f"there is no {path}")
+        return data
+
+    def _write(self, write: Callable[[], object]) -> None:
+        try:
+            write()
+        except StorageError as error:
+            if not self.failing:
+                LOGGER.warning("Ray's own state is not kept for the time being, and nothing depends on it: %s", error)
+            self.failing = True
+        else:
+            self.failing = False
+
+
+class _Upload(io.BytesIO):
+    """Bytes that are sent when they are closed."""
+
+    def __init__(self, send: Callable[[bytes], None]) -> None:
+        super().__init__()
+        self._send = send
+
+    def close(self) -> None:
+        if not self.closed:
+            data = self.getvalue()
+            super().close()
+            self._send(data)

@@ -110,7 +110,7 @@ def _checksums(thing: _Object) -> Seen:
         if status_of(error) >= 500:
             raise
         return Seen(
-            "the server takes none after the data; this program sends none and says so to Ray, but other clients "
+            "the server takes none after the data; this program sends none, but other clients "
             "need AWS_REQUEST_CHECKSUM_CALCULATION=when_required",
             state="note",
         )
