@@ -15,26 +15,35 @@ from typing import Any, NoReturn
 from resnet_dist import logs
 from resnet_dist.errors import UserError
 from resnet_dist.paths import absolute
-from tune_jobs.commands.options import Parser, normalise
+from tune_jobs.commands.options import Parser, normalise, subcommands
 from tune_jobs.commands.output import print_json
 
 LOGGER = logging.getLogger(__name__)
 
-COMMANDS = {
-    "train": "train one network",
-    "grid": "plan, run and report many runs",
-    "tensorboard": "open TensorBoard on results",
-    "results": "write one table of an experiment's results for other tools",
-    "reproduce": "print what to run to get a trial again, or run it and compare",
-    "export": "put everything of a finished trial into one archive",
-    "evaluate": "top-1 and top-5 error of a model that a trial left",
-    "storage": "check a storage, make writes that wait",
-    "data": "put data where a cluster's nodes find it",
-    "cluster": "a Ray cluster on this machine, for trying out",
-    "submit": "run a command of this program as a job on a Ray cluster",
-    "job": "status, logs and end of submitted jobs",
+GROUPS = {
+    "first": {
+        "train": "train one network",
+        "grid": "plan, run, watch and report many runs",
+        "tensorboard": "open TensorBoard on results",
+    },
+    "then, with what has been trained": {
+        "results": "write one table of an experiment's results for other tools",
+        "evaluate": "top-1 and top-5 error of a model that a trial left",
+        "export": "put everything of a finished trial into one archive",
+        "reproduce": "print what to run to get a trial again, or run it and compare",
+    },
+    "in storage and on a cluster": {
+        "storage": "check a storage, make writes that wait",
+        "data": "put data where a cluster's nodes find it",
+        "cluster": "a Ray cluster on this machine, for trying out",
+        "submit": "run a command of this program as a job on a Ray cluster",
+        "job": "status, logs and end of submitted jobs",
+    },
 }
-"""Each is a module of `tune_jobs.commands` that adds its options (`add_arguments`), in the order of their first use."""
+"""What a user does first, and next."""
+
+COMMANDS = {name: text for group in GROUPS.values() for name, text in group.items()}
+"""Each is a module of `tune_jobs.commands` that adds its options (`add_arguments`)."""
 
 
 class _Version(argparse.Action):
@@ -54,6 +63,42 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+class _Completion(argparse.Action):
+    """Prints what has a shell complete this program's commands and options."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: object) -> None:
+        try:
+            import shtab
+        except ImportError:
+            raise UserError("--completion: needs shtab; install it with: pip install shtab") from None
+        for command in subcommands(parser):
+            assert isinstance(command, _Command)
+            command.load()
+        print(shtab.complete(parser, shell=values))  # noqa: T201
+        parser.exit()
+
+
+class _Program(Parser):
+    """The outermost parser, whose help shows the commands in their groups."""
+
+    def format_help(self) -> str:
+        """Usage, commands by group, options."""
+        formatter = self._get_formatter()
+        (commands,) = (action for action in self._actions if isinstance(action, argparse._SubParsersAction))
+        formatter.add_usage(self.usage, [commands], ())
+        formatter.add_text(self.description)
+        described = {action.dest: action for action in commands._choices_actions}
+        for title, names in GROUPS.items():
+            formatter.start_section(title)
+            formatter.add_arguments([described[name] for name in names])
+            formatter.end_section()
+        formatter.start_section("options")
+        formatter.add_arguments([action for action in self._actions if action.option_strings])
+        formatter.end_section()
+        formatter.add_text(self.epilog)
+        return formatter.format_help()
+
+
 class _Command(Parser):
     """The parser of a command, whose module is imported when the command is given: the others cost nothing."""
 
@@ -63,20 +108,31 @@ class _Command(Parser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Ask the module for the command's options, then parse."""
+        self.load()
+        return super().parse_known_args(args, namespace)
+
+    def load(self) -> None:
+        """Take up the command's options."""
         if self.module:
             importlib.import_module(self.module).add_arguments(self)
             self.module = ""
-        return super().parse_known_args(args, namespace)
 
 
 def make_parser() -> Parser:
     """The parser of the whole command line."""
-    parser = Parser(
+    parser = _Program(
         prog="resnet-dist",
         description="Trains deep residual networks, one run or a whole study, on this machine or a Ray cluster.",
+        epilog="`resnet-dist COMMAND --help` begins with an example. From Python: docs/python.md.",
     )
     parser.set_defaults(parser=parser)  # `submit` checks with it what a job is to run
     parser.add_argument("--version", action=_Version, nargs=0, help="print versions and commit, and end")
+    parser.add_argument(
+        "--completion",
+        action=_Completion,
+        choices=("bash", "zsh", "fish"),
+        help='print what has a shell complete commands and options, and end: eval "$(resnet-dist --completion bash)"',
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Command)
     for name, text in COMMANDS.items():
         commands.add_parser(name, help=text, module=f"tune_jobs.commands.{name}")
@@ -98,8 +154,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    args = make_parser().parse_args(normalise(list(sys.argv[1:] if arguments is None else arguments)))
+    args = argparse.Namespace()
     try:
+        args = make_parser().parse_args(normalise(list(sys.argv[1:] if arguments is None else arguments)))
         _require_directories()
         logs.configure()
         code: int = args.run(args)

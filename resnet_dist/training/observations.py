@@ -20,12 +20,16 @@ BUCKETS = 30
 """Of a histogram, as many as TensorBoard draws."""
 
 
+# TensorBoard's first page is in the order of tags: what begins with `view` stands after the curves, `test/…` to
+# `validation/…`.
+
+
 def observe(training: "Training", epoch: int) -> list[Observation]:
     """What is to be shown of an epoch (counted from 0) that has just ended, on the first worker, in order of steps."""
     run = training.config.run
     found = []
     if epoch == 0:
-        samples = _image("train/samples", sample_grid(training.batches), "Training images as the network sees them.")
+        samples = _image("view/samples", sample_grid(training.batches), "Training images as the network sees them.")
         found += [Observation(dashboards.session_start(training.config), 0)]
         found += [Observation(dashboards.curves_layout(), 0), Observation(samples, 0)]
     if run.histogram_epochs and (epoch + 1) % run.histogram_epochs == 0:
@@ -36,7 +40,7 @@ def observe(training: "Training", epoch: int) -> list[Observation]:
         pairs = training.dataset.test_labels * len(classes) + training.found
         confusion = torch.bincount(pairs, minlength=len(classes) ** 2).reshape(len(classes), len(classes))
         picture = confusion_picture(confusion, classes)
-        matrix = _image("test/confusion", picture, "Rows: true class; columns: class found; per cent of the row.")
+        matrix = _image("view/confusion", picture, "Rows: true class; columns: class found; per cent of the row.")
         found += [Observation(matrix, training.step), Observation(dashboards.session_end(), training.step)]
     return found
 
@@ -47,9 +51,9 @@ def _histograms(training: "Training") -> list[Any]:
     for name, parameter in training.network.named_parameters():
         if parameter.ndim >= 2:
             layer = name.removesuffix(".weight")
-            summaries.append(_histogram(f"weights/{layer}", parameter.detach()))
+            summaries.append(_histogram(f"view_weights/{layer}", parameter.detach()))
             if parameter.grad is not None:
-                summaries.append(_histogram(f"gradients/{layer}", parameter.grad))
+                summaries.append(_histogram(f"view_gradients/{layer}", parameter.grad))
     return summaries
 
 

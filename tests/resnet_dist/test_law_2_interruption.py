@@ -178,7 +178,7 @@ def test_the_comparison_covers_every_kind_of_summary(tmp_path: Path) -> None:
     run(config, tmp_path)
     tags = {tag for _, tag, _, _ in outcome(LocalStorage(tmp_path), config).events}
     assert tags >= {"_hparams_/session_start_info", "_hparams_/session_end_info", "custom_scalars__config__"}
-    assert tags >= {"train/samples", "test/confusion", "weights/linear", "gradients/linear", "test/top1_error"}
+    assert tags >= {"view/samples", "view/confusion", "view_weights/linear", "view_gradients/linear", "test/top1_error"}
 
 
 def test_the_comparison_sees_a_difference_in_the_last_bit(tmp_path: Path) -> None:

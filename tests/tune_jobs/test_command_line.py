@@ -1,9 +1,12 @@
 """The command line: help, JSON, and mistakes that end in one line."""
 
+import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -12,8 +15,8 @@ import pytest
 from resnet_dist.configuration.sections import field_types
 from resnet_dist.configuration.training import TrainingConfig
 from tests.tune_jobs.recorded import TWO_ROWS, experiment_from, record_experiment, record_failure
-from tune_jobs.command_line import COMMANDS, main, make_parser
-from tune_jobs.commands.options import normalise
+from tune_jobs.command_line import COMMANDS, GROUPS, _Command, main, make_parser
+from tune_jobs.commands.options import Parser, normalise, subcommands
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
@@ -149,6 +152,55 @@ def test_every_command_has_help(words: list[str], capsys: pytest.CaptureFixture[
         main(words)
     assert stopped.value.code == 0
     assert "usage: resnet-dist" in capsys.readouterr().out
+
+
+def leaves(parser: argparse.ArgumentParser) -> Iterator[Parser]:
+    """The parsers of commands, or of their actions where they have any."""
+    if isinstance(parser, _Command):
+        parser.load()
+    for command in subcommands(parser):
+        yield from leaves(command)
+    if isinstance(parser, Parser) and not subcommands(parser):
+        yield parser
+
+
+def test_the_help_of_every_command_begins_with_an_example_that_is_right() -> None:
+    for command in leaves(make_parser()):
+        words = command.prog.split()
+        assert command.format_help().startswith(("example:\n  resnet-dist ", "examples:\n  resnet-dist ")), words
+        for example in command.examples:
+            assert ["resnet-dist", *shlex.split(example)][: len(words)] == words
+            assert make_parser().parse_args(normalise(shlex.split(example))).run
+
+
+def test_the_commands_are_listed_in_the_order_of_their_use(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    places = [text.index(f"\n{title}:") for title in GROUPS] + [text.index(f"\n  {name} ") for name in COMMANDS]
+    first, then, last, *commands = places
+    assert first < then < last and commands == sorted(commands) and commands[0] < then < commands[-1]
+
+
+def test_a_shell_completes_commands_and_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--completion", "bash"])
+    script = capsys.readouterr().out
+    found = []
+    for words in (["gr"], ["grid", "st"], ["train", "--network.de"], ["grid", "run", "demo", "--scheduler", "as"]):
+        line = " ".join(f"'{word}'" for word in ["resnet-dist", *words])
+        asked = f"COMP_WORDS=({line}); COMP_CWORD={len(words)}; _shtab_resnet_dist; echo ${{COMPREPLY[@]}}"
+        done = subprocess.run(["bash", "-c", f"{script}\n{asked}"], capture_output=True, text=True)
+        found.append(done.stdout.strip())
+    assert found == ["grid", "status", "--network.depth", "asha"]
+
+
+def test_a_shell_is_completed_by_a_library_that_may_be_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["--completion", "fish"]) == 1
+    assert one_line(capsys) == "error: --completion: needs shtab; install it with: pip install shtab"
 
 
 def test_sections_may_be_spelt_with_hyphens() -> None:

@@ -22,6 +22,7 @@ def write_report(
     smallest_difference: float = SMALLEST_DIFFERENCE,
     best_epoch: bool = False,
     preface: str = "",
+    renewed_after: float | None = None,
 ) -> Report:
     """Write an experiment's report from what storage holds, also while it runs: Markdown, HTML, CSV and figures.
 
@@ -31,10 +32,11 @@ def write_report(
     smallest_difference: the smallest difference of two errors that matters, a fraction.
     best_epoch: also show each row's best epoch, which is optimistic: it is chosen on the test set.
     preface: a paragraph of yours that the report begins with.
+    renewed_after: seconds after which the report will be written again: the page in a browser then renews itself.
 
     Raises a `UserError` of one line if storage has no such experiment.
     """
     opened = open_storage(str(storage))
-    options = ReportOptions(smallest_difference, best_epoch, preface)
+    options = ReportOptions(smallest_difference, best_epoch, preface, renewed_after)
     target = open_storage(str(into)) if into is not None else None
     return write.write_report(opened, stored_name(experiment, opened), options=options, into=target)

@@ -14,11 +14,16 @@ def add_arguments(parser: Parser) -> None:
     parser.description = "A Ray cluster on this machine."
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=Parser)
     start = actions.add_parser(
-        "up", help="start it", description="Start a Ray cluster of several nodes on this machine."
+        "up",
+        help="start it",
+        description="Start a Ray cluster of several nodes on this machine.",
+        examples=["cluster up --nodes 3 --cpus 1"],
     )
     start.add_argument("--nodes", type=positive, default=3, metavar="N", help="nodes, the head among them (default: 3)")
     start.add_argument("--cpus", type=positive, default=2, metavar="N", help="CPUs that each node offers (default: 2)")
-    end = actions.add_parser("down", help="end it", description="End exactly what `cluster up` started.")
+    end = actions.add_parser(
+        "down", help="end it", description="End exactly what `cluster up` started.", examples=["cluster down"]
+    )
     for action, run in ((start, up), (end, down)):
         add_json(action)
         action.set_defaults(run=run)

@@ -24,6 +24,7 @@ def add_arguments(parser: Parser) -> None:
         help="put a decoded data set into storage",
         description="Decode a data set here and put it into storage, once. Runs with the same --storage and the same "
         "--data.source then need neither the files nor the internet: each node fetches it once.",
+        examples=["data stage cifar10 s3://bucket/results"],
     )
     action.add_argument(
         "source", metavar="SOURCE", help="cifar10, cifar100, folder:PATH or module:callable, as in --data.source"

@@ -18,6 +18,7 @@ _MOST_CLASSES = 20
 
 def add_arguments(parser: Parser) -> None:
     """The options of `evaluate`."""
+    parser.examples = ("evaluate results/train/trials/ID/model.pt --predictions predictions.csv",)
     parser.description = (
         "Print top-1 and top-5 error of a model on a test set. Images are standardised as in its training; classes are "
         "matched by name, in whatever order the data has them. A folder or archive needs test/<class>/ alone."

@@ -20,6 +20,7 @@ from tune_jobs.results.recorded_trial import RecordedTrial, find_trial
 
 def add_arguments(parser: Parser) -> None:
     """The options of `export`."""
+    parser.examples = ("export train/ID --storage results",)
     parser.description = (
         "Write one ZIP archive with a finished trial's weights, metrics, settings, provenance, patch and "
         "TensorBoard event files, and a README that says how to use them. The same trial gives the same bytes."

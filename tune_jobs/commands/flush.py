@@ -21,6 +21,7 @@ def add_flush(actions: Any) -> None:
         help="make the writes that wait on this host's disk",
         description="Make the writes that wait on this host's disk because storage could not be written when a run "
         "made them. Every launch does so, too. Exit code 1 if some still wait.",
+        examples=["storage flush"],
     )
     parser.add_argument(
         "storage", nargs="?", metavar="STORAGE", help=STORAGE_HELP + " (default: all of which writes wait)"

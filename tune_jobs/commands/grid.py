@@ -1,6 +1,7 @@
 """`resnet-dist grid run | status | report`; `grid plan` is in `plan.py`."""
 
 import argparse
+import contextlib
 import logging
 import math
 import sys
@@ -13,13 +14,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from cluster.storage.opening import open_storage
-from resnet_dist.errors import ConfigurationError
+from resnet_dist.errors import ConfigurationError, UserError
 from resnet_dist.logs import structured
 from resnet_dist.plurals import counted
 from tune_jobs.actions.grid import run_grid
 from tune_jobs.actions.report import write_report
 from tune_jobs.actions.results import Results, stored_name
-from tune_jobs.commands.options import Parser, add_json, add_storage
+from tune_jobs.commands.follow import SECONDS, follow_report, follow_status
+from tune_jobs.commands.options import Parser, add_json, add_storage, positive
 from tune_jobs.commands.output import print_json, program
 from tune_jobs.commands.plan import MANY, add_grid_settings, add_launch, add_plan, dry_run
 from tune_jobs.commands.terminal import make_console
@@ -27,6 +29,7 @@ from tune_jobs.grid import other_trials
 from tune_jobs.grid.edits import edits
 from tune_jobs.grid.experiment import Trial, is_file, registered
 from tune_jobs.grid.observer import Observer
+from tune_jobs.report.write import Report
 from tune_jobs.results.experiment_record import read_record
 from tune_jobs.results.trials import STATES, read_experiment
 
@@ -42,14 +45,19 @@ def add_arguments(parser: Parser) -> None:
     """The options of `grid …`."""
     parser.description = "Many runs: an experiment."
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=Parser)
-    for action, add, text in (
-        ("plan", add_plan, "print the trials, their steps and the time to expect; nothing is run"),
-        ("run", _add_run, "run what is missing, go on with what is half done, then report"),
-        ("status", _add_status, "print each trial's state, read from storage"),
-        ("report", _add_report, "print the tables and write the report: Markdown, one HTML file, CSV and figures"),
-        ("prune", _add_prune, "list trials in storage that are no longer part of the experiment, or remove them"),
+    for action, add, text, example in (
+        ("plan", add_plan, "print the trials, their steps and the time to expect; nothing is run", "--seeds 3"),
+        ("run", _add_run, "run what is missing, go on with what is half done, then report", "--seeds 3"),
+        ("status", _add_status, "print each trial's state, read from storage", "--follow"),
+        ("report", _add_report, "print the tables and write the report: Markdown, one HTML file, CSV and figures", ""),
+        ("prune", _add_prune, "list trials in storage that are no longer part of the experiment, or remove them", ""),
     ):
-        command = actions.add_parser(action, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        command = actions.add_parser(
+            action,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            examples=[f"grid {action} model-size --storage results {example}".rstrip()],
+        )
         command.add_argument(
             "experiment",
             metavar="EXPERIMENT|FILE.toml",
@@ -78,6 +86,15 @@ def _add_run(parser: Parser) -> None:
 
 
 def _add_status(parser: Parser) -> None:
+    parser.add_argument(
+        "--follow",
+        nargs="?",
+        type=positive,
+        const=SECONDS,
+        metavar="SECONDS",
+        help=f"look again so often (default: {SECONDS}), with rates and the time left, until all is done or Ctrl-C; "
+        "the grid may run anywhere",
+    )
     parser.set_defaults(run=status)
 
 
@@ -94,6 +111,12 @@ def _add_report(parser: Parser) -> None:
         "--into",
         metavar="DIR|s3://…",
         help="write the report there and not beside the results, to publish it: records are then named, not linked",
+    )
+    parser.add_argument(
+        "--follow",
+        type=positive,
+        metavar="SECONDS",
+        help="write it again so often until all is done or Ctrl-C; the page in a browser renews itself",
     )
     parser.add_argument(
         "--best-epoch",
@@ -230,7 +253,13 @@ class _Display:
 def status(args: argparse.Namespace) -> int:
     """Print each trial's state, from storage alone."""
     storage = open_storage(args.storage)
-    results = Results.of(read_experiment(storage, stored_name(args.experiment, storage), details=False))
+    name = stored_name(args.experiment, storage)
+    if args.follow:
+        _require_no_json(args)
+        with contextlib.suppress(KeyboardInterrupt):
+            follow_status(storage, name, args.follow, make_console())
+        return 0
+    results = Results.of(read_experiment(storage, name, details=False))
     edited = _edits(args.experiment, results.record)
     if args.json:
         print_json(results.to_dict() | {"edits": edited})
@@ -304,20 +333,37 @@ def report(args: argparse.Namespace) -> int:
     storage = open_storage(args.storage)
     name = stored_name(args.experiment, storage)
     edited = _edits(args.experiment, read_record(storage, name))
-    written = write_report(
-        args.experiment,
-        args.storage,
-        into=args.into,
-        smallest_difference=args.smallest_difference,
-        best_epoch=args.best_epoch,
-        preface=args.preface,
-    )
+
+    def write(again: bool) -> Report:
+        return write_report(
+            args.experiment,
+            args.storage,
+            into=args.into,
+            smallest_difference=args.smallest_difference,
+            best_epoch=args.best_epoch,
+            preface=args.preface,
+            renewed_after=args.follow if again else None,
+        )
+
+    if args.follow:
+        _require_no_json(args)
+        try:
+            written = follow_report(write, args.follow, make_console())
+        except KeyboardInterrupt:
+            written = write(False)
+    else:
+        written = write(False)
     if args.json:
         print_json(written.to_dict() | {"edits": edited})
     else:
         _print_edits(args.experiment, edited, make_console())
         _print_report(written, storage.uri, name, make_console())
     return 0
+
+
+def _require_no_json(args: argparse.Namespace) -> None:
+    if args.json:
+        raise UserError("--follow: is for people to watch, and --json for a program; leave one out")
 
 
 def _print_report(written: Any, storage_uri: str, name: str, console: Console) -> None:

@@ -28,13 +28,22 @@ def add_arguments(parser: Parser) -> None:
     """The options of `job …`."""
     parser.description = "Submitted jobs."
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION", parser_class=Parser)
-    asked = actions.add_parser("status", help="print a job's state, or all jobs", description="Print jobs' states.")
+    asked = actions.add_parser(
+        "status", help="print a job's state, or all jobs", description="Print jobs' states.", examples=["job status"]
+    )
     asked.add_argument("job", nargs="?", metavar="ID", help="one job (default: all)")
     add_json(asked)
-    read = actions.add_parser("logs", help="print what a job has printed", description="Print what a job has printed.")
+    read = actions.add_parser(
+        "logs",
+        help="print what a job has printed",
+        description="Print what a job has printed.",
+        examples=["job logs -f ID"],
+    )
     read.add_argument("job", metavar="ID", help="the job")
     read.add_argument("-f", "--follow", action="store_true", help="go on until it is over; exit code 1 if it fails")
-    end = actions.add_parser("stop", help="end a job", description="End a job. The same submission goes on later.")
+    end = actions.add_parser(
+        "stop", help="end a job", description="End a job. The same submission goes on later.", examples=["job stop ID"]
+    )
     end.add_argument("job", metavar="ID", help="the job")
     for action, run in ((asked, status), (read, logs), (end, stop)):
         action.add_argument("--address", metavar="URL", help=ADDRESS_HELP)

@@ -5,6 +5,7 @@ import json
 import re
 import sys
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,14 +14,41 @@ from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import ConfigurationError, UserError
 from resnet_dist.nearest_name import nearest, suggestion
 
+_MANY_OPTIONS = 12
+"""Options beyond which a usage line names only those that are required."""
+
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, with the nearest option named."""
+    """An argument parser whose errors are one line, with the nearest option named, and whose help begins with examples.
 
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+    `examples` are command lines without the program's name.
+    """
+
+    def __init__(self, *arguments: Any, examples: Sequence[str] = (), **keywords: Any) -> None:
         keywords.setdefault("formatter_class", _Formatter)
         keywords.setdefault("allow_abbrev", False)
         super().__init__(*arguments, **keywords)
+        self.examples = tuple(examples)
+
+    def format_usage(self) -> str:
+        """The usage, without the options that may be left out if there are many."""
+        options = [action for action in self._actions if action.option_strings]
+        if len(options) <= _MANY_OPTIONS:
+            return super().format_usage()
+        required = [action for action in self._actions if action.required or not action.option_strings]
+        formatter = self._get_formatter()
+        formatter.add_usage(None, required, self._mutually_exclusive_groups)
+        return formatter.format_help().rstrip() + " [OPTION ...]\n"
+
+    def format_help(self) -> str:
+        """Examples first: the usage and the options may fill pages."""
+        name = self.prog.partition(" ")[0]
+        within = (command for command in subcommands(self) if isinstance(command, Parser))
+        examples = self.examples or tuple(example for command in within for example in command.examples)
+        shown = "".join(f"  {name} {example}\n" for example in examples)
+        _, _, rest = super().format_help().partition("\n\n")
+        title = "example" if len(examples) == 1 else "examples"
+        return (f"{title}:\n{shown}\n" if shown else "") + f"{self.format_usage()}\n{rest}"
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse, and let the command that was given, whose options are known, report what it does not know."""
@@ -45,6 +73,12 @@ class Parser(argparse.ArgumentParser):
             message += suggestion(wrong.group(1), allowed.split(", "))
         print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)  # noqa: T201
         raise SystemExit(2)
+
+
+def subcommands(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """The parsers of a parser's commands or actions."""
+    actions = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return [command for action in actions for command in action.choices.values()]
 
 
 def _chosen(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> argparse.ArgumentParser:

@@ -2,13 +2,14 @@
 
 import argparse
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from resnet_dist.durations import in_words
 from resnet_dist.plurals import counted
 from tune_jobs.actions.grid import plan_grid
 from tune_jobs.commands.options import SHORTHANDS, Parser, add_settings, positive
@@ -138,13 +139,24 @@ def print_plan(planned: Plan, console: Console) -> None:
     elif waiting:
         console.print("Storage: requests and bytes of a trial are known when the first one is finished")
     if planned.hours is not None and waiting:
-        most = max(item.memory or 0 for item in waiting)
-        console.print(
-            f"Expected on this cluster: {_hours(planned.cluster_hours)} hours, {_hours(planned.hours)} worker-hours "
-            f"({planned.slots} workers at a time on {escape(planned.machine)}; step times measured, several workers "
-            f"taken to share the work evenly); up to {_memory(most)} of memory a worker",
-            soft_wrap=True,
-        )
+        for line in _expected(planned, max(item.memory or 0 for item in waiting)):
+            console.print(line, markup=False, soft_wrap=True)
+
+
+def _expected(planned: Plan, memory: int) -> Iterator[str]:
+    """How long it will take here, and with twice as many workers."""
+    hours, work = planned.hours_with(planned.slots), planned.hours
+    assert hours is not None and work is not None
+    yield (
+        f"Expected: {in_words(3600 * hours)} with {counted(planned.slots, 'worker')} at a time on {planned.machine}, "
+        f"up to {_memory(memory)} of memory each ({_hours(hours)} hours, {_hours(work)} worker-hours; step times "
+        "measured, several workers taken to share the work evenly)"
+    )
+    doubled = planned.hours_with(2 * planned.slots)
+    if doubled is not None and doubled < 0.95 * hours:
+        yield f"With twice as many, {2 * planned.slots} at a time: {in_words(3600 * doubled)}"
+    elif doubled is not None:
+        yield f"Twice as many would not shorten it: its longest trial takes {in_words(3600 * doubled)}"
 
 
 def _print_table(title: str, cells: Sequence[PlannedCell], console: Console) -> None:

@@ -48,6 +48,7 @@ class Instructions:
 
 def add_arguments(parser: Parser) -> None:
     """The options of `reproduce`."""
+    parser.examples = ("reproduce train/ID --storage results --run",)
     parser.description = (
         "Print what to run to get a trial again: commit, patch, versions, command. With --run, train it "
         "here and compare metrics and weights bit for bit; the exit code is 1 if they differ."

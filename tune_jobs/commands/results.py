@@ -30,6 +30,7 @@ ROW_GROUP = 10_000
 
 def add_arguments(parser: Parser) -> None:
     """The options of `results`."""
+    parser.examples = ("results results/model-size --output trials.csv", "results results/model-size --best")
     parser.description = (
         "Write one table of what storage holds of an experiment: a row a trial or a row an epoch, every "
         "setting that varies a column. Errors are fractions."

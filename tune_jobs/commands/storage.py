@@ -25,6 +25,7 @@ def add_arguments(parser: Parser) -> None:
         description="Write, read, list, create and delete small objects; measure latency and throughput; say in plain "
         "words what is missing and what follows. Exit code 1 if runs cannot use the storage. A server that does not "
         "answer is given up after 15 seconds.",
+        examples=["storage check s3://bucket/prefix"],
     )
     action.add_argument("storage", metavar="STORAGE", help=STORAGE_HELP)
     add_json(action)

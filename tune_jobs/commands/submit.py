@@ -33,6 +33,7 @@ _SECRET_WORDS = ("SECRET", "TOKEN", "PASSWORD", "ACCESS_KEY", "CREDENTIAL")
 def add_arguments(parser: Parser) -> None:
     """The options of `submit`."""
     parser.usage = "resnet-dist submit [OPTIONS] -- COMMAND …"
+    parser.examples = ("submit -- grid run study --storage s3://bucket/results --seeds 5",)
     parser.description = (
         "Upload the working directory, with the commit and the patch that it is, and run a command of this "
         "program there as a job; then follow it. The same submission again goes on where the last one stopped."

@@ -9,6 +9,7 @@ from tune_jobs.commands.options import STORAGE_HELP, Parser
 
 def add_arguments(parser: Parser) -> None:
     """The options of `tensorboard`."""
+    parser.examples = ("tensorboard results",)
     parser.description = "Serve TensorBoard on results, while they grow."
     parser.add_argument("storage", metavar="STORAGE", help=STORAGE_HELP + ", or one experiment in it")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")

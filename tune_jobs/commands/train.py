@@ -21,6 +21,10 @@ from tune_jobs.commands.terminal import make_console
 
 def add_arguments(parser: Parser) -> None:
     """The options of `train`."""
+    parser.examples = (
+        "train --storage results --data.source cifar10",
+        "train --storage results --data.source folder:pictures --epochs 20 --schedule.milestones 8,12",
+    )
     parser.description = "Train one network, or go on with a run that was interrupted."
     add_storage(parser)
     parser.add_argument("--name", default="train", help="experiment under which the run is stored (default: train)")

@@ -154,9 +154,13 @@ class Plan:
 
     @property
     def cluster_hours(self) -> float | None:
-        """Hours until all is done on the cluster, as a launch goes about it; None if nothing was measured.
+        """Hours until all is done on the cluster; None if nothing was measured."""
+        return self.hours_with(self.slots)
 
-        Trials of each number of workers after those of more, the longest first, each as soon as there is room.
+    def hours_with(self, slots: int) -> float | None:
+        """Hours until all is done on a cluster that runs so many workers at a time, as a launch goes about it.
+
+        Trials of each number of workers after those of fewer, the longest first, each as soon as there is room.
         """
         if self.hours is None:
             return None
@@ -164,7 +168,7 @@ class Plan:
         waiting = [known[trial.trial_id] for trial in self.to_run()]
         total = 0.0
         for workers in {planned.trial.config.run.workers for planned in waiting}:
-            free = [0.0] * max(1, self.slots // workers)  # when each place is free again
+            free = [0.0] * max(1, slots // workers)  # when each place is free again
             for planned in waiting:
                 if planned.trial.config.run.workers == workers:
                     heapq.heapreplace(free, free[0] + (planned.hours or 0.0) / workers)

@@ -43,7 +43,8 @@ def run_trials(
     for trial in trials:
         run = trial.config.run
         groups[run.workers, resources.uses_gpu(run.device)].append(trial)
-    for workers, use_gpu in sorted(groups, reverse=True):
+    # One worker needs no group, which takes seconds to start: who watches sees the first epochs the sooner.
+    for workers, use_gpu in sorted(groups):
         group = groups[workers, use_gpu]
         _run_group(group, workers, use_gpu, experiment, storage_uri, resources, observer, scheduler)
 

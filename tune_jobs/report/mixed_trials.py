@@ -13,7 +13,8 @@ _MOST_NAMED = 3
 def aspects(trial: TrialResults) -> dict[str, tuple[str, ...]]:
     """What the numbers of a trial may depend on beside its settings, by aspect.
 
-    A trial that was interrupted has a value for each attempt; equal ones are given once.
+    A trial that was interrupted has a value for each attempt; equal ones are given once. Worker counts are not among
+    them: by law 1 they change no result.
     """
     provenance = trial.provenance
     attempts: Sequence[Mapping[str, object]] = provenance.get("attempts") or [{}]
@@ -25,7 +26,6 @@ def aspects(trial: TrialResults) -> dict[str, tuple[str, ...]]:
         "commits": tuple(dict.fromkeys(_known(commit)[:12] for commit in of_attempts("commit"))),
         "precisions": (str(trial.config["run"]["precision"]),),
         "data fingerprints": (_known(_word(provenance.get("data_fingerprint")))[:16],),
-        "worker counts": of_attempts("workers"),
         "processors": of_attempts("device"),
         **{f"{library} versions": (_word(provenance.get(library)),) for library in LIBRARIES if library != "torch"},
         "torch versions": of_attempts("torch"),
@@ -34,6 +34,10 @@ def aspects(trial: TrialResults) -> dict[str, tuple[str, ...]]:
 
 def _word(value: object) -> str:
     return "none" if value is None else str(value)
+
+
+def _number(word: str) -> int:
+    return int(word) if word.isdecimal() else 0
 
 
 def _known(word: str) -> str:
@@ -68,12 +72,12 @@ def common(rows: Sequence[tuple[str, Sequence[TrialResults]]]) -> str:
     if not done:
         return ""
     shared = {aspect: next(iter(groups)) for aspect, groups in _groups(done).items() if len(groups) == 1}
-    workers = shared.get("worker counts", "none")
+    workers = " or ".join(sorted({_word(trial.provenance.get("workers")) for trial in done.values()}, key=_number))
     said = [
         f"commit {shared['commits']}" if "commits" in shared else "",
         f"data {shared['data fingerprints']}" if "data fingerprints" in shared else "",
         shared.get("precisions", ""),
-        f"{workers} worker{'s' if workers != '1' else ''} a trial" if workers != "none" else "",
+        f"{workers} worker{'s' if workers != '1' else ''} a trial" if "none" not in workers else "",
         *(
             f"{library} {version}"
             for library in LIBRARIES

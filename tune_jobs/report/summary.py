@@ -30,6 +30,8 @@ class ReportOptions:
     """Whether the best epoch's error stands beside the last one's."""
     preface: str = ""
     """What whoever publishes the report says first: one paragraph of plain text."""
+    renewed_after: float | None = None
+    """Seconds after which the report will be written again, if anybody has said so."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class TableSummary:
     baseline: str
     cells: tuple[CellSummary, ...]
     warnings: tuple[str, ...]
-    """What makes the rows less comparable than they look: mixed commits, precisions, data, workers or libraries."""
+    """What makes the rows less comparable than they look: mixed commits, precisions, data or libraries."""
     settings: str
     """In what each row differs from what all trials share."""
     common: str

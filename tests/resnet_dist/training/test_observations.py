@@ -152,7 +152,7 @@ def test_histograms_count_every_weight_and_gradient(run: tuple[TrainingConfig, l
     config, found = run
     network = Training(config, DATASET, alone("cpu")).network
     expected = {
-        f"{kind}/{name.removesuffix('.weight')}": parameter.numel()
+        f"view_{kind}/{name.removesuffix('.weight')}": parameter.numel()
         for name, parameter in network.named_parameters()
         if parameter.ndim >= 2
         for kind in ("weights", "gradients")

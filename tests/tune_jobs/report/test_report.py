@@ -166,7 +166,6 @@ def test_another_precision_is_said_and_stays_comparable(finished: Finished) -> N
             {"data_fingerprint": "cd"},
             f"The rows mix data fingerprints: {'ab' * 8} (5 trials); cd (1 trial: shallow, seed 1).",
         ),
-        ({"workers": 2}, "The rows mix worker counts: 1 (5 trials); 2 (1 trial: shallow, seed 1)."),
         ({"torch": "2.6.0"}, "The rows mix torch versions: none (5 trials); 2.6.0 (1 trial: shallow, seed 1)."),
         ({"device": "EPYC"}, "The rows mix processors: cpu (5 trials); EPYC (1 trial: shallow, seed 1)."),
         (
@@ -187,6 +186,13 @@ def test_mixed_provenance_is_flagged(change: dict[str, object], warning: str, fi
     storage, trials = finished()
     record_result(storage, "two-rows", trials[1], 0.1, change)
     assert summarise_experiment(read_experiment(storage, "two-rows")).tables[0].warnings == (warning,)
+
+
+def test_worker_counts_change_no_result_and_are_no_mixture(finished: Finished) -> None:
+    storage, trials = finished()
+    record_result(storage, "two-rows", trials[1], 0.1, {"workers": 2})
+    (table,) = summarise_experiment(read_experiment(storage, "two-rows")).tables
+    assert table.warnings == () and ", 1 or 2 workers a trial" in table.common
 
 
 def test_mixed_precisions_are_flagged(finished: Finished) -> None:

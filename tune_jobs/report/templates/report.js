@@ -190,3 +190,16 @@ const reveal = () => {
 addEventListener("hashchange", reveal);
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((d) => { d.open = true; }));
 reveal();
+
+// ---- How old the page is
+
+const age = () => {
+  const written = document.querySelector("time");
+  const minutes = Math.floor((Date.now() - new Date(written.dateTime)) / 60000);
+  const [count, unit] =
+    minutes < 120 ? [minutes, "minute"] : minutes < 2880 ? [Math.floor(minutes / 60), "hour"] : [Math.floor(minutes / 1440), "day"];
+  const ago = new Intl.RelativeTimeFormat("en", { numeric: "always" }).format(-Math.max(0, count), unit);
+  written.textContent = `${written.textContent.split(" (")[0]} (${ago})`;
+};
+age();
+setInterval(age, 30000);

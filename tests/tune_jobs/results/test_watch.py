@@ -1,0 +1,65 @@
+"""A grid that is watched from storage: how fast it goes on, and when it will be at its end."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.tune_jobs.recorded import TWO_ROWS, experiment_from, record_experiment, record_metrics, record_result
+from tune_jobs.command_line import main
+from tune_jobs.results.watch import Watch
+
+
+def test_rate_and_time_left_are_of_what_has_ended_since_the_watch_began(tmp_path: Path) -> None:
+    experiment = experiment_from(TWO_ROWS, tmp_path, epochs=10)
+    storage, (first, second, *_) = record_experiment(tmp_path, experiment, seeds=1)
+    now = 0.0
+    watch = Watch(storage, "two-rows", lambda: now)
+    look = watch.look()
+    assert (look.epochs_done, look.epochs, look.epochs_an_hour, look.seconds_left) == (0, 20, None, None)
+    record_metrics(storage, "two-rows", first, [0.5])
+    watch = Watch(storage, "two-rows", lambda: now)
+    # An epoch of 20 layers takes 2 s: 9 more of them, and 10 of 32 layers, one after the other.
+    assert watch.look().seconds_left == pytest.approx(9 * 2 + 10 * 2 * 32 / 20)
+    record_metrics(storage, "two-rows", first, [0.5] * 5)
+    now = 40.0
+    look = watch.look()
+    assert look.epochs_an_hour == pytest.approx(4 * 3600 / 40)
+    assert look.seconds_left == pytest.approx(10 * (5 + 10 * 32 / 20))
+    assert not look.over
+    record_result(storage, "two-rows", first, 0.1)
+    record_result(storage, "two-rows", second, 0.1)
+    assert watch.look().over
+
+
+def test_what_is_finished_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, (first, *_) = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
+    record_result(storage, "two-rows", first, 0.1)
+    watch, read, get = Watch(storage, "two-rows"), list[str](), storage.get
+
+    def reading(_: object, key: str) -> bytes | None:
+        read.append(key)
+        return get(key)
+
+    monkeypatch.setattr(type(storage), "get", reading)
+    assert watch.look().trials[first.trial_id].state == "finished"
+    assert any("result.json" in key for key in read)
+    read.clear()
+    assert watch.look().trials[first.trial_id].state == "finished"
+    assert read == ["two-rows/experiment.json"]
+
+
+def test_a_grid_that_is_at_its_end_is_followed_to_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    storage, trials = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
+    for trial in trials:
+        record_result(storage, "two-rows", trial, 0.1)
+    assert main(["grid", "status", "two-rows", "--storage", storage.uri, "--follow"]) == 0
+    line = capsys.readouterr().out
+    assert re.match(
+        r"2 trials: 2 finished; 4 of \d+ epochs; nothing is left to wait for \(\d\d:\d\d:\d\d UTC\)\n$", line
+    )
+    assert main(["grid", "report", "two-rows", "--storage", storage.uri, "--follow", "1"]) == 0
+    page = (tmp_path / "storage/two-rows/report/report.html").read_text()
+    assert "<time datetime=" in page and 'http-equiv="refresh"' not in page
+    assert main(["grid", "status", "two-rows", "--storage", storage.uri, "--follow", "--json"]) == 1
+    assert "--follow: is for people to watch" in capsys.readouterr().err
