@@ -38,7 +38,8 @@ def on_other_images(
     """A comparison of two rows with the error that the choice of test images adds.
 
     first, second: what the runs of each row get wrong, bool [runs, images]; `paired`: by equal seeds. The difference by
-    image varies from image to image, and by the noise of so few runs, which `comparison` has in it already.
+    image varies from image to image, and by the noise of so few runs, which `comparison` has in it already. No
+    interval becomes narrower: images that add next to nothing would lend it degrees of freedom.
     """
     a, b = first.astype(float), second.astype(float)
     by_image = a.mean(0) - b.mean(0)
@@ -46,7 +47,8 @@ def on_other_images(
     images = max(0.0, float(by_image.var(ddof=1) - noise.mean())) / len(by_image)
     variance = comparison.error**2 + images
     degrees = comparison.degrees * (variance / comparison.error**2) ** 2  # Satterthwaite; there are many images
-    return Comparison(comparison.difference, variance**0.5, degrees)
+    found = Comparison(comparison.difference, variance**0.5, degrees)
+    return found if found.half_width > comparison.half_width else comparison
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,11 @@ class Images:
         """How many images all networks get wrong, and how many none."""
         always = [index for index, count in enumerate(self.wrong) if count == self.trials]
         named = ", ".join(map(str, always[:_MOST_NAMED])) + (", …" if len(always) > _MOST_NAMED else "")
+        are = "is" if len(always) == 1 else "are"
         return (
-            f"Of {len(self.wrong):,} test images, each of the {self.trials} networks gets {len(always):,} wrong"
-            f"{f' (positions {named})' if always else ''}, and none gets {sum(not c for c in self.wrong):,} wrong; "
-            "images.csv has the count of each."
+            f"Of {len(self.wrong):,} test images, {len(always):,} {are} taken for another class by all {self.trials} "
+            f"networks{f' (positions {named})' if always else ''}, and {self.wrong.count(0):,} by none; images.csv has "
+            "the count of each."
         )
 
 
