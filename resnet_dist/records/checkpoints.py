@@ -43,16 +43,21 @@ class DamagedError(ValueError):
     """Bytes that are not the ones that were written."""
 
 
+class NotAStateError(ValueError):
+    """Something that torch has written, and no dictionary; the message says what it is."""
+
+
 def decode(data: bytes) -> dict[str, Any]:
     """The state, on the CPU. No code in it is run: `weights_only`.
 
-    Raises a `DamagedError` where a checksum tells that bytes have changed, and errors of many kinds if it is no state.
+    Raises a `DamagedError` where a checksum tells that bytes have changed, a `NotAStateError`, and errors of many other
+    kinds if it is no state.
     """
     _require_checksums(data)
     with warnings.catch_warnings(action="ignore"):  # of what was written by something else, which is refused below
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     if not isinstance(state, dict):
-        raise ValueError(f"a state is a dictionary, not {type(state).__name__}")
+        raise NotAStateError(f"it is of type {type(state).__name__}, and no dictionary")
     return state
 
 

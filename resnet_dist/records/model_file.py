@@ -6,10 +6,13 @@ have the names that `nn.BatchNorm2d` gives, its count of batches among them, whi
 """
 
 import json
+import math
 import pickle
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,12 +66,16 @@ def read_model(path: Path, run_code: bool = False) -> Model:
     beside the file, or in the current directory. Raises a `UserError` of one line if it is no such file, or if the
     code is not there.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():  # it could be read for ever
+        raise UserError(f"{path}: is a pipe, socket or device; give a file")
     try:
         held = checkpoints.decode(_content(path))
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
     except checkpoints.DamagedError as error:
         raise UserError(f"{path}: is damaged ({error}); copy it again from where it was made") from None
+    except checkpoints.NotAStateError as error:
+        raise _not_a_model(path, str(error)) from None
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError):
         raise _not_a_model(path, _what_it_is(path)) from None
     try:
@@ -80,23 +87,57 @@ def read_model(path: Path, run_code: bool = False) -> Model:
     _install_code(path, config, run_code)
     try:
         weights, classes = held["network"], tuple(held.get("classes", ()))
+        if not all(isinstance(name, str) for name in classes) or isinstance(held.get("classes"), str):
+            raise _UnfitError("its names of classes are not a list of text")
+        mean, std = _standardisation(held)
         count = len(classes) or len(weights["linear.bias"])
         network = make_network(config.network, config.batch_norm, count)
         # Not with the versions of layers that torch keeps beside the weights: a plain dict, as of averages, has none.
         state = network.state_dict()
-        if {name for name in weights if name in state or not name.endswith(_COUNT)} != set(state):
-            raise RuntimeError("other names")
+        if differs := _difference(state, weights):
+            raise _UnfitError(f"its weights are not those of the network in its settings: {differs}")
         state.update({name: weights[name] for name in state})
         network.load_state_dict(state)
-        mean = held.get("mean")
-        assert mean is None or mean.shape == (3, 32, 32)
-        return Model(network, config, classes, count, mean, float(held.get("std", 1.0)))
+        return Model(network, config, classes, count, mean, std)
     except ConfigurationError:
         raise
-    except (KeyError, TypeError, AttributeError, ValueError, AssertionError):
+    except _UnfitError as error:
+        raise _not_a_model(path, str(error)) from None
+    except (KeyError, TypeError, AttributeError, ValueError):
         raise _not_a_model(path, "it lacks weights or settings") from None
-    except RuntimeError:  # load_state_dict's, which fills many lines
-        raise _not_a_model(path, "its weights are not those of the network in its settings") from None
+
+
+class _UnfitError(Exception):
+    """What is in a file does not make a model; the message says why."""
+
+
+def _difference(state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+    """In what weights are not those of a network, whose state is given; empty if they fit."""
+    for name in weights:
+        if name not in state and not name.endswith(_COUNT):
+            return f"they have {name!r}, which it lacks"
+    for name, own in state.items():
+        if name not in weights:
+            return f"they lack {name!r}"
+        given = weights[name]
+        if given.shape != own.shape:
+            return f"{name!r} is {list(given.shape)}, and not {list(own.shape)}"
+        if given.layout != own.layout or (own.is_floating_point() and not given.is_floating_point()):
+            kind = given.layout if given.layout != own.layout else given.dtype
+            return f"{name!r} is of {str(kind).removeprefix('torch.')}, and not of floating-point numbers"
+    return ""
+
+
+def _standardisation(held: Mapping[str, Any]) -> tuple[Tensor | None, float]:
+    """The training images' mean and deviation; None and 1 in files of earlier versions, which have neither."""
+    mean, std = held.get("mean"), held.get("std")
+    if mean is None and std is None:
+        return None, 1.0
+    if not isinstance(mean, Tensor) or mean.shape != (3, 32, 32) or not bool(mean.isfinite().all()):
+        raise _UnfitError("its mean of the training images is not [3, 32, 32] finite numbers")
+    if not isinstance(std, float) or not 0 < std < math.inf:
+        raise _UnfitError("its deviation of the training images is not a number above 0")
+    return mean, std
 
 
 def _batches(config: TrainingConfig, dataset: Dataset) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_dist.configuration.code import is_custom
 from resnet_dist.configuration.data import DataConfig
-from resnet_dist.errors import UserError
+from resnet_dist.errors import DataError, UserError
 from tune_jobs.actions.model import model_file
 from tune_jobs.results.html_table import html_table
 
@@ -182,7 +182,12 @@ def _evaluate(
         if model.mean is not None:
             data = DataConfig(source=source)
     data = replace(data, test_limit=data.test_limit if test_limit is None else test_limit)
-    tests = load_test_images(data)
+    try:
+        tests = load_test_images(data)
+    except DataError as error:
+        if source is not None:
+            raise
+        raise DataError(f"{error} ({shown} was trained with it; --data.source names other images)") from error
     classes = tests.classes
     # A file without names is matched by position to the data that it was trained with, and to no other unasked.
     known = model.classes or (classes if data.source == model.config.data.source else ())
