@@ -23,6 +23,16 @@ def recordable(path: str | os.PathLike[str], place: str) -> Path:
     return found
 
 
+def require_no_device(path: Path, place: str) -> None:
+    """Raise a `ConfigurationError` of what could be read for ever, as /dev/zero; a pipe is read to its end."""
+    try:
+        endless = path.is_char_device() or path.is_block_device() or path.is_socket()
+    except OSError:  # a name that is too long, say: whoever opens it says so
+        return
+    if endless:
+        raise ConfigurationError(f"{place}: is a device or socket; give a file")
+
+
 def require_utf8(text: str, place: str) -> None:
     """Raise a `ConfigurationError` if text, of a path's bytes perhaps, cannot stand in a record."""
     try:

@@ -316,8 +316,8 @@ FAULTS: tuple[Fault, ...] = (
         (
             ("        self._put(self.keys.model, weights)\n", ""),
             (
-                "        self.storage.put(self.keys.result, trial_record.encode(result | parts))\n",
-                "        self.storage.put(self.keys.result, trial_record.encode(result | parts))\n"
+                "        self.storage.put(self.keys.result, trial_record.encode_result(result | parts))\n",
+                "        self.storage.put(self.keys.result, trial_record.encode_result(result | parts))\n"
                 "        self.storage.put(self.keys.model, weights)\n",
             ),
         ),

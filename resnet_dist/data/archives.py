@@ -52,6 +52,10 @@ def _damage_named(path: Path) -> Iterator[None]:
     try:
         yield
     except (NotImplementedError, RuntimeError) as error:  # zipfile: an unknown compression; a password
+        if "password" in str(error):
+            raise DataError(
+                f"data.source: {path} is encrypted; unpack it with its password, and give the directory"
+            ) from error
         raise DataError(f"data.source: {path} cannot be unpacked ({_one_line(error)})") from error
     except (
         tarfile.TarError,

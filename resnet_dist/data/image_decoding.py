@@ -35,7 +35,7 @@ def decode_image(data: bytes) -> tuple[bytes, str]:
         except Image.DecompressionBombError as error:
             raise NotAnImageError("is a huge picture; every image must be 32x32 pixels") from error
         except Exception as error:  # Pillow's decoders raise nearly everything on corrupt files
-            raise NotAnImageError("is not an image that can be decoded") from error
+            raise NotAnImageError(f"is not an image that can be decoded ({', '.join(FORMATS)})") from error
     if size != SIZE:
         raise NotAnImageError(f"is {size[0]}x{size[1]} pixels; every image must be 32x32")
     if mode == "F" or mode.startswith("I"):

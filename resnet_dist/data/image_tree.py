@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from resnet_dist.data.archives import Member
 from resnet_dist.data.decoded_images import DecodedImages
 from resnet_dist.data.image_decoding import SIZE, NotAnImageError, decode_image
-from resnet_dist.data.splits import DEPTH, Place, Splits, choose, is_split, is_system, printable
+from resnet_dist.data.splits import DEPTH, Place, Splits, choose, is_split, is_system, look_alike, printable
 from resnet_dist.errors import DataError
 
 LOGGER = logging.getLogger(__name__)
@@ -57,6 +57,9 @@ class ImageTree:
     def add(self, member: Member) -> None:
         """Take in one member, which is ignored if it is a system's or no part of a data set."""
         parts = tuple(part for part in PurePosixPath(member.name).parts if part not in ("/", "."))
+        if ".." in parts:
+            self.beside[".."] = None
+            return
         if any(map(is_system, parts)) or not parts:
             return
         self.beside[parts[0]] = None
@@ -157,6 +160,11 @@ def _classes(path: Path, train: Images, test: Images, splits: Splits) -> tuple[s
     for (split, images), (other, others) in zip(both.items(), reversed(both.items()), strict=True):
         for name, files in sorted(images.items()):
             if name not in others:
+                if same := next((one for one in others if one not in images and look_alike(name, one)), None):
+                    raise DataError(
+                        f"data.source: {path} has the class folders {split}/{name!a} and {other}/{same!a}, one "
+                        "name that is written in two ways in Unicode; rename one as the other"
+                    )
                 raise DataError(
                     f"data.source: {path} has the class folder {split}/{printable(name)} but no "
                     f"{other}/{printable(name)}; both splits must hold the same classes"

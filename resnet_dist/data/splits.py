@@ -6,6 +6,7 @@ A folder that holds both is the data set, and nothing beside them is looked at. 
 import contextlib
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,11 @@ def is_split(name: str) -> bool:
 def printable(name: str) -> str:
     """A name for a message, which stays one line: one out of an archive may hold anything."""
     return name if name.isprintable() else ascii(name)
+
+
+def look_alike(one: str, other: str) -> bool:
+    """Whether two names are one to a reader: systems write an accent as part of its letter or after it."""
+    return unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other)
 
 
 def choose(path: Path, found: Mapping[Place, Iterable[str]], beside: Iterable[str] = ()) -> Splits:
@@ -125,6 +131,7 @@ def _splits(path: Path, place: Place, names: list[str]) -> Splits:
 
 
 _OTHERS = (
+    (r"\.\.", "leads out of it; pack it again from inside the folder that holds train/ and test/"),
     (
         r"cifar-100-python.*",
         "is CIFAR-100's own archive; give --data.source cifar100, which looks for it in downloads/ of the cache "

@@ -128,7 +128,7 @@ class Recorder:
         named = {key.removeprefix(self.keys.prefix): data for key, data in self._written.items()}
         files = trial_record.describe_files(named)
         parts = {"provenance": self.provenance, "files": files, "metrics": lines}
-        self.storage.put(self.keys.result, trial_record.encode(result | parts))
+        self.storage.put(self.keys.result, trial_record.encode_result(result | parts))
         self.checkpoints.delete_all()
         return result
 

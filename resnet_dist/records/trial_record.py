@@ -42,7 +42,10 @@ def encode_metrics(lines: Iterable[Mapping[str, Any]]) -> bytes:
 
 def parse(data: bytes) -> dict[str, Any]:
     """A record. Raises a `ValueError` if it is none."""
-    value = json.loads(data)
+    try:
+        value = json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     return value
@@ -54,9 +57,23 @@ def parse_metrics(data: bytes) -> list[dict[str, Any]]:
     return _checked(json.loads(b"[" + b",".join(line for line in data.splitlines() if line.strip()) + b"]"))
 
 
+def encode_result(result: Mapping[str, Any]) -> bytes:
+    """`result.json`, which ends with the SHA-256 of what stands before that."""
+    said = encode(result).removesuffix(_END)
+    return said + _DIGEST + _digest(said).encode() + b'"' + _END
+
+
+_DIGEST, _END = b',\n "sha256": "', b"\n}\n"
+
+
 def parse_result(data: bytes, trial_id: str) -> dict[str, Any]:
-    """`result.json` of a trial. Raises a `ValueError`, `KeyError` or `TypeError` that says what is wrong with it."""
+    """`result.json` of a trial, without its digest, which those of earlier versions lack.
+
+    Raises a `ValueError`, `KeyError` or `TypeError` that says what is wrong with it.
+    """
     result = parse(data)
+    if "sha256" in result and result.pop("sha256") != _digest(data.rpartition(_DIGEST)[0]):
+        raise ValueError("its SHA-256 is not the one that it was written with")
     if result["layout"] != LAYOUT:
         raise ValueError(f"storage layout {result['layout']!r}, this version reads {LAYOUT}")
     if result["trial"] != trial_id:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_dist.configuration.code import is_custom
 from resnet_dist.configuration.data import DataConfig
+from resnet_dist.data.splits import look_alike
 from resnet_dist.errors import DataError, UserError
 from tune_jobs.actions.model import model_file
 from tune_jobs.results.html_table import html_table
@@ -287,10 +288,15 @@ def _difference(known: tuple[str, ...], given: tuple[str, ...]) -> str:
     lacks, has = ([name for name in names if name not in others] for names, others in ((known, given), (given, known)))
     if not lacks and not has:
         return " (several have one name)"
-    said = (f"it {verb} {_named(names)}" for verb, names in (("lacks", lacks), ("has", has)) if names)
+    alike = any(look_alike(one, other) for one in lacks for other in has)  # so that both spellings are seen
+    said = (
+        f"it {verb} {_named(names, ascii if alike else repr)}"
+        for verb, names in (("lacks", lacks), ("has", has))
+        if names
+    )
     return f" ({', '.join(said)})"
 
 
-def _named(names: list[str]) -> str:
+def _named(names: list[str], shown: Callable[[str], str]) -> str:
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(map(repr, names[:_MOST_NAMED])) + more
+    return ", ".join(map(shown, names[:_MOST_NAMED])) + more

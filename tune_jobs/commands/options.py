@@ -13,6 +13,7 @@ from resnet_dist.configuration.sections import describe_type, field_docs, field_
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import ConfigurationError, UserError
 from resnet_dist.nearest_name import nearest, suggestion
+from resnet_dist.paths import require_no_device
 
 _MANY_OPTIONS = 12
 """Options beyond which a usage line names only those that are required."""
@@ -178,6 +179,7 @@ def normalise(arguments: list[str]) -> list[str]:
 def read_config(path: str) -> TrainingConfig:
     """A configuration from a TOML or JSON file: sections of settings, or a trial's `config.json`."""
     file = Path(path)
+    require_no_device(file, f"--config {path}")
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -186,6 +188,8 @@ def read_config(path: str) -> TrainingConfig:
         plain = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
     except ValueError as error:  # both decoders' errors name line and column
         raise ConfigurationError(f"--config {path}: {error}") from error
+    except RecursionError:
+        raise ConfigurationError(f"--config {path}: is nested too deeply") from None
     if not isinstance(plain, dict) or not plain:
         raise ConfigurationError(
             f"--config {path}: holds no settings; it must hold sections of them, as config.json does"

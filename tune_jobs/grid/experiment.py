@@ -9,8 +9,18 @@ from typing import Any
 from resnet_dist.configuration.identity import NOT_IDENTITY
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import ConfigurationError
+from resnet_dist.plurals import counted
 from resnet_dist.storage.interface import LAYOUT
-from tune_jobs.grid.experiment_file import Cell, Deviation, Experiment, Table, is_file, naming, registry
+from tune_jobs.grid.experiment_file import (
+    Cell,
+    Deviation,
+    Experiment,
+    Table,
+    is_file,
+    naming,
+    registry,
+    require_possible,
+)
 from tune_jobs.grid.trial_names import settings_identity, trial_names
 
 __all__ = [
@@ -120,6 +130,9 @@ def trials(experiment: Experiment, seeds: int) -> tuple[Trial, ...]:
     for table in experiment.tables:
         for cell in table.cells:
             unique.setdefault(cell.config.trial_id(), cell.config)
+    require_possible(
+        seeds * len(unique), f"{counted(seeds, 'seed')} of {counted(len(unique), 'configuration')} are", "trials"
+    )
     names = trial_names(list(unique.values()))
     assert len(set(names)) == len(names), "two trials have one name"
     return tuple(

@@ -1,8 +1,10 @@
 """Experiment files: TOML read strictly into experiments. The format is described in `experiments/demo.toml`."""
 
 import itertools
+import math
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,12 +16,16 @@ from typing import Any
 from resnet_dist.configuration.sections import choices
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import ConfigurationError
+from resnet_dist.paths import require_no_device
 from tune_jobs.results.html_table import html_table
 
 TOP_KEYS = ("name", "title", "description", "seeds", "include", "recipe", "reference", "table")
 TABLE_KEYS = ("name", "title", "caption", "baseline", "paired", "cell", "grid")
 CELL_KEYS = ("label", "set", "reference", "paper")
 LEVEL_KEYS = ("label", "set")
+
+MOST_TRIALS = 50_000
+"""Of an experiment; a plan of so many takes half a minute."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")  # part of storage keys and of file names
 
@@ -104,6 +110,12 @@ class Experiment:
         return html_table(("table", "row"), rows, self.title)
 
 
+def require_possible(number: int, what: str, things: str) -> None:
+    """Refuse more than an experiment can have: a slip that would take all memory and hours before anything is said."""
+    if number > MOST_TRIALS:
+        raise ConfigurationError(f"{what} {number:,} {things}, and an experiment has {MOST_TRIALS:,} at most")
+
+
 def registry() -> dict[str, Path]:
     """Files of the packaged experiments, by name."""
     folder = Path(str(resources.files("tune_jobs"))) / "experiments"
@@ -133,6 +145,7 @@ def read_experiment_file(path: Path, find: "Mapping[str, Path]", parents: tuple[
     Every mistake is a `ConfigurationError` of one line that names the file and, where it applies, the line, the
     table, the cell and the setting.
     """
+    require_no_device(path, str(path))
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -141,6 +154,8 @@ def read_experiment_file(path: Path, find: "Mapping[str, Path]", parents: tuple[
         raise ConfigurationError(f"{path}: is not UTF-8 text (byte {error.start})") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path}: is not valid TOML: {error}") from None
+    except RecursionError:
+        raise ConfigurationError(f"{path}: is nested too deeply") from None
     with naming(str(path)):
         return _experiment(raw, path.parent, find, (*parents, path.resolve()))
 
@@ -154,6 +169,8 @@ def _experiment(raw: dict[str, Any], folder: Path, find: "Mapping[str, Path]", f
         if target.resolve() in files:
             raise ConfigurationError(f"include: {include!r} includes itself; remove it")
         if include not in find and not target.is_file():
+            if include.endswith(".toml") or "/" in include:
+                raise ConfigurationError(f"include: {include!r} is not there: {target} is no file")
             choices("include", include, tuple(find))
         tables += read_experiment_file(target, find, files).tables
     recipe = _recipe(raw)
@@ -169,7 +186,9 @@ def _experiment(raw: dict[str, Any], folder: Path, find: "Mapping[str, Path]", f
     if not isinstance(seeds, int) or isinstance(seeds, bool) or seeds < 1:
         raise ConfigurationError(f"seeds: {seeds!r} is not allowed; it must be a whole number from 1")
     name = _name(raw)
-    return Experiment(name, _text(raw, "title", name), _text(raw, "description", ""), tuple(tables), seeds=seeds)
+    return Experiment(
+        name, _text(raw, "title", name) or name, _text(raw, "description", ""), tuple(tables), seeds=seeds
+    )
 
 
 def _recipe(raw: dict[str, Any]) -> TrainingConfig:
@@ -198,7 +217,7 @@ def _table(raw: dict[str, Any], recipe: TrainingConfig, references: dict[str, An
             choices("baseline", baseline, tuple(cell.label for cell in cells))
         return Table(
             name,
-            _text(raw, "title", name),
+            _text(raw, "title", name) or name,
             _text(raw, "caption", ""),
             tuple(cells),
             baseline=baseline,
@@ -224,6 +243,9 @@ def _grid(raw: Any, recipe: TrainingConfig) -> list[Cell]:
         if not isinstance(levels, list) or not levels:
             raise ConfigurationError(f"grid: {axis}: {levels!r} is not allowed; it must be a list of values")
         axes.append([_level(axis, level) for level in levels])
+    if not axes:
+        raise ConfigurationError('grid: has no axes; give "section.field" = [values]')
+    require_possible(math.prod(map(len, axes)), "grid: its axes make", "cells")
     cells = []
     for levels in itertools.product(*axes):
         label = ", ".join(text for text, _ in levels)
@@ -282,7 +304,8 @@ def _text(raw: dict[str, Any], key: str, default: str | None) -> str:
     if text is None:
         raise ConfigurationError(f"{key}: is missing; add it")
     if not isinstance(text, str) or (default is None and not text.strip()):
-        raise ConfigurationError(f"{key}: {text!r} is not allowed; it must be text")
+        more = " that is not empty" if isinstance(text, str) else ""
+        raise ConfigurationError(f"{key}: {text!r} is not allowed; it must be text{more}")
     text = " ".join(text.split())
     if not text.isprintable():
         raise ConfigurationError(f"{key}: {text!r} is not allowed; it must be text without control characters")
@@ -315,6 +338,6 @@ def _flag(raw: dict[str, Any], key: str) -> bool:
 
 
 def _unique(kind: str, names: list[str]) -> None:
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigurationError(f"{kind} {name!r} is declared {names.count(name)} times; rename one")
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise ConfigurationError(f"{kind} {name!r} is declared {count} times; rename one")

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from resnet_dist.configuration.identity import NOT_IDENTITY
 from resnet_dist.plurals import counted
 from resnet_dist.storage.interface import Storage, TrialKeys
 
@@ -77,14 +78,14 @@ def note(others: list[OtherTrial], command: str) -> str:
 def _told(data: bytes | None) -> tuple[str, dict[str, Any]]:
     try:
         told = json.loads(data or b"")
-        return str(told["name"]), dict(told["config"])
-    except (ValueError, KeyError, TypeError):
+        return str(told["name"]), {section: dict(values) for section, values in told["config"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return "", {}
 
 
 def _settings(config: Mapping[str, Any], left: Left) -> str:
-    """What the configuration says, but for where images lie and what else is left out, to be compared."""
-    left_out = {("data", "source"), ("run", "workers"), ("run", "threads"), *left}
+    """What the configuration says that can change a result, but for what is left out, to be compared."""
+    left_out = {*(tuple(name.split(".")) for name in NOT_IDENTITY), *left}
     kept = {
         section: {name: value for name, value in values.items() if (section, name) not in left_out}
         for section, values in config.items()

@@ -58,7 +58,7 @@ def with_earlier_plans(storage: Storage, record: dict[str, Any]) -> dict[str, An
 
 def _legible(storage: Storage, name: str) -> dict[str, Any]:
     """The record as it is stored, of whatever layout; empty if there is none or it cannot be read."""
-    with contextlib.suppress(ValueError, TypeError):
+    with contextlib.suppress(ValueError, TypeError, RecursionError):
         return dict(json.loads(storage.get(experiment_key(name)) or b""))
     return {}
 
@@ -107,7 +107,7 @@ def _run(config: bytes) -> dict[str, Any] | None:
         run = told["config"]["run"]
         assert told["layout"] == LAYOUT and told["name"] and run["epochs"] >= 1 and run["seed"] >= 0
         return {"name": told["name"], "config": told["config"]}
-    except (ValueError, KeyError, TypeError, AssertionError):
+    except (ValueError, KeyError, TypeError, AssertionError, RecursionError):
         return None
 
 
@@ -139,7 +139,7 @@ def _experiment_record(data: bytes, place: str) -> dict[str, Any]:
             for trial in record["trials"].values():
                 assert trial["name"] and trial["config"]["run"]["epochs"] >= 1
             assert record["experiment"] and record["seeds"] >= 1
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError):
         raise StorageError(f"{place}: is not a readable experiment record; launch the experiment again") from None
     if layout != LAYOUT:
         raise StorageError(f"{place}: {_other_layout(layout)}")

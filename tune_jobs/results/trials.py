@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -99,6 +100,10 @@ class ExperimentResults:
         return sum(trial.state == state for trial in self.trials.values())
 
 
+_TRIAL_ID = re.compile("[0-9a-f]{16}")
+"""What else lies beside the trials, as .DS_Store does, is nobody's trial."""
+
+
 class _CorruptRecordError(Exception):
     pass
 
@@ -126,7 +131,7 @@ def read_trials(
     """
     listed = _list_trials(storage, name, len(asked))
     trials = {trial.trial_id: trial for trial in _read_listed(storage, name, asked, listed, details)}
-    return trials, tuple(sorted(listed.keys() - trials.keys()))
+    return trials, tuple(sorted(name for name in listed.keys() - trials.keys() if _TRIAL_ID.fullmatch(name)))
 
 
 def iterate_trials(storage: Storage, name: str, asked: Mapping[str, Mapping[str, Any]]) -> Iterator[TrialResults]:
@@ -173,7 +178,7 @@ def _read_trial(
             return None
         try:
             return parse(data)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise _CorruptRecordError(f"{name} is corrupt: {_one_line(error)}") from None
 
     trial = TrialResults(keys.trial_id, str(asked["name"]), asked["config"], "missing")
@@ -196,7 +201,9 @@ def _read_trial(
         return replace(trial, state="failed", reason=trial_record.DIVERGED, failure="diverged")
     if result:
         others = trial_record.files_of_other_size(result, {name: item.size for name, item in present.items()})
-        said = ", ".join(f"{name} is not the file of its result" for name in others)
+        said = ", ".join(
+            f"{name} is {'not the file of its result' if name in present else 'missing'}" for name in others
+        )
         return replace(trial, state="finished", result=trial_record.summary(result), reason=said)
     if failure:
         reason = _one_line(failure.get("reason", "no reason recorded"))

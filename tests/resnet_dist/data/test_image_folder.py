@@ -172,7 +172,7 @@ def test_an_encrypted_zip_is_refused(tmp_path: Path) -> None:
     data[data.index(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(data)
     message = refusal(path)
-    assert str(path) in message and "cannot be unpacked" in message and "password" in message
+    assert f"{path} is encrypted; unpack it with its password, and give the directory" in message
 
 
 def test_an_image_that_does_not_decode_is_named(tmp_path: Path) -> None:
@@ -185,6 +185,24 @@ def test_postscript_is_never_handed_to_an_interpreter(tmp_path: Path) -> None:
     data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n"
     path = write_archive(tmp_path / "a.zip", image_tree() | {"train/bee/1.eps": data})
     assert "train/bee/1.eps" in refusal(path)
+
+
+def test_an_image_of_a_format_that_is_not_read_says_which_are(tmp_path: Path) -> None:
+    data = io.BytesIO()
+    Image.fromarray(pixels(1)).save(data, "TGA")
+    message = refusal(write_directory(tmp_path, image_tree() | {"train/bee/1.tga": data.getvalue()}))
+    assert "train/bee/1.tga" in message and "can be decoded (JPEG, PNG, BMP, GIF, PPM, TIFF, WEBP)" in message
+
+
+@pytest.mark.parametrize(("train", "test"), [("caf\u00e9", "cafe\u0301"), ("cafe\u0301", "caf\u00e9")])
+def test_a_class_whose_name_is_spelt_in_two_ways_of_unicode_is_shown_in_both(
+    tmp_path: Path, train: str, test: str
+) -> None:
+    tree = {
+        name.replace("ant", train if name.startswith("train") else test): data for name, data in image_tree().items()
+    }
+    message = refusal(write_archive(tmp_path / "a.zip", tree))
+    assert f"train/{train!a} and test/{test!a}, one name that is written in two ways" in message
 
 
 def test_an_image_of_another_size_is_named_with_its_size(tmp_path: Path) -> None:

@@ -155,3 +155,9 @@ def test_an_archive_that_is_something_else_is_called_that_and_not_damaged(
 def test_one_of_the_splits_is_told_to_be_one(tmp_path: Path) -> None:
     write_directory(tmp_path, image_tree())
     assert f"give the folder above it, {tmp_path}" in refusal(tmp_path / "train")
+
+
+@pytest.mark.parametrize("kind", ["a.tar", "a.zip"])
+def test_names_that_lead_out_of_an_archive_are_said_to(tmp_path: Path, kind: str) -> None:
+    tree = {f"../../{name}": data for name, data in image_tree().items()}
+    assert "it holds ..: .. leads out of it; pack it again from inside" in refusal(written(tmp_path, kind, tree))

@@ -261,6 +261,8 @@ BAD_FILES = {
     'name = "x"\n[recipe.network]\ndepht = 20': r"recipe: setting: 'network.depht'.*did you mean 'network.depth'",
     'name = "x"\n[recipe.run]\nseed = 3': r"run.seed: .*--seeds",
     'name = "x"\nseeds = 0\ninclude = ["demo"]': r"seeds: 0 is not allowed",
+    'name = "x"\ninclude = ["other.toml"]': r"include: 'other.toml' is not there: .*other.toml is no file",
+    'name = "x"\ntitle = ' + "[" * 5000: r"is nested too deeply",
 }
 BAD_CELLS = {
     'label = "a"\nset = { "network.depth" = 21 }': r"\.toml: table 't': cell 'a': network.depth: 21 is not 6n",
@@ -273,6 +275,11 @@ BAD_CELLS = {
     'label = "a"\n[[table.cell]]\nlabel = "b"\nset = { "run.workers" = 2 }': r"cells 'a' and 'b' are the same trial",
     'label = "a"\n[table.grid]\ndepth = [1]': r"grid: depth: 1 is not allowed.*section.field",
     'label = "a"\n[table.grid]\n"network.depth" = 8': r"grid: network.depth: 8 .*list of values",
+    'label = "a"\n[table.grid]': r"grid: has no axes",
+    'label = ""': r"label: '' is not allowed; it must be text that is not empty",
+    f'label = "a"\n[table.grid]\n"network.width" = {[*range(1, 4001)]}\n"data.shift" = {[*range(32)]}': (
+        r"grid: its axes make 128,000 cells, and an experiment has 50,000 at most"
+    ),
 }
 PREFIX = 'name = "x"\n[[table]]\nname = "t"\n[[table.cell]]\n'
 
@@ -289,6 +296,12 @@ def test_a_mistake_in_a_file_is_one_line_that_names_it(text: str, message: str, 
 def test_a_name_longer_than_files_may_have_is_one_line(name: str) -> None:
     with pytest.raises(UserError):
         load_experiment(name)
+
+
+def test_more_trials_than_can_be_planned_are_refused_before_they_are_made(tmp_path: Path) -> None:
+    experiment = experiment_from(TWO_ROWS, tmp_path)
+    with pytest.raises(UserError, match=r"1000000 seeds of 2 configurations are 2,000,000 trials, .* 50,000 at most"):
+        trials(experiment, 1_000_000)
 
 
 def test_unknown_experiment_names_the_nearest() -> None:

@@ -98,7 +98,7 @@ def test_a_result_tells_all_by_itself_and_names_a_file_that_is_another_one(
         storage.put(key, data)
     results = read_experiment(storage, "two-rows")
     found = results.trials[trial.trial_id]
-    assert found.reason == f"{lost} is not the file of its result"
+    assert found.reason == f"{lost} is {'missing' if data is None else 'not the file of its result'}"
     assert replace(found, reason="") == before and before.reason == ""
     notices = summarise_experiment(results).notices
     assert any(note.startswith(f"{trial.trial_id}: {found.reason}; its numbers") for note in notices)
@@ -132,6 +132,8 @@ def test_metrics_of_finished_trials_can_be_left_out(tmp_path: Path) -> None:
 def test_trials_of_an_earlier_launch_are_counted_apart(tmp_path: Path) -> None:
     storage, _ = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
     storage.put(TrialKeys("two-rows", "0123456789abcdef").config, b"{}")
+    storage.put("two-rows/trials/.DS_Store", b"of another program")
+    storage.put("two-rows/trials/notes/of-mine.txt", b"")
     results = read_experiment(storage, "two-rows")
     assert results.unlisted == ("0123456789abcdef",)
     assert len(results.trials) == 2
@@ -150,6 +152,7 @@ def test_an_experiment_that_was_never_launched_is_named(tmp_path: Path) -> None:
     [
         (b"{", "is not a readable experiment record"),
         (b"[]", "is not a readable experiment record"),
+        (b"[" * 100_000, "is not a readable experiment record"),
         (b'{"layout": 1, "tables": [{}]}', "is not a readable experiment record"),
         (b'{"layout": 9}', "has storage layout 9; this version reads layout 1"),
     ],
@@ -159,3 +162,11 @@ def test_an_unusable_experiment_record_is_named(data: bytes, message: str, tmp_p
     storage.put(experiment_key("two-rows"), data)
     with pytest.raises(StorageError, match=f"two-rows/experiment.json: {message}"):
         read_experiment(storage, "two-rows")
+
+
+@pytest.mark.parametrize("record", ["result.json", "provenance.json", "metrics.jsonl", "failure.json"])
+def test_a_record_that_is_nested_too_deeply_is_corrupt(record: str, tmp_path: Path) -> None:
+    storage, (trial, _) = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
+    storage.put(TrialKeys("two-rows", trial.trial_id).prefix + record, b"[" * 100_000)
+    found = read_experiment(storage, "two-rows").trials[trial.trial_id]
+    assert found.state == "corrupt" and found.reason.startswith(f"{record} is corrupt: ")
