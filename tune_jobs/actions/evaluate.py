@@ -125,7 +125,9 @@ class Evaluation:
         rows = [("all", f"{self.images:,}", f"{100 * self.top1_error:.2f}")]
         for name, one in self.by_class.items():
             rows.append((name, f"{one.images:,}", "" if one.top1_error is None else f"{100 * one.top1_error:.2f}"))
-        return html_table(("class", "images", "top-1 error, %"), rows, self.source)
+        kind, colon, path = self.source.partition(":")
+        source = f"{kind}:…/{path.rpartition('/')[2]}" if colon and "/" in path else self.source
+        return html_table(("class", "images", "top-1 error, %"), rows, source)
 
 
 def evaluate(

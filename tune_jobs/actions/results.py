@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
@@ -137,7 +138,7 @@ def arrow_table(columns: tuple[Column, ...], rows: Iterator[list[Value]]) -> "py
 
 
 def _require(package: str) -> None:
-    from importlib.util import find_spec
-
-    if find_spec(package) is None:
-        raise UserError(f"{package} is not installed; install it with: pip install {package}")
+    try:
+        import_module(package)
+    except ImportError:
+        raise UserError(f"{package} is not installed; install it with: pip install {package}") from None

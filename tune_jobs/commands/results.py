@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,10 +17,12 @@ from cluster.storage.keys import BrowsableStorage
 from cluster.storage.opening import open_storage
 from resnet_dist.errors import UserError
 from resnet_dist.storage.interface import experiment_key
+from tune_jobs.actions.hand_over import HandedOver
 from tune_jobs.actions.results import arrow_schema, arrow_table
 from tune_jobs.commands.best import MEASURES, best, lines
 from tune_jobs.commands.options import Parser
-from tune_jobs.commands.output import json_text
+from tune_jobs.commands.output import json_text, print_json
+from tune_jobs.commands.terminal import make_console
 from tune_jobs.results.experiment_record import read_record
 from tune_jobs.results.tidy_table import Column, ResultTable, Value
 from tune_jobs.results.trials import iterate_trials
@@ -47,6 +50,13 @@ def add_arguments(parser: Parser) -> None:
         choices=MEASURES,
         help=f"say instead which finished trial has the smallest of this, with its intervals (default: {MEASURES[0]})",
     )
+    parser.add_argument(
+        "--to",
+        nargs="+",
+        metavar="WHERE",
+        help="hand over instead: `mlflow URI`, to a tracking server, or `wandb [DIR]`, as offline runs for `wandb "
+        "sync`; finished trials with settings, metrics by epoch and files, each once",
+    )
     parser.add_argument("--output", metavar="FILE", help="file to write (default: standard output)")
     parser.set_defaults(run=results_command)
 
@@ -60,6 +70,13 @@ def results_command(args: argparse.Namespace) -> int:
     storage, name = open_experiment(args.experiment)
     record = read_record(storage, name)
     trials = iterate_trials(storage, name, record["trials"])
+    if args.to:
+        handed = _hand_over(args.to, storage, name)
+        if args.format == "json":
+            print_json(asdict(handed))
+        else:
+            make_console().print(handed.line(), markup=False, soft_wrap=True)
+        return 0
     if args.best:
         found = best(record, trials, args.best)
         said = json_text(found) if args.format == "json" else "\n".join(lines(found))
@@ -73,6 +90,18 @@ def results_command(args: argparse.Namespace) -> int:
         with _replacing(Path(args.output), binary=args.format == "parquet") as file:
             write(file=file)
     return 0
+
+
+def _hand_over(to: list[str], storage: BrowsableStorage, name: str) -> HandedOver:
+    if to[0] == "mlflow" and len(to) == 2:
+        from tune_jobs.actions.to_mlflow import to_mlflow
+
+        return to_mlflow(storage, name, to[1])
+    if to[0] == "wandb" and len(to) <= 2:
+        from tune_jobs.actions.to_wandb import to_wandb
+
+        return to_wandb(storage, name, Path(to[1] if len(to) == 2 else "."))
+    raise UserError(f"--to {' '.join(to)}: is not known; give `mlflow URI` or `wandb [DIR]`")
 
 
 def open_experiment(uri: str) -> tuple[BrowsableStorage, str]:

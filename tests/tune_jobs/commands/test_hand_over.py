@@ -1,0 +1,144 @@
+"""`results --to mlflow | wandb`: finished trials given to what people have already, each once."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.storage.keys import BrowsableStorage
+from tests.s3_server import free_ports
+from tests.tune_jobs.recorded import TWO_ROWS, experiment_from, record_experiment, record_failure, record_result
+from tune_jobs.command_line import main
+from tune_jobs.grid.experiment import Trial
+
+STARTED = {"started": "2026-11-27T12:00:00+00:00"}
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> tuple[BrowsableStorage, tuple[Trial, ...]]:
+    """Two rows of two seeds, of which three trials are finished and one has failed."""
+    storage, trials = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=2)
+    for trial, error in zip(trials[:3], (0.125, 0.25, 0.5), strict=True):
+        record_result(storage, "two-rows", trial, error, STARTED)
+    record_failure(storage, "two-rows", trials[3], "out of memory")
+    return storage, trials
+
+
+def handed(storage: BrowsableStorage, capsys: pytest.CaptureFixture[str], *to: str) -> tuple[int, int, int]:
+    assert main(["results", f"{storage.uri}/two-rows", "--format", "json", "--to", *to]) == 0
+    said = json.loads(capsys.readouterr().out)
+    return said["added"], said["there"], said["unfinished"]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """An MLflow tracking server of this test's own, on SQLite."""
+    folder, (port,) = tmp_path / "mlflow", free_ports(1)
+    folder.mkdir()
+    options = ["--backend-store-uri", f"sqlite:///{folder}/runs.db", "--artifacts-destination", str(folder / "files")]
+    command = [sys.executable, "-m", "mlflow", "server", *options, "--host", "127.0.0.1", "--port", str(port)]
+    quiet = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "--workers", "1"], env=os.environ | quiet, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            url = f"http://127.0.0.1:{port}"
+            while not answers(f"{url}/health"):
+                assert process.poll() is None, (folder / "log").read_text()
+                time.sleep(0.2)
+            yield url
+        finally:
+            os.killpg(process.pid, 15)
+            process.wait()
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+@pytest.mark.integration
+@pytest.mark.filterwarnings("ignore")  # of MLflow's own
+def test_mlflow_has_each_finished_trial_once_with_parameters_metrics_and_artifacts(
+    server: str,
+    stored: tuple[BrowsableStorage, tuple[Trial, ...]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    storage, trials = stored
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    assert handed(storage, capsys, "mlflow", server) == (3, 0, 1)
+    assert handed(storage, capsys, "mlflow", server) == (0, 3, 1)
+    client: Any = importlib.import_module("mlflow.tracking").MlflowClient(tracking_uri=server)
+    experiment = client.get_experiment_by_name("two-rows").experiment_id
+    runs = {run.data.tags["resnet_dist.trial"]: run for run in client.search_runs([experiment])}
+    assert set(runs) == {trial.trial_id for trial in trials[:3]}
+    run = runs[trials[2].trial_id]
+    assert run.data.params["network.depth"] == "32" and run.data.tags["resnet_dist.cells"] == "depths: deep"
+    assert run.data.metrics["top1_error"] == 0.5 and run.info.run_name == trials[2].name
+    history = client.get_metric_history(run.info.run_id, "top1_error")
+    assert sorted((point.step, point.value) for point in history) == [(1, 0.5), (2, 0.5)]
+    files = {item.path for item in client.list_artifacts(run.info.run_id)}
+    assert files >= {"model.pt", "result.json", "config.json", "metrics.jsonl", "provenance.json"}
+    # What an interrupted hand-over left is given anew.
+    client.set_terminated(run.info.run_id, "RUNNING")
+    assert handed(storage, capsys, "mlflow", server) == (1, 2, 1)
+    assert len(client.search_runs([experiment])) == 3
+
+
+@pytest.mark.integration
+@pytest.mark.filterwarnings("ignore")  # of wandb's own
+def test_wandb_has_each_finished_trial_once_offline(
+    stored: tuple[BrowsableStorage, tuple[Trial, ...]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, trials = stored
+    folder = tmp_path / "runs"
+    assert handed(storage, capsys, "wandb", str(folder)) == (3, 0, 1)
+    assert handed(storage, capsys, "wandb", str(folder)) == (0, 3, 1)
+    (run,) = (folder / "wandb").glob(f"offline-run-*-{trials[0].trial_id}")
+    assert (run / f"run-{trials[0].trial_id}.wandb").stat().st_size > 0
+    assert (run / "files" / "model.pt").read_bytes() == b"weights"
+    (run / "resnet_dist.complete").unlink()
+    assert handed(storage, capsys, "wandb", str(folder)) == (1, 2, 1)
+    assert len(list((folder / "wandb").glob("offline-run-*"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("to", "says"),
+    [
+        (["comet"], "--to comet: is not known; give `mlflow URI` or `wandb [DIR]`"),
+        (["mlflow"], "--to mlflow: is not known; give `mlflow URI` or `wandb [DIR]`"),
+        (
+            ["mlflow", "http://127.0.0.1:9"],
+            "--to mlflow: needs mlflow-skinny; install it with: pip install mlflow-skinny",
+        ),
+        (["wandb"], "--to wandb: needs wandb; install it with: pip install wandb"),
+    ],
+)
+def test_what_is_missing_is_one_line(
+    to: list[str],
+    says: str,
+    stored: tuple[BrowsableStorage, tuple[Trial, ...]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in ("mlflow", "mlflow.entities", "wandb"):
+        monkeypatch.setitem(sys.modules, module, None)
+    assert main(["results", f"{stored[0].uri}/two-rows", "--to", *to]) == 1
+    assert capsys.readouterr().err == f"error: {says}\n"

@@ -1,0 +1,45 @@
+"""Results as the frames that people have installed."""
+
+import math
+import sys
+from pathlib import Path
+
+import polars
+import pytest
+
+from resnet_dist.errors import UserError
+from tests.tune_jobs.recorded import TWO_ROWS, experiment_from, record_experiment, record_result
+from tune_jobs import Results, read_results
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Results:
+    """Two trials, the first of them finished with an error of 12.5 %."""
+    storage, trials = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
+    record_result(storage, "two-rows", trials[0], 0.125)
+    return read_results("two-rows", storage.uri)
+
+
+def test_a_pandas_frame_has_a_row_a_trial_or_a_row_an_epoch(results: Results) -> None:
+    frame = results.to_pandas()
+    assert list(frame["network.depth"]) == [20, 32] and list(frame.state) == ["finished", "missing"]
+    assert frame.top1_error[0] == 0.125 and math.isnan(frame.top1_error[1])
+    assert list(results.to_pandas("epochs").top1_error) == [0.5, 0.125]
+
+
+def test_a_polars_frame_has_the_same_columns_with_their_types(results: Results) -> None:
+    frame = results.to_polars()
+    assert frame.columns == list(results.to_pandas().columns)
+    assert frame.schema["network.depth"] == polars.Int64 and frame.schema["top1_error"] == polars.Float64
+    assert frame["top1_error"].to_list() == [0.125, None]
+
+
+def test_an_experiment_without_an_epoch_is_an_empty_frame(tmp_path: Path) -> None:
+    storage, _ = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
+    assert read_results("two-rows", storage.uri).to_arrow("epochs").num_rows == 0
+
+
+def test_a_frame_of_what_is_not_installed_is_one_line(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "polars", None)
+    with pytest.raises(UserError, match=r"^polars is not installed; install it with: pip install polars$"):
+        results.to_polars()
