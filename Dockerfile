@@ -5,9 +5,11 @@
 #     docker build --target cpu --build-arg COMMIT="$(git rev-parse HEAD)" -t resnet-dist:0.1.0-ray2.60.0-cpu .
 #
 # Both start from the same base: PyTorch's wheels bring CUDA, cuDNN and NCCL with them, and the node the driver.
-# The base is pinned by tag. To pin its content too, append @sha256:… as `docker buildx imagetools inspect` prints it.
+# The base is pinned by tag, and by content, too, where BASE has a digest (docs/operations.md, "The image").
 
-FROM python:3.11.14-slim-bookworm AS build
+ARG BASE=python:3.11.14-slim-bookworm
+
+FROM ${BASE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /src
 RUN python -m venv /opt/venv
@@ -41,7 +43,7 @@ RUN expr "$DIRTY" : 'true$\|false$' > /dev/null \
 RUN pip install --no-deps --target /opt/code . \
     && printf '{"commit": "%s", "dirty": %s}\n' "$COMMIT" "$DIRTY" > /opt/code/resnet_dist/_build.json
 
-FROM python:3.11.14-slim-bookworm AS runtime
+FROM ${BASE} AS runtime
 # The numbers are those of the manifests' security contexts, where /home/ray and /cache are volumes.
 RUN groupadd --gid 1000 ray && useradd --uid 1000 --gid 1000 --create-home ray && install --directory --owner=ray /cache
 ENV PATH=/opt/code/bin:/opt/venv/bin:$PATH \
@@ -58,7 +60,8 @@ CMD ["resnet-dist", "--help"]
 FROM runtime AS cuda
 COPY --from=build-cuda /opt/venv /opt/venv
 COPY --from=code /opt/code /opt/code
-ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+# Not which GPUs it sees: that is for whoever runs it to say, or a pod that asks for none would see all of its node.
+ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
 ARG COMMIT
 LABEL org.opencontainers.image.revision=$COMMIT
 

@@ -1,6 +1,7 @@
 """The manifests as `kubectl kustomize` renders them, and the pods that come out of them."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -44,6 +45,18 @@ def render(kustomization: Path) -> list[Document]:
     return documents(done.stdout)
 
 
+def render_on(overlay: str, parts: Document, folder: Path) -> list[Document]:
+    """What comes of a kustomization of one's own, written to `folder`, that has `parts` on top of an overlay.
+
+    Paths in it that begin with `k8s/` are those of this repository.
+    """
+    folder.mkdir(parents=True)
+    up = Path(*[".."] * len(folder.resolve().parts[1:]), *ROOT.resolve().parts[1:])
+    text = yaml.safe_dump({"resources": [f"k8s/overlays/{overlay}"]} | parts)
+    (folder / "kustomization.yaml").write_text(re.sub(r"(?<=- )k8s/", f"{up}/k8s/", text))
+    return render(folder)
+
+
 def the(rendered: list[Document], kind: str, name: str) -> Document:
     """The one document of that kind and name."""
     (found,) = (d for d in rendered if (d["kind"], d["metadata"]["name"]) == (kind, name))
@@ -81,7 +94,8 @@ def pods(rendered: list[Document]) -> Iterator[Pod]:
             yield Pod(origin, template["metadata"]["labels"], template["spec"])
         elif document["kind"] == "RayJob":
             template = document["spec"]["submitterPodTemplate"]
-            added = {"ray.io/originated-from-crd": "RayJob", "ray.io/originated-from-cr-name": "grid"}
+            name = document["metadata"]["name"]
+            added = {"ray.io/originated-from-crd": "RayJob", "ray.io/originated-from-cr-name": name}
             yield Pod(f"{origin} submitter", template["metadata"]["labels"] | added, template["spec"])
         for spec in cluster_specs([document]):
             yield from _ray_pods(origin, spec)

@@ -36,7 +36,7 @@ def errors(document: Document, kubernetes: str) -> list[str]:
         found += _messages(validator, document)
         # KubeRay's schema leaves metadata to Kubernetes; any core kind brings the schema of that.
         document = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": document.get("metadata")}
-    elif kind == "PodMonitor":  # no registry at hand ships the Prometheus operator's schema
+    elif kind in ("PodMonitor", "PrometheusRule"):  # no registry at hand ships the Prometheus operator's schema
         document = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": document.get("metadata")}
     core = _core(document["kind"], document["apiVersion"], kubernetes)
     if core is None:

@@ -3,17 +3,17 @@
 import json
 import shlex
 import subprocess
-from collections.abc import Callable
+from pathlib import Path
 
 from cluster.ray_cluster.connection import DRIVER_RESOURCE
-from tests.k8s.rendering import Document, cluster_specs, the
+from tests.k8s.rendering import Document, cluster_specs, render_on, the
 
-Rendered = Callable[[str], list[Document]]
 CAPACITY = "karpenter.sh/capacity-type"
 
 
-def test_spot_nodes_are_tried_first_and_drivers_stay_off_them(rendered: Rendered) -> None:
-    spec = the(rendered("autoscale"), "RayCluster", "session")["spec"]
+def test_spot_nodes_are_tried_first_and_drivers_stay_off_them(tmp_path: Path) -> None:
+    parts = {"components": ["k8s/components/spot", "k8s/components/session"]}
+    spec = the(render_on("autoscale", parts, tmp_path / "spot"), "RayCluster", "session")["spec"]
     head, (steady, spot) = spec["headGroupSpec"], spec["workerGroupSpecs"]
     assert [group["template"]["spec"]["nodeSelector"].pop(CAPACITY) for group in (head, steady, spot)] == [
         "on-demand",

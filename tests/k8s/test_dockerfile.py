@@ -58,10 +58,15 @@ class Stage:
         return [instruction for instruction in self.instructions if instruction.name == name]
 
 
+BASE = re.compile(r"^ARG BASE=(\S+)\n", re.MULTILINE)
+"""What all stages come from, unless a build says otherwise."""
+
+
 def stages() -> dict[str, Stage]:
     """The stages of the project's Dockerfile, by name, in order."""
     lines = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if not line.lstrip().startswith("#")]
     found: dict[str, Stage] = {}
+    lines = [line for line in lines if not BASE.match(f"{line}\n")]
     for line in filter(None, re.sub(r"\\\n\s*", "", "\n".join(lines)).splitlines()):
         name, _, text = line.partition(" ")
         if name == "FROM":
@@ -95,7 +100,8 @@ def test_hadolint_finds_nothing() -> None:
 
 def test_every_stage_comes_from_one_pinned_base() -> None:
     every = stages()
-    (base,) = {stage.base for stage in every.values() if stage.base not in every}
+    assert {stage.base for stage in every.values() if stage.base not in every} == {"${BASE}"}
+    (base,) = BASE.findall((ROOT / "Dockerfile").read_text())
     version = re.fullmatch(r"python:(\d+\.\d+)\.\d+-slim-[a-z]+", base)
     assert version, f"{base}: give the whole version and the distribution"
     lowest = PROJECT["requires-python"].removeprefix(">=")
@@ -110,6 +116,8 @@ def test_a_target_runs_without_root_and_knows_its_health(target: str) -> None:
     assert sum(instruction.name == "HEALTHCHECK" for instruction in instructions) == 1
     copied = {instruction.words[-2]: instruction.words[0] for instruction in stages()[target].all("COPY")}
     assert copied == {"/opt/venv": f"--from=build-{target}", "/opt/code": "--from=code"}
+    variables = " ".join(instruction.text for instruction in instructions if instruction.name == "ENV")
+    assert "NVIDIA_VISIBLE_DEVICES" not in variables, "a pod that asks for no GPU would see all of its node"
 
 
 def test_every_installation_is_pinned() -> None:

@@ -4,12 +4,14 @@ The operator checks them only when it meets the object (`ValidateRayJobSpec`, `V
 `kubectl apply` succeeds and nothing runs. Defaults that are not to be left to it are asked for in writing.
 """
 
+import importlib.util
 import re
-from collections.abc import Callable
 
-from tests.k8s.rendering import Document, cluster_specs, of_kind, the
+import pytest
 
-Rendered = Callable[[str], list[Document]]
+from tests.k8s.operator_rules import ENDS, End, seconds_until_the_cluster_is_gone
+from tests.k8s.rendering import Document, cluster_specs, of_kind, pods, the
+
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 
 
@@ -28,26 +30,43 @@ def test_every_grid_is_submitted_by_a_pod_and_its_cluster_ends(overlay: list[Doc
     assert "upgradeStrategy" not in cluster
     if QUEUE_LABEL in job["metadata"].get("labels", {}):
         assert spec["shutdownAfterJobFinishes"] and not cluster.get("enableInTreeAutoscaling"), "Kueue asks for both"
-    if spec["shutdownAfterJobFinishes"]:
-        assert "deletionStrategy" not in spec
-        return
-    assert "ttlSecondsAfterFinished" not in spec
-    assert spec["deletionStrategy"].keys() == {"deletionRules"}
-    seconds: dict[str, dict[str, int]] = {}
-    for rule in spec["deletionStrategy"]["deletionRules"]:
-        condition = dict(rule["condition"])
-        after = condition.pop("ttlSeconds")
-        ((key, state),) = condition.items()
-        policies = seconds.setdefault(f"{key} {state}", {})
-        assert rule["policy"] not in policies and after >= 0
-        policies[rule["policy"]] = after
-    ends = {"jobStatus SUCCEEDED", "jobStatus FAILED", "jobDeploymentStatus Failed"}
-    assert seconds.keys() == ends, "some end leaves the cluster running"
-    for policies in seconds.values():
-        order = [policies.get(p) for p in ("DeleteWorkers", "DeleteCluster", "DeleteSelf")]
-        given = [after for after in order if after is not None]
-        assert given == sorted(given) and policies.keys() >= {"DeleteCluster", "DeleteSelf"}
-        assert "DeleteWorkers" not in policies or not cluster.get("enableInTreeAutoscaling")
+    assert spec["shutdownAfterJobFinishes"] and "deletionStrategy" not in spec, "the operator takes one of them"
+
+
+@pytest.mark.parametrize("end", ENDS, ids=lambda end: f"{end.job_status}-{end.reason or end.deployment_status}")
+def test_however_a_job_ends_its_gpus_are_free_in_minutes(overlay: list[Document], end: End) -> None:
+    for job in of_kind(overlay, "RayJob"):
+        seconds = seconds_until_the_cluster_is_gone(job["spec"], end)
+        assert seconds is not None and 30 <= seconds <= 300
+
+
+def test_a_node_that_is_lost_gives_its_pods_up_before_the_operator_gives_up_the_job(overlay: list[Document]) -> None:
+    for pod in pods(overlay):
+        if not pod.is_ray_node:
+            continue
+        seconds = {
+            rule["key"]: rule["tolerationSeconds"]
+            for rule in pod.spec["tolerations"]
+            if rule["effect"] == "NoExecute" and rule["operator"] == "Exists"
+        }
+        assert seconds.keys() == {"node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"}, pod.origin
+        # The node counts as lost after 50 s; the operator waits for 300 s unless it is told otherwise.
+        assert all(30 <= after <= 60 for after in seconds.values())
+
+
+def test_the_logs_of_every_ray_pod_are_in_storage_before_it_goes(overlay: list[Document]) -> None:
+    for pod in pods(overlay):
+        if not pod.is_ray_node:
+            continue
+        (keeper,) = pod.spec["initContainers"]
+        assert keeper["restartPolicy"] == "Always", "beside Ray, and ended after it"
+        module, (directory, storage) = keeper["command"][-1], keeper["args"]
+        assert importlib.util.find_spec(module) and storage == "$(RESNET_DIST_STORAGE)"
+        # Where Ray writes them; its containers share the volume.
+        assert {"name": "ray-logs", "mountPath": directory, "readOnly": True} in keeper["volumeMounts"]
+        assert {"name": "ray-logs", "mountPath": directory} in pod.spec["containers"][0]["volumeMounts"]
+        assert keeper["image"] == pod.spec["containers"][0]["image"], "no node loads a second one"
+        assert pod.spec["terminationGracePeriodSeconds"] >= 120
 
 
 def test_every_cluster_keeps_the_rules(overlay: list[Document]) -> None:
@@ -57,7 +76,7 @@ def test_every_cluster_keeps_the_rules(overlay: list[Document]) -> None:
         assert version >= (2, 52), "of token authentication"
         assert not {"networkPolicy", "tlsOptions", "historyServerOptions"} & spec.keys(), "alpha"
         head, workers = spec["headGroupSpec"], spec["workerGroupSpecs"]
-        assert head["rayStartParams"]["num-cpus"] == "0"
+        assert head["rayStartParams"]["num-cpus"] == "0" == head["rayStartParams"]["num-gpus"]
         names = [group["groupName"] for group in workers]
         assert len(set(names)) == len(names)
         for group in (head, *workers):
@@ -69,20 +88,3 @@ def test_every_cluster_keeps_the_rules(overlay: list[Document]) -> None:
             assert autoscaled or group["minReplicas"] == group["maxReplicas"], "the number of workers is fixed"
             assert group["template"]["spec"].get("restartPolicy", "Never") == "Never" or not autoscaled
             assert "priority" not in group or (autoscaled and version >= (2, 56))
-
-
-def test_the_session_is_the_cluster_of_the_grid_but_suspended(rendered: Rendered) -> None:
-    for name in ("local", "gpu", "autoscale"):
-        session = the(rendered(name), "RayCluster", "session")["spec"]
-        grid = the(rendered(name), "RayJob", "grid")["spec"]["rayClusterSpec"]
-        assert session.pop("suspend") is True, "it would cost money as soon as it is applied"
-        labels = session["headGroupSpec"]["template"]["metadata"]["labels"]
-        assert labels.pop("app.kubernetes.io/instance") == "session"
-        grid["headGroupSpec"]["template"]["metadata"]["labels"].pop("app.kubernetes.io/instance")
-        assert session == grid
-
-
-def test_the_queue_has_no_cluster_that_idles_on_its_quota(rendered: Rendered) -> None:
-    documents = rendered("kueue")
-    assert not of_kind(documents, "RayCluster")
-    assert the(documents, "RayJob", "grid")["metadata"]["labels"][QUEUE_LABEL]

@@ -13,6 +13,7 @@ import pytest
 from resnet_dist.ray_metrics import COUNTERS, GAUGES
 from tests.image_trees import image_tree, write_directory
 from tests.k8s import test_kuberay_rules as rules
+from tests.k8s.operator_rules import most_seconds_of_all_attempts
 from tests.k8s.rendering import OVERLAYS, ROOT, documents, of_kind, the
 from tests.k8s.schemas import KUBERNETES, errors
 from tests.tune_jobs.recorded import record_experiment, record_result
@@ -20,6 +21,9 @@ from tune_jobs.grid.experiment import load_experiment
 
 GUIDE = ROOT / "docs" / "operations.md"
 BLOCK = re.compile(r"^\*(Run by the tests|Not run here):\*\n\n```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+EVERYWHERE = {"base64", "cat", "echo", "export", "fromjson", "git", "grep", "head", "mkdir", "select", "sh", "test"}
+"""Programs of every system, and words of jq's."""
+PROGRAMS = {"aws", "curl", "docker", "helm", "jq", "kind", "kubectl", "python", "resnet-dist"}
 RUN = [text for mark, text in BLOCK.findall(GUIDE.read_text()) if mark == "Run by the tests"]
 
 
@@ -49,7 +53,7 @@ def _execute(block: str, checkout: Path) -> str:
 
 def test_every_block_says_whether_it_is_run() -> None:
     assert len(re.findall("^```sh$", GUIDE.read_text(), re.MULTILINE)) == len(BLOCK.findall(GUIDE.read_text())) > 10
-    assert len(RUN) == 6, "each has a test below"
+    assert len(RUN) == 8, "each has a test below"
 
 
 def test_the_overlay_of_ones_own_is_valid(checkout: Path) -> None:
@@ -67,7 +71,69 @@ def test_the_overlay_of_ones_own_is_valid(checkout: Path) -> None:
     # Monitoring is put on top of it.
     monitored = documents(_execute(RUN[5], checkout))
     added = {(d["kind"], d["metadata"]["name"]) for d in monitored if d not in rendered}
-    assert added == {("PodMonitor", "ray"), ("NetworkPolicy", "metrics"), ("ConfigMap", "resnet-dist-dashboard")}
+    assert added == {
+        ("PodMonitor", "ray"),
+        ("PrometheusRule", "resnet-dist"),
+        ("NetworkPolicy", "metrics"),
+        ("ConfigMap", "resnet-dist-dashboard"),
+    }
+
+    # The session is the same cluster, with the same patches.
+    session = the(documents(_execute(RUN[6], checkout)), "RayCluster", "session")
+    assert errors(session, KUBERNETES[0]) == []
+    workers = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert session["spec"]["workerGroupSpecs"] == workers
+
+
+def test_the_second_grid_is_another_job_and_nothing_else_twice(checkout: Path) -> None:
+    second = documents(_execute(RUN[7], checkout))
+    assert {(d["kind"], d["metadata"]["name"]) for d in second} == {
+        ("RayJob", "grid-preactivation"),
+        ("PodDisruptionBudget", "grid-head-preactivation"),
+    }
+    assert [error for document in second for error in errors(document, KUBERNETES[0])] == []
+    assert load_experiment(the(second, "RayJob", "grid-preactivation")["spec"]["entrypoint"].split()[5]).tables
+
+
+def test_what_the_commands_need_is_said_before_them() -> None:
+    wanted, _, rest = GUIDE.read_text().partition("## 1. ")
+    commands = "\n".join(text for _, text in BLOCK.findall(rest)).replace("\\\n", " ")
+    commands = re.sub(r"<<'END'.*?^END$", "", commands, flags=re.DOTALL | re.MULTILINE)
+    used = set(re.findall(r"(?:^|\|\s*|\$\()([a-z][\w-]*)(?= )", commands, re.MULTILINE)) - EVERYWHERE
+    assert used == PROGRAMS
+    for program in used:
+        assert re.search(rf"`{program}`", wanted), program
+
+
+def test_the_driver_is_one_that_the_build_of_pytorch_runs_with() -> None:
+    lines = (ROOT / "constraints.txt").read_text()
+    (cuda,) = set(re.findall(r"^nvidia-\w+-cu(\d+)==", lines, re.MULTILINE))
+    text = GUIDE.read_text()
+    # NVIDIA's release notes: the oldest branch of drivers for each major version of CUDA.
+    oldest = {"12": "R525", "13": "R580"}[cuda]
+    assert f"R580 or newer, since the image's PyTorch is built for CUDA {cuda}" in " ".join(text.split())
+    assert set(re.findall(r"\bR\d{3}\b", text)) == {oldest}
+
+
+def test_the_bounds_on_the_cost_are_those_of_all_attempts(checkout: Path) -> None:
+    spec = the(documents(_execute(RUN[0], checkout)), "RayJob", "grid")["spec"]
+    rows = dict(re.findall(r"^\| .* \| `(\w+DeadlineSeconds)` \| (.*) \|$", GUIDE.read_text(), re.MULTILINE))
+    for deadline, said in rows.items():
+        one, every = (int(hours) * 3600 for hours in re.findall(r"(\d+) h", said))
+        assert (one, every) == (spec[deadline], most_seconds_of_all_attempts(spec, deadline))
+    assert rows.keys() == {"preRunningDeadlineSeconds", "activeDeadlineSeconds"}
+    assert "three days in all" in (ROOT / "k8s" / "base" / "grid" / "rayjob.yaml").read_text() and every == 3 * 86400
+
+
+def test_what_is_applied_again_is_deleted_first() -> None:
+    texts = [GUIDE, *(ROOT / "k8s").rglob("*.yaml")]
+    for text in (" ".join(re.sub(r"^#", "", file.read_text(), flags=re.M).split()) for file in texts):
+        for sentence in re.findall(r"[^.:|]*\bapply(?:ing)?\b[^.|]*\b(?:again|once more)\b[^.|]*", text):
+            assert "delete" in sentence or "bucket" in sentence, sentence  # the store's Job is gone when it is done
+
+
+def test_keys_come_from_where_there_are_some_for_s3() -> None:
+    assert "Workload Identity" not in GUIDE.read_text(), "Google's and Azure's identities open no S3 storage"
 
 
 def test_storage_is_checked_and_the_plan_printed(checkout: Path) -> None:
@@ -100,8 +166,8 @@ def test_what_is_named_exists() -> None:
     text = GUIDE.read_text()
     for path in set(re.findall(r"`((?:k8s|tests|docs)/[\w./-]+)`", text)):
         assert (ROOT / path).exists(), path
-    for overlay in re.findall(r"k8s/overlays/(\w+)", text):
-        assert overlay in [*OVERLAYS, "mine"], overlay
+    for overlay in re.findall(r"k8s/overlays/([\w-]+)", text):
+        assert overlay in [*OVERLAYS, "mine", "mine-session", "second"], overlay
 
 
 def test_versions_agree_with_the_project() -> None:

@@ -133,7 +133,7 @@ def test_images_agree_with_the_package_and_with_ray(rendered: Rendered, name: st
             if container["image"].startswith("motoserver/"):
                 assert container["image"] == f"motoserver/moto:{PINS['moto']}"
                 continue
-            runs_on_gpus = name != "local" and (pod.is_ray_node or pod.origin.endswith("submitter"))
+            runs_on_gpus = name != "local" and pod.is_ray_node  # what only submits has no use for CUDA
             assert container["image"] == f"{wanted}-{'cuda' if runs_on_gpus else 'cpu'}", pod.origin
     clusters = [d["spec"] for d in of_kind(rendered(name), "RayCluster")]
     clusters.append(the(rendered(name), "RayJob", "grid")["spec"]["rayClusterSpec"])
@@ -185,8 +185,12 @@ def test_a_gpu_overlay_insists_on_gpus(rendered: Rendered) -> None:
         for group in job["rayClusterSpec"]["workerGroupSpecs"]:
             spec = group["template"]["spec"]
             assert spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
-            assert [rule["key"] for rule in spec["tolerations"]] == ["nvidia.com/gpu"]
-            assert spec["nodeSelector"]["nvidia.com/gpu.present"] == "true"
+            taints = [rule for rule in spec["tolerations"] if rule["effect"] == "NoSchedule"]
+            # That of most clouds, and AKS's.
+            assert taints == [
+                {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
+                {"key": "sku", "operator": "Equal", "value": "gpu", "effect": "NoSchedule"},
+            ]
 
 
 def test_no_manifest_holds_a_key() -> None:
