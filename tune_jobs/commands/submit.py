@@ -6,7 +6,9 @@ import os
 import shlex
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,7 +21,7 @@ from resnet_dist.configuration.code import is_custom
 from resnet_dist.errors import UserError
 from resnet_dist.plurals import counted
 from tune_jobs.commands.job import ADDRESS_HELP, follow
-from tune_jobs.commands.options import Parser, add_json, normalise
+from tune_jobs.commands.options import Parser, add_json, normalise, read_config
 from tune_jobs.commands.output import print_json, program
 from tune_jobs.commands.terminal import make_console
 from tune_jobs.grid.experiment import load_experiment
@@ -70,7 +72,7 @@ def submit(args: argparse.Namespace) -> int:
         command = shlex.join(["ray", "job", "submit", "--working-dir", str(directory), "--", *entrypoint])
         console.print(command, markup=False, soft_wrap=True)
         if args.json:
-            print_json({"directory": str(directory), "files": len(package.names), "command": command})
+            print_json(_counted(package) | {"directory": str(directory), "command": command})
         return 0
     if args.dry_run:
         with tempfile.TemporaryDirectory(prefix="resnet-dist-job-") as scratch:
@@ -78,7 +80,7 @@ def submit(args: argparse.Namespace) -> int:
         _describe(package, console, "Would upload")
         console.print(f"and run {shlex.join(entrypoint)}\nNothing was uploaded or submitted.", soft_wrap=True)
         if args.json:
-            print_json({"entrypoint": shlex.join(entrypoint), "files": len(package.names), "bytes": package.bytes})
+            print_json(_counted(package) | {"entrypoint": shlex.join(entrypoint)})
         return 0
     jobs = Jobs(args.address)
     with tempfile.TemporaryDirectory(prefix="resnet-dist-job-") as scratch:
@@ -91,6 +93,10 @@ def submit(args: argparse.Namespace) -> int:
     if args.no_wait or args.json:
         return 0
     return follow(jobs, job_id)
+
+
+def _counted(package: Package) -> dict[str, Any]:
+    return {"files": len(package.names), "bytes": package.bytes, "left_out": package.left_out}
 
 
 def _new_directory(path: Path) -> Path:
@@ -118,29 +124,41 @@ def _pack(args: argparse.Namespace, job: argparse.Namespace, into: Path) -> Pack
                 "--working-dir, relative to it"
             )
     folders = [working_dir / Path(name).parent for name in files] + [working_dir]
-    for setting, value in _code_of(job, working_dir).items():
-        path = value.partition(":")[0].replace(".", "/")
-        found = (
-            os.path.normpath(os.path.relpath(folder / file, working_dir)) in package.names
-            for folder in folders
-            for file in (f"{path}.py", f"{path}/__init__.py")
-        )
-        if not any(found):
-            raise UserError(
-                f"{setting}: {value!r}: {path}.py is not in the upload of {working_dir.absolute()}; put it there"
-            )
+    for setting, value in sorted(_code_of(job, working_dir)):
+        _require_code(package, working_dir, folders, setting, value)
     return package
 
 
-def _code_of(job: argparse.Namespace, working_dir: Path) -> dict[str, str]:
-    """What of the job's settings names code of the user's own: in the command, and in its experiment's file."""
-    named = {name: value for name, value in getattr(job, "settings", {}).items() if is_custom(value)}
-    experiment = getattr(job, "experiment", "")
+def _require_code(package: Package, working_dir: Path, folders: Sequence[Path], setting: str, value: str) -> None:
+    """Raise a `UserError` unless the upload has the module that a setting names and those beside it that it imports."""
+
+    def has(file: str) -> bool:
+        inside = (os.path.normpath(os.path.relpath(folder / file, working_dir)) for folder in folders)
+        return any(name in package.names for name in inside)
+
+    path, where = value.partition(":")[0].replace(".", "/"), f"the upload of {working_dir.absolute()}"
+    if not has(f"{path}.py") and not has(f"{path}/__init__.py"):
+        raise UserError(f"{setting}: {value!r}: {path}.py is not in {where}; put it there{_why(package)}")
+    for file in custom_code.collect({setting: value}, folders):
+        if not has(file):
+            raise UserError(f"{setting}: {value!r} needs {file}, which is not in {where}; put it there{_why(package)}")
+
+
+def _why(package: Package) -> str:
+    return f" (left out: {'; '.join(package.left_out)[:300]})" if package.left_out else ""
+
+
+def _code_of(job: argparse.Namespace, working_dir: Path) -> set[tuple[str, str]]:
+    """What of the job's settings names code of the user's own: in the command, and in the file that it is given."""
+    settings = getattr(job, "settings", {})
+    named = {(name, value) for name, value in settings.items() if is_custom(value)}
+    experiment, config = getattr(job, "experiment", ""), getattr(job, "config", "")
+    if config:
+        named |= custom_code.named(read_config(str(working_dir / config)).override(settings)).items()
     if experiment.endswith(".toml"):
-        loaded = load_experiment(str(working_dir / experiment), getattr(job, "settings", {}), None)
-        for table in loaded.tables:
+        for table in load_experiment(str(working_dir / experiment), settings, None).tables:
             for cell in table.cells:
-                named |= custom_code.named(cell.config)
+                named |= custom_code.named(cell.config).items()
     return named
 
 

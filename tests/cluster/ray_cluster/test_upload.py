@@ -159,3 +159,114 @@ def test_this_repository_is_far_below_rays_limit(tmp_path: Path) -> None:
 def test_a_working_directory_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no directory"):
         pack(tmp_path / "nowhere", tmp_path / "upload")
+
+
+def _write(root: Path, *names: str, text: str = "x = 1\n") -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+
+
+def _repository(root: Path, *names: str) -> Path:
+    _write(root, *names)
+    git(root, "init", "-q")
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "first")
+    return root
+
+
+def _add_submodule(checkout: Path, source: Path, name: str) -> None:
+    git(checkout, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(source), name)
+    git(checkout, "commit", "-qm", f"add {name}")
+
+
+def test_code_in_a_submodule_travels_with_what_is_new_in_it(checkout: Path, tmp_path: Path) -> None:
+    inner = _repository(tmp_path / "inner", "deepest.py")
+    library = _repository(tmp_path / "library", "nets/wide.py", "notes.bin")
+    _add_submodule(library, inner, "inner")
+    _add_submodule(checkout, library, "library")
+    git(checkout, "-c", "protocol.file.allow=always", "submodule", "--quiet", "update", "--init", "--recursive")
+    (checkout / "library" / "nets" / "new.py").write_text("y = 2\n")
+    package = pack(checkout, tmp_path / "upload")
+    there = {"library/nets/wide.py", "library/nets/new.py", "library/notes.bin", "library/inner/deepest.py"}
+    assert there <= set(package.names) and there <= uploaded(tmp_path / "upload")
+    assert package.left_out == ()
+    assert not [name for name in uploaded(tmp_path / "upload") if ".git/" in name]
+
+
+def test_a_submodule_that_is_not_checked_out_is_named(checkout: Path, tmp_path: Path) -> None:
+    _add_submodule(checkout, _repository(tmp_path / "library", "wide.py"), "library")
+    git(checkout, "submodule", "--quiet", "deinit", "--force", "library")
+    package = pack(checkout, tmp_path / "upload")
+    assert package.left_out == ("library (a submodule that is not checked out: git submodule update --init)",)
+
+
+def test_a_checkout_inside_the_checkout_travels_too(checkout: Path, tmp_path: Path) -> None:
+    _repository(checkout / "nested", "parts.py")
+    (checkout / "nested" / "new.py").write_text("y = 2\n")
+    assert {"nested/parts.py", "nested/new.py"} <= set(pack(checkout, tmp_path / "upload").names)
+
+
+@pytest.mark.parametrize("is_git", [True, False])
+def test_a_link_to_a_folder_brings_what_is_in_it(checkout: Path, tmp_path: Path, is_git: bool) -> None:
+    _write(tmp_path / "shared", "lib/blocks.py", "lib/pictures/0.png")
+    (checkout / "lib").symlink_to(tmp_path / "shared" / "lib")
+    (checkout / "alias").symlink_to("resnet_dist")
+    (checkout / "round").symlink_to("..")
+    (checkout / "gone").symlink_to("nowhere")
+    if not is_git:
+        shutil.rmtree(checkout / ".git")
+        (checkout / "cache.pyc").unlink()
+    package = pack(checkout, tmp_path / "upload")
+    there = uploaded(tmp_path / "upload")
+    assert {"lib/blocks.py", "alias/workers.py"} <= set(package.names) and "lib/blocks.py" in there
+    reason = "images, arrays or archives, and this is no git checkout: data are staged (data stage)"
+    assert set(package.left_out) == {
+        f"1 file in lib/pictures ({reason})",
+        "round (a link to a folder that it lies in)",
+        "gone (a link to nothing)",
+    }
+    assert not any(name.startswith("round") for name in there)
+
+
+def test_what_git_lfs_has_not_fetched_is_named(checkout: Path, tmp_path: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n"
+    _write(checkout, "tables.bin", text=pointer)
+    git(checkout, "add", "tables.bin")
+    package = pack(checkout, tmp_path / "upload")
+    assert package.left_out == ("tables.bin (git-lfs has not fetched it: git lfs pull)",)
+    assert "tables.bin" not in uploaded(tmp_path / "upload")
+
+
+def test_code_that_git_ignores_or_takes_for_data_is_named(checkout: Path, tmp_path: Path) -> None:
+    with (checkout / ".gitignore").open("a") as ignored:
+        ignored.write("local_settings.py\n/generated/\n*.log\n")
+    git(checkout, "commit", "-qam", "ignore")
+    _write(checkout, "local_settings.py", "generated/a.py", "generated/deep/b.so", "run.log", "nets/data/crops.py")
+    _write(checkout, ".venv/lib/other.py", "resnet_dist/_build.json", "node_modules/x.json", ".cache/y.json")
+    package = pack(checkout, tmp_path / "upload")
+    unknown = "git does not know them, and a folder of that name is taken for data or results; git add sends them"
+    ignored_reason = "git ignores it; git add --force has it sent"
+    assert package.left_out == (
+        f"1 file in nets/data ({unknown})",
+        f"2 files in generated ({ignored_reason})",
+        f"local_settings.py ({ignored_reason})",
+    )
+
+
+def test_what_a_sparse_checkout_leaves_out_is_not_missed(checkout: Path, tmp_path: Path) -> None:
+    _write(checkout, "old/parts.py")
+    git(checkout, "add", "-A")
+    git(checkout, "commit", "-qm", "old")
+    git(checkout, "sparse-checkout", "set", "--no-cone", "/*", "!/old/")
+    assert not (checkout / "old").exists()
+    package = pack(checkout, tmp_path / "upload")
+    assert "old/parts.py" not in package.names and package.left_out == () and not package.dirty
+
+
+def test_a_checkout_of_this_program_below_another_name_is_not_this_program(checkout: Path, tmp_path: Path) -> None:
+    _repository(tmp_path / "fork", "resnet_dist/workers.py", "tune_jobs/__main__.py")
+    outer = _repository(tmp_path / "outer", "mine.toml")
+    _add_submodule(outer, tmp_path / "fork", "resnet_dist")
+    package = pack(outer, tmp_path / "upload")
+    assert package.added and "tune_jobs/__main__.py" in uploaded(tmp_path / "upload")

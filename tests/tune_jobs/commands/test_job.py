@@ -1,6 +1,7 @@
 """`resnet-dist submit`, `job …`, `cluster …`, `data …` without a cluster: what is refused before one is needed."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,45 @@ def test_what_the_command_names_and_the_upload_lacks_is_one_line(
     assert "'mine:lion': mine.py is not in the upload of" in said("train", "--solver.kind", "mine:lion")
     (study / "my_parts.py").unlink()
     assert "network.block: 'my_parts:Block': my_parts.py is not in the upload of" in said("grid", "run", "my.toml")
+
+
+def test_what_the_named_code_imports_is_in_the_upload_or_nothing_starts(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, text in {
+        ".gitignore": "generated/\n",
+        "my_parts.py": "from generated.layers import Layer\n\n\ndef Block(*_): pass\n",
+        "generated/__init__.py": "",
+        "generated/layers.py": "Layer = 1\n",
+        "train.json": '{"solver": {"kind": "lions:lion", "learning_rate": 0.1}}',
+    }.items():
+        (study / name).parent.mkdir(exist_ok=True)
+        (study / name).write_text(text)
+    subprocess.run(["git", "-C", str(study), "init", "-q"], check=True)
+    subprocess.run(["git", "-C", str(study), "add", "-A"], check=True)
+    submit = ["submit", "--dry-run", "--json", "--working-dir", str(study), "--"]
+    job = ["grid", "run", "my.toml", "--storage", "s3://bucket/results"]
+    line = refused(capsys, *submit, *job)
+    assert "network.block: 'my_parts:Block' needs generated/__init__.py, which is not in the upload of" in line
+    assert "2 files in generated (git ignores it; git add --force has it sent)" in line
+
+    subprocess.run(["git", "-C", str(study), "add", "--force", "generated"], check=True)
+    assert main([*submit, *job]) == 0
+    assert json.loads(capsys.readouterr().out)["left_out"] == []
+
+    line = refused(capsys, *submit, "train", "--config", "train.json", "--storage", "s3://bucket/results")
+    assert "solver.kind: 'lions:lion': lions.py is not in the upload of" in line
+
+
+def test_each_cells_code_is_looked_for(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cells = "".join(
+        f'[[table.cell]]\nlabel = "{name}"\nset = {{"network.block" = "{name}:Block"}}\n'
+        for name in ("gone", "my_parts")
+    )
+    (study / "my.toml").write_text(f'name = "my"\ntitle = "My"\n[[table]]\nname = "t"\ntitle = "T"\n{cells}')
+    job = ["--", "grid", "run", "my.toml", "--storage", "s3://bucket/results"]
+    line = refused(capsys, "submit", "--dry-run", "--working-dir", str(study), *job)
+    assert "'gone:Block': gone.py is not in the upload of" in line
 
 
 def test_a_dry_run_of_a_submission_asks_no_server(capsys: pytest.CaptureFixture[str]) -> None:
