@@ -125,7 +125,7 @@ def connected(address: str | None = None) -> Iterator[Resources]:
         remedy = "; try again when the machine is less busy" if own_ray.TIMED_OUT in str(error) else ""
         raise UserError(f"cannot start Ray on this machine: {first}{remedy}") from error
     try:
-        yield resources_of([node["Resources"] for node in living_nodes()], _autoscaled(), is_ours=not address)
+        yield present_resources(is_ours=not address)
     finally:
         with uninterrupted():
             ray.shutdown()
@@ -148,6 +148,11 @@ def _require_utf8_directories() -> None:
     require_utf8(tempfile.gettempdir(), "TMPDIR")
     require_utf8(str(absolute("~", "HOME")), "HOME")
     require_utf8(sys.executable, "the path of Python")
+
+
+def present_resources(is_ours: bool) -> Resources:
+    """What the connected cluster has at this moment, or can have where an autoscaler adds nodes."""
+    return resources_of([node["Resources"] for node in living_nodes()], _autoscaled(), is_ours)
 
 
 def resources_of(nodes: Sequence[Mapping[str, float]], autoscaled: Mapping[str, float], is_ours: bool) -> Resources:

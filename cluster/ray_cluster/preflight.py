@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.ray_cluster.connection import Resources, living_nodes, places_of_node
+from cluster.ray_cluster.registration import awaited
 from cluster.storage.keys import probe
 from cluster.storage.opening import open_storage
 from resnet_dist.configuration.code import is_custom
@@ -60,22 +61,25 @@ class Part:
     """GPUs on which they may do so."""
 
 
-def check_cluster(storage: Storage, runs: Sequence[TrainingConfig], resources: Resources) -> None:
+def check_cluster(
+    storage: Storage, runs: Sequence[TrainingConfig], resources: Resources, say: Callable[[str], None]
+) -> Resources:
     """Raise a `UserError` unless the connected cluster has places for the largest of these runs and can train them.
 
-    The runs' data have their fingerprints. A cluster of this machine alone, started by this process, has nothing that
-    could differ, but GPUs that may be unfit.
+    Workers that are about to join are waited for, of which `say` is told. Returns what the cluster has then. The runs'
+    data have their fingerprints. A cluster of this machine alone, started by this process, has nothing that could
+    differ, but GPUs that may be unfit.
     """
+    resources = awaited(runs, resources, say)
     uses_gpu = {resources.uses_gpu(config.run.device) for config in runs}
-    for config in sorted(runs, key=lambda config: config.run.workers):
-        resources.require_workers(config.run.workers, resources.uses_gpu(config.run.device))
     if resources.is_ours and uses_gpu <= {False}:
-        return
+        return resources
     sources = {config.data.source: config.data for config in runs}
     nodes = living_nodes()
     check_nodes(
         storage, {node["NodeID"]: part_of(node["Resources"], sources.values(), uses_gpu) for node in nodes}, nodes
     )
+    return resources
 
 
 def part_of(resources: Mapping[str, float], sources: Iterable[DataConfig], uses_gpu: Collection[bool]) -> Part:

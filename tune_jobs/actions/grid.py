@@ -165,7 +165,8 @@ def _launch(
         _put_record(storage, record)
         return ()
     with connected() as resources:
-        check_cluster(storage, [trial.config for trial in trials], resources)  # before anything is written
+        configs = [trial.config for trial in trials]
+        resources = check_cluster(storage, configs, resources, say)  # before anything is written
         _put_record(storage, record)
         run_trials(trials, name, storage.uri, resources, observer, scheduler)
     return tuple(trial.trial_id for trial in trials)

@@ -18,7 +18,7 @@ LOGGER = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def placed(config: TrainingConfig, storage: Storage) -> Iterator[bool]:
+def placed(config: TrainingConfig, storage: Storage, say: Say) -> Iterator[bool]:
     """Connect to the cluster that several workers run on, for the duration of the block; one needs none.
 
     Yields whether the workers are to use GPUs. Raises a `UserError` if there are fewer places than workers, or a node
@@ -32,7 +32,7 @@ def placed(config: TrainingConfig, storage: Storage) -> Iterator[bool]:
     from cluster.ray_cluster.preflight import check_cluster
 
     with connected() as resources:
-        check_cluster(storage, [config], resources)
+        resources = check_cluster(storage, [config], resources, say)
         yield resources.uses_gpu(run.device)
 
 

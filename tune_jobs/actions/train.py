@@ -139,7 +139,7 @@ def _run(job: Job, storage: Any, say: Say, on_epoch: OnEpoch, on_step: OnStep | 
     for line in described(config, storage, job.experiment):
         say(line)
     # What does not fit is refused before anything is written. One launch at a time acts on a trial.
-    with placed(config, storage) as use_gpu, lease(storage, job.experiment, say, trial=config.trial_id()):
+    with placed(config, storage, say) as use_gpu, lease(storage, job.experiment, say, trial=config.trial_id()):
         record_single_run(storage, job.experiment, config, job.name)
         return recorder.result() or run_job(job, storage, use_gpu, say, on_epoch, on_step)
 

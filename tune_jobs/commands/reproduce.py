@@ -192,7 +192,8 @@ def _train_again(trial: RecordedTrial, uri: str, console: Console) -> RecordedTr
     storage = open_storage(uri)
     storage.check_writable()
     job = Job(config, trial.experiment, trial.name, functools.partial(open_storage, storage.uri), code)
-    with placed(config, storage) as use_gpu, Display(console, config.run.epochs) as display:
+    say = functools.partial(console.print, markup=False, soft_wrap=True)
+    with placed(config, storage, say) as use_gpu, Display(console, config.run.epochs) as display:
         run_job(job, storage, use_gpu, display.say, display.epoch, display.step)
     return find_trial(storage, f"{trial.experiment}/{config.trial_id()}")
 

@@ -153,11 +153,14 @@ def test_this_machine_alone_is_asked_if_its_gpus_are_used(
     monkeypatch.setattr("cluster.ray_cluster.preflight.check_nodes", lambda storage, parts, nodes: seen.append(parts))
     monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "NodeID": "a", "Resources": GPUS}])
     config = TrainingConfig().override({"run.device": device, "run.workers": 2})
-    check_cluster(storage, [config], resources_of([GPUS], {}, is_ours=ours))
+    check_cluster(storage, [config], resources_of([GPUS], {}, is_ours=ours), pytest.fail)
     assert seen == ([{"a": Part((config.data,), 2 if device != "cpu" else 0)}] if asked else [])
 
 
-def test_too_few_places_are_found_before_any_node_is_asked(storage: LocalStorage) -> None:
+def test_too_few_places_are_found_before_any_node_is_asked(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESNET_DIST_WORKERS_SECONDS", "0")
     config = TrainingConfig().override({"run.device": "cuda", "run.workers": 4})
     with pytest.raises(UserError, match="4 workers need 4 GPUs and the cluster has 2 GPUs"):
-        check_cluster(storage, [config], resources_of([CPUS, GPUS], {}, is_ours=False))
+        check_cluster(storage, [config], resources_of([CPUS, GPUS], {}, is_ours=False), pytest.fail)

@@ -1,0 +1,56 @@
+"""Workers that have not joined the cluster yet, as after a start of its head, are waited for, so long as is stated."""
+
+import os
+import time
+from collections.abc import Callable, Iterable
+
+from cluster.ray_cluster.connection import Resources, present_resources
+from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.errors import UserError
+
+VARIABLE = "RESNET_DIST_WORKERS_SECONDS"
+DEFAULT = 60.0
+"""Seconds for which a launch waits for the workers of a cluster that it did not start."""
+PAUSE = 1.0
+"""Seconds between two looks."""
+
+
+def awaited(runs: Iterable[TrainingConfig], resources: Resources, say: Callable[[str], None]) -> Resources:
+    """What the connected cluster has once the largest of these runs fits; `say` is told of a wait, once.
+
+    Raises a `UserError` that says what is missing when the time is over, and at once where nobody else can join: in a
+    cluster of this machine, started by this process.
+    """
+    most = 0.0 if resources.is_ours else seconds_from_environment()
+    until, told = time.monotonic() + most, False
+    while missing := _missing(runs, resources):
+        if time.monotonic() >= until:
+            raise UserError(f"{missing}; nothing more has joined within {most:g} s ({VARIABLE})" if most else missing)
+        if not told:
+            say(f"waiting up to {most:g} s for workers to join the cluster: {missing.partition(';')[0]} so far")
+            told = True
+        time.sleep(min(PAUSE, max(0.0, until - time.monotonic())))
+        resources = present_resources(is_ours=False)
+    return resources
+
+
+def _missing(runs: Iterable[TrainingConfig], resources: Resources) -> str:
+    """Why the largest of these runs does not fit; empty if it does."""
+    try:
+        for config in sorted(runs, key=lambda config: config.run.workers):
+            resources.require_workers(config.run.workers, resources.uses_gpu(config.run.device))
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def seconds_from_environment() -> float:
+    """Seconds that a launch waits: `RESNET_DIST_WORKERS_SECONDS`, or a minute."""
+    text = os.environ.get(VARIABLE, "")
+    try:
+        seconds = float(text or DEFAULT)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 86_400:
+        raise UserError(f"{VARIABLE}={text!r} is not allowed; it must be seconds from 0 to 86400")
+    return seconds
