@@ -66,7 +66,7 @@ def test_the_overlay_of_ones_own_is_valid(checkout: Path) -> None:
     rules.test_every_cluster_keeps_the_rules(rendered)
     for document in of_kind(rendered, "RayJob") + of_kind(rendered, "RayCluster"):
         images = re.findall(r"'image': '([^']+)'", str(document))
-        assert images and all(image.startswith("registry.example.com/resnet-dist:") for image in images)
+        assert images and all(image.startswith("registry.example.com/resnet-dist") for image in images)
 
     # Monitoring is put on top of it.
     monitored = documents(_execute(RUN[5], checkout))

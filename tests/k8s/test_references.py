@@ -125,7 +125,7 @@ def test_every_disruption_budget_guards_one_pod(overlay: list[Document]) -> None
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_images_agree_with_the_package_and_with_ray(rendered: Rendered, name: str) -> None:
-    wanted = f"resnet-dist:{PROJECT['version']}-ray{PINS['ray']}"
+    tag = f"{PROJECT['version']}-ray{PINS['ray']}"
     for pod in pods(rendered(name)):
         for container in pod.containers:
             if container["name"] == "autoscaler":
@@ -134,7 +134,8 @@ def test_images_agree_with_the_package_and_with_ray(rendered: Rendered, name: st
                 assert container["image"] == f"motoserver/moto:{PINS['moto']}"
                 continue
             runs_on_gpus = name != "local" and pod.is_ray_node  # what only submits has no use for CUDA
-            assert container["image"] == f"{wanted}-{'cuda' if runs_on_gpus else 'cpu'}", pod.origin
+            wanted = f"resnet-dist-cuda:{tag}-cuda" if runs_on_gpus else f"resnet-dist:{tag}-cpu"
+            assert container["image"] == wanted, pod.origin
     clusters = [d["spec"] for d in of_kind(rendered(name), "RayCluster")]
     clusters.append(the(rendered(name), "RayJob", "grid")["spec"]["rayClusterSpec"])
     assert {spec["rayVersion"] for spec in clusters} == {PINS["ray"]}

@@ -10,6 +10,8 @@ from tests.k8s import test_security as security
 from tests.k8s.rendering import Document, of_kind, pods, render_on, selects, the
 from tests.k8s.schemas import KUBERNETES, errors
 
+IMAGES = {"resnet-dist": "a", "resnet-dist-cuda": "b"}
+
 
 def _is_whole(documents: list[Document]) -> None:
     references.test_every_service_account_exists_and_is_used(documents)
@@ -83,10 +85,74 @@ def test_keys_from_a_secret_that_the_overlay_makes_reach_every_pod_that_has_some
                 assert source.get("secretRef", made["metadata"])["name"] == made["metadata"]["name"], pod.origin
 
 
-def test_images_of_ones_own_reach_every_container_of_ours(tmp_path: Path) -> None:
-    change = {"images": [{"name": "resnet-dist", "newName": "registry.example.com/team/resnet"}]}
+def test_each_image_is_replaced_by_its_name_and_pinned_by_its_digest(tmp_path: Path) -> None:
+    ours = {name: f"registry.example.com/{name}@sha256:{digit * 64}" for name, digit in IMAGES.items()}
+    change = {
+        "images": [
+            {"name": name, "newName": f"registry.example.com/{name}", "digest": f"sha256:{digit * 64}"}
+            for name, digit in IMAGES.items()
+        ]
+    }
     for pod in pods(render_on("autoscale", change, tmp_path / "own")):
         for container in pod.containers:
-            assert container["name"] == "autoscaler" or container["image"].startswith(
-                "registry.example.com/team/resnet:"
-            ), f"{pod.origin} {container['name']}"
+            wanted = ours["resnet-dist-cuda" if pod.is_ray_node else "resnet-dist"]
+            assert container["name"] == "autoscaler" or container["image"] == wanted, pod.origin
+
+
+@pytest.mark.parametrize("overlay", ["local", "gpu"])
+@pytest.mark.parametrize("components", [[], ["monitoring"]])
+def test_a_label_in_every_selector_is_on_the_pods_and_asked_of_nobody_else(
+    overlay: str, components: list[str], tmp_path: Path
+) -> None:
+    change = {
+        "labels": [{"pairs": {"team": "b"}, "includeSelectors": True}],
+        "components": [f"k8s/components/{name}" for name in components],
+    }
+    documents = render_on(overlay, change, tmp_path / "own")
+    for pod in pods(documents):
+        assert pod.labels["team"] == "b", pod.origin
+    outside = [
+        peer["podSelector"]
+        for policy in of_kind(documents, "NetworkPolicy")
+        for rule in policy["spec"].get("ingress", [])
+        for peer in rule["from"]
+        if "namespaceSelector" in peer
+    ]
+    assert outside and not any("matchLabels" in selector for selector in outside)
+    references.test_every_network_policy_is_about_pods_and_ports_that_exist(documents)
+    references.test_every_disruption_budget_guards_one_pod(documents)
+
+
+def test_settings_are_changed_by_merging_a_generated_configmap(tmp_path: Path) -> None:
+    literals = ["RESNET_DIST_STORAGE=s3://mine/results"]
+    change = {
+        "namespace": "resnet-dist",
+        "configMapGenerator": [{"name": "resnet-dist-settings", "behavior": "merge", "literals": literals}],
+    }
+    documents = render_on("gpu", change, tmp_path / "own")
+    (settings,) = of_kind(documents, "ConfigMap")
+    assert settings["data"]["RESNET_DIST_STORAGE"] == "s3://mine/results" and len(settings["data"]) > 5
+    _is_whole(documents)
+
+
+def test_one_number_is_the_number_of_workers(tmp_path: Path) -> None:
+    path = "/spec/rayClusterSpec/workerGroupSpecs/0/replicas"
+    patch = f"- {{op: replace, path: {path}, value: 16}}"
+    change = {"patches": [{"target": {"kind": "RayJob", "name": "grid"}, "patch": patch}]}
+    (group,) = the(render_on("kueue", change, tmp_path / "own"), "RayJob", "grid")["spec"]["rayClusterSpec"][
+        "workerGroupSpecs"
+    ]
+    assert group["replicas"] == 16 and not {"minReplicas", "maxReplicas"} & group.keys()
+
+
+def test_components_go_onto_a_second_grid_as_onto_the_first(tmp_path: Path) -> None:
+    parts = {
+        "resources": ["k8s/base/grid"],
+        "components": [f"k8s/components/{name}" for name in ("gpu", "autoscale", "spot", "gpu-node-selector")],
+        "nameSuffix": "-b",
+    }
+    second = render_on("gpu", parts, tmp_path / "own")
+    groups = the(second, "RayJob", "grid-b")["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert [group["groupName"] for group in groups] == ["gpu", "gpu-spot"]
+    rules.test_every_cluster_keeps_the_rules(second)
+    assert [error for document in second for error in errors(document, KUBERNETES[0])] == []

@@ -168,6 +168,10 @@ def test_the_operator_alone_comes_from_another_namespace(overlay: list[Document]
     assert peers == [
         {
             "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kuberay-system"}},
-            "podSelector": {"matchLabels": {"app.kubernetes.io/component": "kuberay-operator"}},
+            "podSelector": {
+                "matchExpressions": [
+                    {"key": "app.kubernetes.io/component", "operator": "In", "values": ["kuberay-operator"]}
+                ]
+            },
         }
     ]
