@@ -125,6 +125,13 @@ def test_the_bounds_on_the_cost_are_those_of_all_attempts(checkout: Path) -> Non
     assert "three days in all" in (ROOT / "k8s" / "base" / "grid" / "rayjob.yaml").read_text() and every == 3 * 86400
 
 
+def test_the_operator_waits_until_a_cloud_has_replaced_a_lost_node() -> None:
+    install = next(text for _, text in BLOCK.findall(GUIDE.read_text()) if "helm install" in text)
+    assert "env[0].name=RAYJOB_STATUS_CHECK_TIMEOUT_SECONDS" in install
+    seconds = re.search(r"--set-string 'env\[0\]\.value=(\d+)'", install)
+    assert seconds and int(seconds[1]) >= 600, "its own 300 s are over before the pod is evicted and the node deleted"
+
+
 def test_what_is_applied_again_is_deleted_first() -> None:
     texts = [GUIDE, *(ROOT / "k8s").rglob("*.yaml")]
     for text in (" ".join(re.sub(r"^#", "", file.read_text(), flags=re.M).split()) for file in texts):

@@ -54,6 +54,13 @@ def test_a_team_has_a_namespace_of_its_own(overlay: str, tmp_path: Path) -> None
     _is_whole(documents)
 
 
+def test_two_installations_in_a_namespace_show_each_its_own_results(tmp_path: Path) -> None:
+    both = [document for end in ("-a", "-b") for document in render_on("gpu", {"nameSuffix": end}, tmp_path / end)]
+    for service in of_kind(both, "Service"):
+        (pod,) = (pod for pod in pods(both) if selects({"matchLabels": service["spec"]["selector"]}, pod.labels))
+        assert pod.origin == f"Deployment/{service['metadata']['name']}"
+
+
 def test_a_second_grid_shares_what_is_there_and_has_a_head_of_its_own(tmp_path: Path) -> None:
     first = render_on("gpu", {}, tmp_path / "first")
     parts = {"resources": ["k8s/base/grid"], "components": ["k8s/components/gpu"], "nameSuffix": "-b"}
