@@ -38,6 +38,6 @@ def test_the_examples_lead_from_a_folder_to_a_figure_with_error_bars(
     assert main(["grid", "status", "pets", "--storage", "results", "--json"]) == 0
     assert capsys.readouterr().out.count('"finished"') == 6
     shown = [names[name]._repr_html_() for name in ("run", "found", "pets", "plan", "done", "results", "report")]
-    assert [html.count("<tr>") for html in shown] == [6, 4, 3, 3, 3, 7, 3]
+    assert [html.count("<tr>") for html in shown] == [7, 4, 3, 3, 3, 7, 3]
     assert 'src="data:image/png;base64,' in shown[-1]
     assert len(names["results"].to_pandas("epochs")) == 6 * 4

@@ -185,11 +185,12 @@ class _Display:
             MofNCompleteColumn(),
             BarColumn(),
             TimeElapsedColumn(),
+            TextColumn("{task.fields[detail]}"),
             console=console,
             transient=True,
             disable=not console.is_terminal or console.quiet,
         )
-        self.task = self.bar.add_task("grid", total=None)
+        self.task = self.bar.add_task("grid", total=None, detail="")
 
     def __enter__(self) -> "_Display":
         return self
@@ -209,12 +210,13 @@ class _Display:
         """Start the bar."""
         self.done = {trial.trial_id: 0 for trial in trials}
         self.total = sum(trial.config.run.epochs for trial in trials)
-        self.bar.update(self.task, total=self.total)
+        self.bar.update(self.task, total=self.total, detail="starting Ray")
         if trials:
             self.bar.start()
 
     def start(self, trial: Trial) -> None:
         """Say that a worker group starts, which takes seconds, or longer where a node has to come first."""
+        self.bar.update(self.task, detail="")
         if (workers := trial.config.run.workers) > 1:
             self._say(trial, f"{trial.name}: starting {workers} workers")
 

@@ -75,13 +75,14 @@ class Report:
         return replace(test, elsewhere=pair.elsewhere)
 
     def _repr_html_(self) -> str:
-        overview = self.figures.get("overview")
+        overview = self.figures.get("overview")  # which an experiment of one table has not
         parts = [f"<p><b>{escape(notice)}</b></p>" for notice in self.summary.notices]
         for table in self.tables:
             shown = columns(table, self.summary)
             rows = [(cell.label, *(column.full(cell) for column in shown)) for cell in table.cells]
             parts.append(html_table(("Row", *(column.title for column in shown)), rows, table.title))
-        return "".join([*parts, overview.to_html() if overview else ""])
+        drawn = [overview] if overview else list(self.figures.values())
+        return "".join([*parts, *(drawing.to_html() for drawing in drawn)])
 
     def to_dict(self) -> dict[str, Any]:
         """The tables as plain values, for `--json`. Errors are fractions."""

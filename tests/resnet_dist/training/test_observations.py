@@ -141,6 +141,16 @@ def test_settings_are_told_once_and_the_end_at_the_end(run: tuple[TrainingConfig
     assert [s for s, v in found if v.tag == "_hparams_/session_end_info"] == [12]
 
 
+def test_curves_stand_before_pictures_and_histograms(run: tuple[TrainingConfig, list[tuple[int, Any]]]) -> None:
+    """On TensorBoard's first page, which is in the order of tags."""
+    tags: dict[str, set[str]] = {"scalars": {"validation/top1_error"}, "images": set(), "histograms": set()}
+    for _, value in run[1]:
+        name = value.metadata.plugin_data.plugin_name
+        tags.get(name, set()).add(value.tag)
+    assert len(tags["scalars"]) == 8 and len(tags["images"]) == 2 and tags["histograms"]
+    assert max(tags["scalars"]) < min(tags["images"] | tags["histograms"])
+
+
 def test_every_curve_of_the_layout_is_one_that_a_run_has(run: tuple[TrainingConfig, list[tuple[int, Any]]]) -> None:
     (layout,) = [value for _, value in run[1] if value.tag == "custom_scalars__config__"]
     charts = Layout.FromString(make_ndarray(layout.tensor).item()).category[0].chart
