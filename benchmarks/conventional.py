@@ -124,7 +124,7 @@ class ConventionalTrainer:
         self.batch_size = config.data.batch_size
         self.loader_workers = loader_workers
         self.device = device
-        self.network = ResNet(config.network.depth, config.network.width, classes).to(device)
+        self.network = ResNet(config.network.depth, config.network.channels, classes).to(device)
         assert config.solver.learning_rate is not None
         self.optimizer = torch.optim.SGD(
             self.network.parameters(),

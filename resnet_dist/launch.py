@@ -18,6 +18,7 @@ from resnet_dist.storage.interface import Storage, TrialKeys
 
 if TYPE_CHECKING:
     from resnet_dist.data.dataset import Dataset
+    from resnet_dist.records.initial_state import InitialState
     from resnet_dist.storage.spooled import SpooledStorage
     from resnet_dist.training.loop import OnEpoch, OnStep
     from resnet_dist.workers import Workers
@@ -159,6 +160,7 @@ def _train_recorded(
 ) -> dict[str, Any]:
     from resnet_dist.custom_code import install
     from resnet_dist.data.staged import bring, is_at_hand
+    from resnet_dist.records.initial_state import fetch
     from resnet_dist.records.provenance import machines
     from resnet_dist.training.loop import train
     from resnet_dist.workers import on_device, on_threads
@@ -172,11 +174,12 @@ def _train_recorded(
         if not is_at_hand(data):
             data = bring(data, job.open_storage())
         dataset = _dataset(_content(data))
+        initial = fetch(job.config, job.open_storage())
         everyone = machines(workers)  # a collective: every worker takes part
         if workers.is_first:
-            result = _train_first(job, workers, dataset, everyone, on_epoch, on_step)
+            result = _train_first(job, workers, dataset, everyone, initial, on_epoch, on_step)
         else:
-            result = train(job.config, dataset, workers, None, on_epoch, on_step)
+            result = train(job.config, dataset, workers, None, on_epoch, on_step, initial)
         LOGGER.info("%s is finished", job.name)
         return result
 
@@ -186,6 +189,7 @@ def _train_first(
     workers: "Workers",
     dataset: "Dataset",
     machines: list[dict[str, str]],
+    initial: "InitialState",
     on_epoch: "OnEpoch | None",
     on_step: "OnStep | None",
 ) -> dict[str, Any]:
@@ -217,7 +221,7 @@ def _train_first(
                 on_step(step, loss)
 
         try:
-            result = train(job.config, dataset, workers, recorder, after_epoch, after_step)
+            result = train(job.config, dataset, workers, recorder, after_epoch, after_step, initial)
         except DivergedError as error:
             LOGGER.error("%s", error)
             recorder.fail("diverged", str(error))
@@ -234,7 +238,7 @@ def _trouble(storage: "SpooledStorage") -> dict[str, str]:
 
 def _content(data: DataConfig) -> DataConfig:
     """The configuration reduced to what decides which images there are, so that trials share one data set."""
-    kept = ("source", "fingerprint", "train_limit", "test_limit", "holdout")
+    kept = ("source", "size", "fingerprint", "train_limit", "test_limit", "holdout")
     return replace(DataConfig(), batch_size=2, **{name: getattr(data, name) for name in kept})
 
 

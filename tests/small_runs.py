@@ -14,13 +14,13 @@ from resnet_dist.training.state import Training
 from resnet_dist.workers import Workers, alone, current
 
 
-def small_dataset(train: int = 96, test: int = 20, classes: int = 10) -> Dataset:
+def small_dataset(train: int = 96, test: int = 20, classes: int = 10, size: int = 32) -> Dataset:
     """Random images whose class shows in their brightness; enough for the training path to have something to do."""
     random = np.random.Generator(np.random.PCG64(7))
 
     def images(count: int) -> tuple[torch.Tensor, torch.Tensor]:
         labels = np.arange(count) % classes
-        pixels = random.integers(0, 200, (count, 3, 32, 32)) + 5 * labels[:, None, None, None]
+        pixels = random.integers(0, 200, (count, 3, size, size)) + 5 * labels[:, None, None, None]
         return torch.from_numpy(pixels.astype(np.uint8)), torch.from_numpy(labels)
 
     train_images, train_labels = images(train)

@@ -25,9 +25,11 @@ ROOT = Path(__file__).parent.parent
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_of_networks_is_made_by_what_its_line_names(family: str) -> None:
     module, _, name = FAMILIES[family].partition(":")
-    made = make_network(NetworkConfig(depth=8, width=2, family=family), BatchNormConfig(), 3)
+    depth, width, size = (18 if family.startswith("imagenet") else 8), (6 if family == "caffenet" else 2), 64
+    network = NetworkConfig(depth=depth, width=width, family=family)
+    made = make_network(network, BatchNormConfig(), 3, size=size)
     assert type(made) is getattr(importlib.import_module(module), name)
-    assert made(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
+    assert made(torch.zeros(2, 3, size, size)).shape == (2, 3)
 
 
 @pytest.mark.parametrize("kind", SOURCES)
@@ -35,7 +37,7 @@ def test_a_data_source_has_an_entry_in_the_cache(kind: str, tmp_path: Path) -> N
     (tmp_path / "train").mkdir()
     source = f"folder:{tmp_path}" if kind == "folder" else kind
     assert DataConfig(source=source).source == source
-    key, decode = importlib.import_module(SOURCES[kind]).cache_entry(source, tmp_path)
+    key, decode = importlib.import_module(SOURCES[kind]).cache_entry(source, tmp_path, 32)
     assert key and callable(decode)
 
 

@@ -15,7 +15,7 @@ SOURCES = {
     "cifar100": "resnet_dist.data.downloads",
     "folder": "resnet_dist.data.image_folder",
 }
-"""Module of each kind of source; its `cache_entry(source, cache)` gives a name in the cache and what decodes."""
+"""Module of each kind of source; its `cache_entry(source, cache, size)` gives a name in the cache and what decodes."""
 
 
 def _names_a_place(source: str) -> bool:
@@ -30,6 +30,9 @@ class DataConfig(Section):
     """`synthetic` (built in), `cifar10`, `cifar100` (downloaded), or `folder:PATH`, a directory or a .tar,
     .tar.gz, .tar.xz or .zip archive with train/<class>/ and test/<class>/ images of 32x32 pixels; or a source of your
     own, as `module:callable`."""
+    size: int = 32
+    """Rows and columns of the images. `synthetic` is drawn in any size; a source of your own says by it what it gives;
+    the others have images of 32x32 pixels."""
     fingerprint: str = ""
     """Hash of the decoded images and labels. Filled in when the data is loaded; give it to insist on it."""
     train_limit: int = 0
@@ -75,7 +78,10 @@ class DataConfig(Section):
             1 <= self.accumulation <= self.batch_size // 2,
             f"from 1 to {self.batch_size // 2} (batch norm needs two images in each sub-batch)",
         )
-        self.require("shift", 0 <= self.shift <= 31, "from 0 to 31")
+        self.require("size", 8 <= self.size <= 4096, "from 8 to 4,096")
+        if self.size != 32 and kind != "synthetic" and not is_custom(self.source):
+            raise ConfigurationError(f"data.size: {self.size} is not allowed: images of {self.source} are 32x32 pixels")
+        self.require("shift", 0 <= self.shift < self.size, f"from 0 to {self.size - 1}")
 
     @property
     def identified_by_content(self) -> bool:

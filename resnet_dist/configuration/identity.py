@@ -13,7 +13,18 @@ IDENTITY_VERSION = 1
 ADDED: dict[str, Any] = {
     "solver.beta1": None,
     "solver.beta2": None,
+    "data.size": 32,
+    "network.weights_fingerprint": "",
+    "network.reset": "nothing",
+    "solver.state_fingerprint": "",
     "network.block": "",
+    "network.bottleneck_stride": "1x1",
+    "network.zero_last_scale": False,
+    "network.stem_and_head": "paper",
+    "network.activation": "relu",
+    "network.activation_batch_norm": "none",
+    "network.local_response_norm": False,
+    "network.fully_connected": 4096,
     "code.fingerprint": "",
     "run.seed_initialisation": None,
     "run.seed_order": None,
@@ -23,6 +34,8 @@ ADDED: dict[str, Any] = {
 # Settings that cannot change the numbers of a run, with the reason. Every other field is part of the hash.
 NOT_IDENTITY: dict[str, str] = {
     "data.source": "where the images lie; the fingerprint of their content stands for them (see identity())",
+    "network.weights": "where the weights lie; their fingerprint stands for them",
+    "solver.state": "where the state lies; its fingerprint stands for it",
     "run.workers": "law 1: worker count does not change the result",
     "run.threads": "recorded in provenance; differs by rounding, as workers do",
     "run.device": "recorded in provenance; differs by rounding, as the hardware does",
@@ -43,6 +56,8 @@ def identity_of(plain: dict[str, Any], identified_by_content: bool) -> dict[str,
         assert plain["data"]["fingerprint"], "load the data before asking for the identity of a run on it"
     else:
         plain["data"]["fingerprint"] = plain["data"]["source"]
+    for section, key in (("network", "weights"), ("solver", "state")):
+        assert plain[section][f"{key}_fingerprint"] or not plain[section][key], f"bind {section}.{key} first"
     for name in NOT_IDENTITY:
         section, _, key = name.partition(".")
         del plain[section][key]

@@ -47,13 +47,20 @@ class SolverConfig(Section):
     beta2: float | None = None
     """Smoothing constant of their squares in adam and adamw: 0.999 by default."""
 
+    state: str = ""
+    """What the solver has kept of another run, its momentum say, to go on with: a trial that has a checkpoint, or the
+    state.pt of one, in a file or at an address in storage. With `network.weights` of the same it continues that run
+    under the settings of this one."""
+    state_fingerprint: str = ""
+    """Hash of that state. Filled in when it is read; give it to insist on it."""
+
     def check(self) -> None:
         """Fill in the solver's defaults; refuse settings that it does not have."""
         choose("solver.kind", self.kind, tuple(SOLVER_DEFAULTS))
         if is_custom(self.kind):
             self.require("learning_rate", self.learning_rate is not None, "given: a solver of your own has no default")
         defaults = SOLVER_DEFAULTS.get(self.kind, {})
-        for item in () if is_custom(self.kind) else fields(self)[1:]:
+        for item in () if is_custom(self.kind) else fields(self)[1:-2]:
             if item.name in defaults:
                 if getattr(self, item.name) is None:
                     object.__setattr__(self, item.name, defaults[item.name])
@@ -62,6 +69,10 @@ class SolverConfig(Section):
                     f"solver.{item.name}: {getattr(self, item.name)!r} has no effect with solver.kind "
                     f"{self.kind!r}, which takes {', '.join(defaults)}; leave it out"
                 )
+        if self.state and self.kind in ("adam", "adamw"):
+            raise ConfigurationError(
+                f"solver.state: is of no use to {self.kind}, which counts updates from each run's first; leave it out"
+            )
         for name in ("learning_rate", "eps"):
             value = getattr(self, name)
             self.require(name, value is None or value > 0, "greater than 0")

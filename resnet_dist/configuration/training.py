@@ -12,7 +12,7 @@ from resnet_dist.configuration.batch_norm import BatchNormConfig
 from resnet_dist.configuration.code import CodeConfig, is_custom
 from resnet_dist.configuration.data import DataConfig
 from resnet_dist.configuration.identity import hash_of, identity_of
-from resnet_dist.configuration.network import NetworkConfig
+from resnet_dist.configuration.network import NetworkConfig, default_width
 from resnet_dist.configuration.run import RunConfig
 from resnet_dist.configuration.schedule import ScheduleConfig
 from resnet_dist.configuration.sections import build, choices, to_plain
@@ -39,6 +39,17 @@ class TrainingConfig:
                 "gradients meet; leave it out with a network or block of your own",
                 setting="run.exact",
             )
+        if self.network.family == "caffenet" and self.data.size < 63:
+            raise ConfigurationError(
+                f"network.family: 'caffenet' takes images of 63 pixels or more, not {self.data.size}; give --data.size",
+                setting="network.family",
+            )
+        if self.network.stem_and_head == "script" and not 193 <= self.data.size <= 224:
+            raise ConfigurationError(
+                f"network.stem_and_head: 'script' takes images of 193 to 224 pixels, not {self.data.size}; "
+                "give --data.size 224",
+                setting="network.stem_and_head",
+            )
 
     @classmethod
     def from_dict(cls, plain: Any) -> "TrainingConfig":
@@ -59,7 +70,7 @@ class TrainingConfig:
         """A copy with settings replaced, given as {"section.field": value}; values may be text.
 
         Changing `solver.kind` resets the solver's other settings to that solver's defaults, unless they are
-        given too.
+        given too; changing `network.family` takes a width that is the former family's default to the new one's.
         """
         if not settings:
             return self
@@ -67,6 +78,9 @@ class TrainingConfig:
         kind = settings.get("solver.kind")
         if kind is not None and kind != self.solver.kind:
             plain["solver"] = {}
+        family = settings.get("network.family", self.network.family)
+        if self.network.width == default_width(self.network.family) and isinstance(family, str):
+            plain["network"]["width"] = default_width(family)
         for name, value in settings.items():
             section, _, key = name.partition(".")
             choices("section", section, tuple(plain))

@@ -69,7 +69,7 @@ class Batch:
     """One shard of a sub-batch."""
 
     images: Tensor
-    """Standardised images [b, 3, 32, 32] in the channels-last memory format; b may be 0."""
+    """Standardised images [b, 3, H, W] in the channels-last memory format; b may be 0."""
     labels: Tensor
     """int64 [b]."""
 
@@ -78,12 +78,12 @@ class Standardiser:
     """Subtracts the per-pixel mean of the training set and divides by its one standard deviation."""
 
     def __init__(self, mean: Tensor, std: float, dtype: torch.dtype, device: torch.device) -> None:
-        # mean: float64 [3, 32, 32], kept as [32, 32, 3], the order in which the images lie in memory
+        # mean: float64 [3, H, W], kept as [H, W, 3], the order in which the images lie in memory
         self.mean = mean.permute(1, 2, 0).to(device, dtype)
         self.scale = 1.0 / std
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 [b, 32, 32, 3] → floating point, the same shape."""
+        """uint8 [b, H, W, 3] → floating point, the same shape."""
         return (images.to(self.mean.dtype) - self.mean) * self.scale
 
 
@@ -115,7 +115,7 @@ class TrainingBatches:
         shards: Shards,
         augmentation_seed: int | None = None,
     ) -> None:
-        # images: uint8 [N, 3, 32, 32]; they stay uint8, four to eight times smaller than standardised ones
+        # images: uint8 [N, 3, H, W]; they stay uint8, four to eight times smaller than standardised ones
         self.device = standardise.mean.device
         self.images = images.permute(0, 2, 3, 1).contiguous().to(self.device)
         self.labels = labels.to(self.device)
@@ -143,7 +143,7 @@ class TrainingBatches:
         return ([self._batch(drawn[a:b]) for a, b in self.shards.bounds(*part)] for part in pairwise(bounds))
 
     def pixels(self, step: int, most: int) -> Tensor:
-        """The first images of a step's whole batch, at most so many, shifted and flipped: uint8 [b, 32, 32, 3].
+        """The first images of a step's whole batch, at most so many, shifted and flipped: uint8 [b, H, W, 3].
 
         The gap that a shift leaves, which the network sees as zeros, has the mean colour.
         """

@@ -14,12 +14,12 @@ import numpy as np
 from resnet_dist.custom_code import call, fingerprint, installed, one_line, part, resolve
 from resnet_dist.data import image_folder
 from resnet_dist.data.cache import content_entry, opened
-from resnet_dist.data.decoded_images import ARRAY_TYPES, IMAGE_SHAPE, DecodedImages
+from resnet_dist.data.decoded_images import ARRAY_TYPES, DecodedImages
 from resnet_dist.errors import DataError, UserError
 from resnet_dist.paths import absolute
 
 
-def cache_entry(source: str, cache: Path) -> tuple[str, Callable[[], DecodedImages]]:
+def cache_entry(source: str, cache: Path, size: int) -> tuple[str, Callable[[], DecodedImages]]:
     """Name of the source's entry in the cache directory, and what decodes it."""
     inputs = _inputs(source)
     if inputs is None:  # what it depends on is not known: what it gives decides
@@ -101,10 +101,11 @@ def custom_images(source: str) -> DecodedImages:
             raise DataError(f"{place}: {name} is {given}; it must be a NumPy array of {dtype}")
     for split in ("train", "test"):
         pixels, labels = getattr(images, f"{split}_images"), getattr(images, f"{split}_labels")
-        if pixels.shape != (len(labels), *IMAGE_SHAPE) or labels.ndim != 1 or (split == "test" and not len(labels)):
+        shape = (len(labels), 3, *2 * images.test_images.shape[-1:])
+        if pixels.shape != shape or labels.ndim != 1 or (split == "test" and not len(labels)):
             raise DataError(
                 f"{place}: {split}_images has shape {list(pixels.shape)} and {split}_labels {list(labels.shape)}; "
-                "they must be [N, 3, 32, 32] and [N], N of the test images at least 1"
+                "they must be [N, 3, S, S] and [N], S the same for all (data.size), N of the test images at least 1"
             )
         if not len(labels):
             continue  # which is enough for `evaluate`

@@ -28,15 +28,15 @@ class Dataset:
     source: str
     """`data.source` as configured."""
     train_images: "Tensor"
-    """uint8 [N, 3, 32, 32], balanced by class in every prefix."""
+    """uint8 [N, 3, S, S], S being `data.size`, balanced by class in every prefix."""
     train_labels: "Tensor"
     """int64 [N]."""
     validation_images: "Tensor"
-    """uint8 [V, 3, 32, 32], held out from the end of the training images; V is `data.holdout`."""
+    """uint8 [V, 3, S, S], held out from the end of the training images; V is `data.holdout`."""
     validation_labels: "Tensor"
     """int64 [V]."""
     test_images: "Tensor"
-    """uint8 [M, 3, 32, 32]."""
+    """uint8 [M, 3, S, S]."""
     test_labels: "Tensor"
     """int64 [M]."""
     classes: tuple[str, ...]
@@ -44,7 +44,7 @@ class Dataset:
     fingerprint: str
     """Hash of the whole source before limits and holdout: 16 hexadecimal digits."""
     mean: "Tensor"
-    """float64 [3, 32, 32]: mean of `train_images` at each pixel and channel, in units of the raw values 0 to 255."""
+    """float64 [3, S, S]: mean of `train_images` at each pixel and channel, in units of the raw values 0 to 255."""
     std: float
     """Standard deviation of all values of `train_images` about their one overall mean, in the same units. (The
     study's code takes it of the raw data, before it subtracts the per-pixel mean.)"""
@@ -60,7 +60,7 @@ class LabelledImages:
     """The test images of a source, and what their labels mean."""
 
     images: "Tensor"
-    """uint8 [M, 3, 32, 32]."""
+    """uint8 [M, 3, S, S]."""
     labels: "Tensor"
     """int64 [M], indices into `classes`."""
     classes: tuple[str, ...]
@@ -126,19 +126,30 @@ def load_source(data: DataConfig, cache: Path | None = None, training: bool = Tr
     cache = (cache or cache_directory()).absolute()
     known = content_entry(data.fingerprint)
     if data.identified_by_content and data.fingerprint and (entry := opened(known, cache)):
+        _require_size(data, entry.images)
         return entry  # whether the source itself is at hand or not
-    key, decode = _decoder(data.source, cache)
+    key, decode = _decoder(data, cache)
     found = cached(key, decode, cache)
     if data.fingerprint not in ("", found.fingerprint):
         raise DataError(
             f"data.fingerprint: {data.source} has the fingerprint {found.fingerprint}, not {data.fingerprint}; "
             f"give the images that the configuration was made for, or leave data.fingerprint out"
         )
+    _require_size(data, found.images)
     if training and not len(found.images.train_labels):
         form = "images in train/; it must hold train/<class>/<image> and test/<class>/<image>"
         lacks = form if data.source.startswith("folder:") else "training images"
         raise DataError(f"data.source: {data.source} has no {lacks} (resnet-dist evaluate alone does without)")
     return found
+
+
+def _require_size(data: DataConfig, images: DecodedImages) -> None:
+    rows, columns = images.test_images.shape[2:]
+    if (rows, columns) != (data.size, data.size):
+        raise DataError(
+            f"data.size: the images of {data.source} are {rows}x{columns} pixels, not {data.size}x{data.size}; "
+            f"give --data.size {rows}"
+        )
 
 
 def dataset_fingerprint(data: DataConfig, cache: Path | None = None) -> str:
@@ -156,10 +167,13 @@ def dataset_sizes(data: DataConfig, cache: Path | None = None) -> tuple[int, int
     return len(images.train_labels), len(images.test_labels)
 
 
-def _decoder(source: str, cache: Path) -> tuple[str, Callable[[], DecodedImages]]:
+def _decoder(data: DataConfig, cache: Path) -> tuple[str, Callable[[], DecodedImages]]:
     """Name of the source's cache entry, and what decodes it."""
-    module = "resnet_dist.data.custom_source" if is_custom(source) else SOURCES[source.partition(":")[0]]
-    entry: tuple[str, Callable[[], DecodedImages]] = importlib.import_module(module).cache_entry(source, cache)
+    custom = is_custom(data.source)
+    module = importlib.import_module(
+        "resnet_dist.data.custom_source" if custom else SOURCES[data.source.partition(":")[0]]
+    )
+    entry: tuple[str, Callable[[], DecodedImages]] = module.cache_entry(data.source, cache, data.size)
     return entry
 
 
@@ -184,7 +198,7 @@ def _limit(data: DataConfig, name: str, available: int) -> int:
 
 
 def _standardisation(images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], float]:
-    """Per-pixel mean, float64 [3, 32, 32], and overall standard deviation, from exact integer sums."""
+    """Per-pixel mean, float64 [3, S, S], and overall standard deviation, from exact integer sums."""
     sums = np.zeros(images.shape[1:], np.int64)
     squares = 0
     # In pieces that stay in the processor's cache, whose sums of values fit 32 bits.

@@ -7,9 +7,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-IMAGE_SHAPE = (3, 32, 32)
-"""Channels, rows, columns of every image."""
-
 ARRAY_TYPES = {
     "train_images": "uint8",
     "train_labels": "int64",
@@ -24,11 +21,11 @@ class DecodedImages:
     """A whole data source, before limits and holdout."""
 
     train_images: NDArray[np.uint8]
-    """uint8 [N, 3, 32, 32]."""
+    """uint8 [N, 3, S, S]; S is 32 unless `data.size` says otherwise."""
     train_labels: NDArray[np.int64]
     """int64 [N], indices into `classes`."""
     test_images: NDArray[np.uint8]
-    """uint8 [M, 3, 32, 32]."""
+    """uint8 [M, 3, S, S]."""
     test_labels: NDArray[np.int64]
     """int64 [M], indices into `classes`."""
     classes: tuple[str, ...]

@@ -23,7 +23,7 @@ TIMEOUT = 20.0
 """Seconds without an answer after which a download is given up."""
 
 
-def cache_entry(source: str, cache: Path) -> tuple[str, Callable[[], DecodedImages]]:
+def cache_entry(source: str, cache: Path, size: int) -> tuple[str, Callable[[], DecodedImages]]:
     """Name of the source's entry in the cache directory, and what decodes it."""
 
     def download() -> DecodedImages:

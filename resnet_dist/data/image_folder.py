@@ -19,7 +19,7 @@ from resnet_dist.errors import DataError
 from resnet_dist.paths import absolute
 
 
-def cache_entry(source: str, cache: Path) -> tuple[str, Callable[[], DecodedImages]]:
+def cache_entry(source: str, cache: Path, size: int) -> tuple[str, Callable[[], DecodedImages]]:
     """Name of the source's entry in the cache directory, and what decodes it."""
     path = Path(source.removeprefix("folder:"))
     return folder_key(path), functools.partial(folder_images, path)

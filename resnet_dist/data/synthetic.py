@@ -9,6 +9,7 @@ The bytes are the same on every machine and with every version of NumPy: draws a
 counter generator, turned into numbers by integer arithmetic alone.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -31,11 +32,8 @@ PERIODS = {"fine": (4, 6), "coarse": (8, 11)}
 CLASSES = tuple(f"{scale} {pattern}" for scale in PERIODS for pattern in PATTERNS)
 
 _KEY = 20_160_204
-_PIXELS = 3 * 32 * 32
-_NOISE_WORDS = _PIXELS // 8
 _PARAMETER_WORDS = 24
-_WORDS = _PARAMETER_WORDS + _NOISE_WORDS  # a multiple of 4, the words of one Philox block
-_CHUNK = 500  # images at a time; bounds memory and changes nothing else
+_CHUNK_PIXELS = 500 * 32 * 32  # of the images drawn at a time; bounds memory and changes nothing else
 
 _NOISE = 88
 """Width of the uniform noise added to every value, of 256."""
@@ -46,19 +44,19 @@ _RADIUS = (9, 15)
 """Least and greatest radius of the disc in which the pattern shows, in pixels."""
 
 _ROOTS = np.array([math.isqrt(square) for square in range(2 * 64 * 64)], np.int32)
-_ROW: NDArray[np.int32] = np.arange(32, dtype=np.int32)[None, :, None]
-_COLUMN: NDArray[np.int32] = np.arange(32, dtype=np.int32)[None, None, :]
 
 
-def cache_entry(source: str, cache: Path) -> tuple[str, Callable[[], DecodedImages]]:
+def cache_entry(source: str, cache: Path, size: int) -> tuple[str, Callable[[], DecodedImages]]:
     """Name of the source's entry in the cache directory, and what decodes it."""
-    return f"{source}-{VERSION}", synthetic_images
+    suffix = "" if size == 32 else f"-{size}"
+    return f"{source}-{VERSION}{suffix}", functools.partial(synthetic_images, size)
 
 
-def synthetic_images() -> DecodedImages:
-    """The whole data set, 10,000 training and 2,000 test images."""
+def synthetic_images(size: int = 32) -> DecodedImages:
+    """The whole data set, 10,000 training and 2,000 test images of so many rows and columns."""
     count = TRAIN_IMAGES + TEST_IMAGES
-    images = np.concatenate([draw_images(first, min(_CHUNK, count - first)) for first in range(0, count, _CHUNK)])
+    chunk = max(1, _CHUNK_PIXELS // size**2)
+    images = np.concatenate([draw_images(first, min(chunk, count - first), size) for first in range(0, count, chunk)])
     labels = np.arange(count, dtype=np.int64) % len(CLASSES)
     return DecodedImages(
         train_images=images[:TRAIN_IMAGES],
@@ -69,25 +67,29 @@ def synthetic_images() -> DecodedImages:
     )
 
 
-def draw_images(first: int, count: int) -> NDArray[np.uint8]:
-    """Images `first` to `first + count - 1`, each a function of its number alone: uint8 [count, 3, 32, 32].
+def draw_images(first: int, count: int, size: int = 32) -> NDArray[np.uint8]:
+    """Images `first` to `first + count - 1`, each a function of number and size: uint8 [count, 3, size, size].
 
-    Image i is of class i modulo 10.
+    Image i is of class i modulo 10. Its figure is drawn on 32 × 32 points whatever the size, its noise on every pixel.
     """
-    # The counter counts blocks of four words: image i takes _WORDS / 4 of them from i * _WORDS / 4 on.
-    generator = np.random.Philox(key=_KEY, counter=first * _WORDS // 4)
-    words = generator.random_raw(count * _WORDS).reshape(count, _WORDS)
+    noise_words = -(-3 * size**2 // 32) * 4  # eight bytes a word, four words a Philox block
+    words_each = _PARAMETER_WORDS + noise_words
+    # The counter counts blocks: image i takes words_each / 4 of them from i * words_each / 4 on.
+    generator = np.random.Philox(key=_KEY, counter=first * words_each // 4)
+    words = generator.random_raw(count * words_each).reshape(count, words_each)
     draws = _Draws(words[:, :_PARAMETER_WORDS])
+    places = np.arange(size, dtype=np.int32) * 32 // size
+    row, column = places[None, :, None], places[None, None, :]
     label = np.arange(first, first + count) % len(CLASSES)
 
-    first_colour = _pattern(label, draws)
-    inside = _disc(draws)
+    first_colour = _pattern(label, draws, row, column)
+    inside = _disc(draws, row, column)
     background = draws.colour(64, 191)
     brighter = 2 * draws.between(0, 1)[:, None] - 1
     strength = draws.between(*_CONTRAST)
     contrast = (strength[:, None] + draws.colour(-strength // 4, strength // 4)) * brighter
-    figure = np.where(inside, np.where(first_colour, contrast, -contrast) // 2, 0)  # int32 [count, 3, 32, 32]
-    noise = words[:, _PARAMETER_WORDS:].astype("<u8").view(np.uint8).reshape(count, 3, 32, 32)
+    figure = np.where(inside, np.where(first_colour, contrast, -contrast) // 2, 0)  # int32 [count, 3, size, size]
+    noise = words[:, _PARAMETER_WORDS:].astype("<u8").view(np.uint8)[:, : 3 * size**2].reshape(count, 3, size, size)
     values: NDArray[np.int32] = background + figure + (noise.astype(np.int32) * _NOISE >> 8) - _NOISE // 2
     return np.clip(values, 0, 255).astype(np.uint8)
 
@@ -111,8 +113,10 @@ class _Draws:
         return np.stack([self.between(low, high) for _ in range(3)], axis=1)
 
 
-def _pattern(label: NDArray[np.int64], draws: _Draws) -> NDArray[np.bool_]:
-    """Where the figure of each image has its first colour: bool [count, 1, 32, 32]."""
+def _pattern(
+    label: NDArray[np.int64], draws: _Draws, row: NDArray[np.int32], column: NDArray[np.int32]
+) -> NDArray[np.bool_]:
+    """Where the figure of each image has its first colour: bool [count, 1, size, size]."""
     scale = (label // len(PATTERNS))[:, None, None]
     low, high = (np.array([periods[end] for periods in PERIODS.values()], np.int32) for end in (0, 1))
     period = draws.between(low[scale], high[scale])
@@ -122,20 +126,20 @@ def _pattern(label: NDArray[np.int64], draws: _Draws) -> NDArray[np.bool_]:
     def bands(distance: NDArray[np.int32], width: NDArray[np.int32] = period) -> NDArray[np.bool_]:
         return 2 * ((distance + phase) % width) < width
 
-    rows = bands(_ROW)
-    columns = bands(_COLUMN)
+    rows = bands(row)
+    columns = bands(column)
     # Across a diagonal a step of one pixel covers 1 / sqrt(2) of a pixel: 7 / 5 makes up for it.
-    diagonals = bands(_ROW + direction * _COLUMN, period * 7 // 5)
-    checks = rows ^ (2 * ((_COLUMN + other_phase) % period) < period)
-    down, right = _ROW - draws.between(4, 27), _COLUMN - draws.between(4, 27)
+    diagonals = bands(row + direction * column, period * 7 // 5)
+    checks = rows ^ (2 * ((column + other_phase) % period) < period)
+    down, right = row - draws.between(4, 27), column - draws.between(4, 27)
     rings = bands(_ROOTS[down * down + right * right])
     drawn = (rows, columns, diagonals, checks, rings)
     which = (label % len(PATTERNS))[:, None, None]
     return np.select([which == index for index in range(len(PATTERNS))], drawn)[:, None]
 
 
-def _disc(draws: _Draws) -> NDArray[np.bool_]:
-    """Where the figure shows: bool [count, 1, 32, 32]."""
+def _disc(draws: _Draws, row: NDArray[np.int32], column: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Where the figure shows: bool [count, 1, size, size]."""
     radius = draws.between(*_RADIUS)
-    down, right = _ROW - draws.between(8, 23), _COLUMN - draws.between(8, 23)
+    down, right = row - draws.between(8, 23), column - draws.between(8, 23)
     return (down * down + right * right <= radius * radius)[:, None]

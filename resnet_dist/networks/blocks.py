@@ -1,4 +1,4 @@
-"""What the networks for small images are made of: shortcuts and the shapes of their blocks."""
+"""What residual networks are made of: shortcuts and the shapes of their blocks."""
 
 import torch
 import torch.nn.functional as F
@@ -36,19 +36,22 @@ class PointwiseConvolution(nn.Conv2d):
         return F.conv2d(pixels, self.weight, self.bias)
 
 
-def projection(in_channels: int, out_channels: int, stride: int, batch_norm: BatchNormConfig) -> nn.Module:
+def projection(
+    in_channels: int, out_channels: int, stride: int, batch_norm: BatchNormConfig, bias: bool = True
+) -> nn.Module:
     """Shortcuts B and C: a 1x1 convolution and batch norm."""
     return nn.Sequential(
-        PointwiseConvolution(in_channels, out_channels, 1, stride),
+        PointwiseConvolution(in_channels, out_channels, 1, stride, bias=bias),
         SynchronisedBatchNorm(out_channels, batch_norm.eps),
     )
 
 
 def block_shapes(network: NetworkConfig) -> list[tuple[int, int, int]]:
-    """Channels in, channels out and stride of each block: three groups, the later two begin with stride 2."""
-    shapes, channels = [], network.width
-    for group in range(3):
-        for index in range(network.blocks_per_group):
-            shapes.append((channels, network.width << group, 2 if group and not index else 1))
-            channels = network.width << group
+    """Channels in, channels out and stride of each block: all groups but the first begin with stride 2."""
+    shapes, channels = [], network.channels
+    for group, blocks in enumerate(network.groups):
+        out_channels = (network.channels << group) * (4 if network.bottlenecks else 1)
+        for index in range(blocks):
+            shapes.append((channels, out_channels, 2 if group and not index else 1))
+            channels = out_channels
     return shapes

@@ -82,14 +82,14 @@ def make_block(
 
 
 class ResidualNetwork(nn.Module):
-    """The whole network: standardised images [N, 3, 32, 32] → logits [N, classes]."""
+    """The whole network: standardised images [N, 3, H, W] → logits [N, classes]."""
 
-    def __init__(self, network: NetworkConfig, batch_norm: BatchNormConfig, classes: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, network.width, 3, padding=1)
-        self.norm = SynchronisedBatchNorm(network.width, batch_norm.eps)
+    def __init__(self, network: NetworkConfig, batch_norm: BatchNormConfig, classes: int, size: int = 0) -> None:
+        super().__init__()  # images of any size will do
+        self.conv = nn.Conv2d(3, network.channels, 3, padding=1)
+        self.norm = SynchronisedBatchNorm(network.channels, batch_norm.eps)
         self.blocks = nn.Sequential(*(make_block(*shape, network, batch_norm) for shape in block_shapes(network)))
-        self.linear = nn.Linear(4 * network.width, classes)
+        self.linear = nn.Linear(4 * network.channels, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, classes]."""

@@ -55,19 +55,19 @@ class PreactivationBlock(nn.Module):
 
 
 class PreactivationNetwork(nn.Module):
-    """The whole network: standardised images [N, 3, 32, 32] → logits [N, classes]."""
+    """The whole network: standardised images [N, 3, H, W] → logits [N, classes]."""
 
-    def __init__(self, network: NetworkConfig, batch_norm: BatchNormConfig, classes: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, network.width, 3, padding=1)
+    def __init__(self, network: NetworkConfig, batch_norm: BatchNormConfig, classes: int, size: int = 0) -> None:
+        super().__init__()  # images of any size will do
+        self.conv = nn.Conv2d(3, network.channels, 3, padding=1)
         self.blocks = nn.Sequential(
             *(
                 PreactivationBlock(*shape, network, batch_norm, is_first=number == 0)
                 for number, shape in enumerate(block_shapes(network))
             )
         )
-        self.norm = SynchronisedBatchNorm(4 * network.width, batch_norm.eps)
-        self.linear = nn.Linear(4 * network.width, classes)
+        self.norm = SynchronisedBatchNorm(4 * network.channels, batch_norm.eps)
+        self.linear = nn.Linear(4 * network.channels, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, classes]."""

@@ -13,10 +13,13 @@ from resnet_dist.errors import ConfigurationError
 from resnet_dist.networks.cifar import ResidualNetwork
 
 
-def make_network(network: NetworkConfig, batch_norm: BatchNormConfig, classes: int, seed: int = 0) -> nn.Module:
-    """The network that a configuration asks for: standardised images [N, 3, 32, 32] → logits [N, classes].
+def make_network(
+    network: NetworkConfig, batch_norm: BatchNormConfig, classes: int, seed: int = 0, size: int = 32
+) -> nn.Module:
+    """The network that a configuration asks for: standardised images [N, 3, H, W] → logits [N, classes].
 
-    What code of the user's own draws from torch's generator while it makes its layers is a function of the seed.
+    `size`: rows or columns of the images, which networks with fully connected layers have to know. What code of the
+    user's own draws from torch's generator while it makes its layers is a function of the seed.
     """
     if is_custom(network.family) or network.block:
         with torch.random.fork_rng(devices=[]):
@@ -30,7 +33,7 @@ def make_network(network: NetworkConfig, batch_norm: BatchNormConfig, classes: i
             )
         return made
     module, _, name = FAMILIES[network.family].partition(":")
-    made = getattr(importlib.import_module(module), name)(network, batch_norm, classes)
+    made = getattr(importlib.import_module(module), name)(network, batch_norm, classes, size)
     assert isinstance(made, nn.Module)
     return made
 

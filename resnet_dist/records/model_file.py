@@ -1,10 +1,11 @@
 """Final weights with all that is needed to use them: `model.pt` of a trial, or the archive that holds it.
 
 Tensors and plain values only, read without running any code in them: {"network": state_dict, "config": settings,
-"classes": names, "mean": float64 [3, 32, 32], "std": number}, the last two those that standardise images. The weights
+"classes": names, "mean": float64 [3, H, W], "std": number}, the last two those that standardise images. The weights
 have the names that `nn.BatchNorm2d` gives, its count of batches among them, which ours does without.
 """
 
+import io
 import json
 import math
 import pickle
@@ -41,7 +42,7 @@ class Model:
     """Name of each class; empty in files that do not tell."""
     class_count: int
     mean: Tensor | None
-    """float64 [3, 32, 32]: mean of the training images, which is subtracted; None in files that do not tell."""
+    """float64 [3, H, W]: mean of the training images, which is subtracted; None in files that do not tell."""
     std: float
     """Standard deviation by which the rest is divided."""
 
@@ -77,7 +78,7 @@ def read_model(path: Path, run_code: bool = False) -> Model:
     except checkpoints.NotAStateError as error:
         raise _not_a_model(path, str(error)) from None
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError):
-        raise _not_a_model(path, _what_it_is(path)) from None
+        raise _not_a_model(path, what_it_is(path.read_bytes())) from None
     try:
         config = TrainingConfig.from_dict(held["config"])
     except ConfigurationError as error:
@@ -89,9 +90,9 @@ def read_model(path: Path, run_code: bool = False) -> Model:
         weights, classes = held["network"], tuple(held.get("classes", ()))
         if not all(isinstance(name, str) for name in classes) or isinstance(held.get("classes"), str):
             raise _UnfitError("its names of classes are not a list of text")
-        mean, std = _standardisation(held)
+        mean, std = _standardisation(held, config.data.size)
         count = len(classes) or len(weights["linear.bias"])
-        network = make_network(config.network, config.batch_norm, count)
+        network = make_network(config.network, config.batch_norm, count, size=config.data.size)
         # Not with the versions of layers that torch keeps beside the weights: a plain dict, as of averages, has none.
         state = network.state_dict()
         if differs := _difference(state, weights):
@@ -128,13 +129,13 @@ def _difference(state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> s
     return ""
 
 
-def _standardisation(held: Mapping[str, Any]) -> tuple[Tensor | None, float]:
+def _standardisation(held: Mapping[str, Any], size: int) -> tuple[Tensor | None, float]:
     """The training images' mean and deviation; None and 1 in files of earlier versions, which have neither."""
     mean, std = held.get("mean"), held.get("std")
     if mean is None and std is None:
         return None, 1.0
-    if not isinstance(mean, Tensor) or mean.shape != (3, 32, 32) or not bool(mean.isfinite().all()):
-        raise _UnfitError("its mean of the training images is not [3, 32, 32] finite numbers")
+    if not isinstance(mean, Tensor) or mean.shape != (3, size, size) or not bool(mean.isfinite().all()):
+        raise _UnfitError(f"its mean of the training images is not [3, {size}, {size}] finite numbers")
     if not isinstance(std, float) or not 0 < std < math.inf:
         raise _UnfitError("its deviation of the training images is not a number above 0")
     return mean, std
@@ -154,14 +155,13 @@ def _with_counts(network: nn.Module, batches: int) -> dict[str, Tensor]:
     return state
 
 
-def _what_it_is(path: Path) -> str:
-    """Of a file that torch cannot read, or reads only by running code in it."""
-    data = path.read_bytes()
+def what_it_is(data: bytes) -> str:
+    """Of a file that torch cannot read, or reads only by running code in it, in words."""
     kind = kind_of(data[:FIRST_BYTES] if data.strip(b"\0") else data)
     if kind == "a zip archive":
-        if not zipfile.is_zipfile(path):
+        if not zipfile.is_zipfile(io.BytesIO(data)):
             return "it is cut off; copy it again from where it was made"
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if not any(name.endswith("data.pkl") for name in archive.namelist()):
                 return "it is a zip archive without a model in it"
     elif kind:
@@ -177,7 +177,7 @@ def _content(path: Path) -> bytes:
     Raises a `DamagedError` if they are not those that were written.
     """
     try:
-        content, result = _exported(path, MODEL), _exported(path, RESULT)
+        content, result = exported(path, MODEL), exported(path, RESULT)
     except checkpoints.ARCHIVE_ERRORS as error:
         raise checkpoints.DamagedError(str(error)) from None
     if content is None:
@@ -189,10 +189,10 @@ def _content(path: Path) -> bytes:
     return content
 
 
-def _exported(path: Path, record: str) -> bytes | None:
+def exported(file: Path | io.BytesIO, record: str) -> bytes | None:
     """A record of a trial in the archive that was exported; None if the file is another one."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
             for name in archive.namelist():
                 if name.rpartition("/")[2] == record:
                     return archive.read(name)
@@ -207,7 +207,7 @@ def _install_code(path: Path, config: TrainingConfig, run_code: bool) -> None:
     names = named(config)
     if not names:
         return
-    archived = json.loads(_exported(path, "provenance.json") or b"{}").get("code", {}).get("modules")
+    archived = json.loads(exported(path, "provenance.json") or b"{}").get("code", {}).get("modules")
     try:
         modules = archived if run_code and archived else collect(names, [path.absolute().parent, Path.cwd()])
         required_fingerprint(config, modules)

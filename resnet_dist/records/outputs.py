@@ -30,5 +30,5 @@ def _is_output(folder: Path) -> bool:
         (folder / ".lease").is_dir()
         or ((folder / "experiment.json").is_file() and (folder / "trials").is_dir())
         or ((folder / "report.html").is_file() and (folder / "tables.csv").is_file())
-        or (folder.name == ".data" and (folder / "sources").is_dir())
+        or (folder.name == ".data" and ((folder / "sources").is_dir() or (folder / "weights").is_dir()))
     )

@@ -32,7 +32,7 @@ class Picture:
 
 def sample_grid(batches: "TrainingBatches") -> Picture:
     """The first images of the run's first batch, shifted and flipped as the network sees them."""
-    pixels = batches.pixels(0, SAMPLES).cpu()  # uint8 [n, 32, 32, 3]
+    pixels = batches.pixels(0, SAMPLES).cpu()  # uint8 [n, H, W, 3]
     count, height, width, _ = pixels.shape
     rows = -(-count // COLUMNS)
     grid = np.full((rows * (height + GAP) + GAP, COLUMNS * (width + GAP) + GAP, 3), 255, np.uint8)

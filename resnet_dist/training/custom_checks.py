@@ -57,11 +57,13 @@ def _guarded(setting: str, name: str, check: Any, config: TrainingConfig) -> Non
 
 
 def _check_network(config: TrainingConfig) -> None:
-    network = make_network(config.network, config.batch_norm, CLASSES, config.run.seeds[0])
+    network = make_network(config.network, config.batch_norm, CLASSES, config.run.seeds[0], config.data.size)
     _check_layers(network)
     initialise(network, config.network, config.run.seeds[0])
     network = network.to(torch.float64).train()
-    images = torch.randn(IMAGES, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    images = torch.randn(
+        (IMAGES, 3, config.data.size, config.data.size), dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
     images = images.contiguous(memory_format=torch.channels_last)
     whole = copy.deepcopy(network)
     logits = _forward(whole, images, seed=1)

@@ -1,6 +1,7 @@
 """Error over a whole set of images, each counted once however many workers share them."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,8 +13,8 @@ from resnet_dist.training.exact import tree_sum
 from resnet_dist.workers import Workers
 
 BATCH = {"cpu": 500, "cuda": 2500}
-"""Images a worker evaluates at a time, by its device: enough to keep it busy, few enough for its memory. An image's
-logits do not depend on its neighbours."""
+"""Images of 32x32 pixels that a worker evaluates at a time, by its device, and fewer of larger ones: enough to keep it
+busy, few enough for its memory. An image's logits do not depend on its neighbours."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class Evaluation:
     """The class that each image was taken for, int64 [N], on the CPU; for sets that keep it."""
 
 
+def batch_of(size: Sequence[int], device: torch.device) -> int:
+    """Images of so many rows and columns that a worker evaluates at a time."""
+    return max(1, min(BATCH[device.type], BATCH[device.type] * 32 * 32 // math.prod(size)))
+
+
 class ImageSet:
     """A set of images held on the device, evaluated as often as wanted."""
 
@@ -44,7 +50,7 @@ class ImageSet:
         virtual_shards: int = 1,
         keep_found: bool = False,
     ) -> None:
-        # images: uint8 [N, 3, 32, 32]; each worker holds its own part alone
+        # images: uint8 [N, 3, H, W]; each worker holds its own part alone
         self.keep_found = keep_found
         self.total = len(labels)
         self.standardise = standardise
@@ -68,7 +74,7 @@ class ImageSet:
         width = 4 + (self.total if self.keep_found else 0)
         sums = torch.zeros(self.columns, width, dtype=torch.float64, device=self.workers.device)
         for column, place, images, labels in self.parts:
-            size = BATCH[self.workers.device.type]
+            size = batch_of(images.shape[1:3], self.workers.device)
             for piece, truth in zip(images.split(size), labels.split(size), strict=True):
                 if len(truth):
                     counted = self._sums(network, autocast, piece, truth)

@@ -16,6 +16,7 @@ from resnet_dist.data.dataset import Dataset
 from resnet_dist.errors import DivergedError
 from resnet_dist.networks.registry import parameter_count
 from resnet_dist.records import checkpoints, trial_record
+from resnet_dist.records.initial_state import InitialState
 from resnet_dist.records.model_file import encode_model
 from resnet_dist.records.recorder import Recorder
 from resnet_dist.training.energy import energy_meter
@@ -38,13 +39,15 @@ def train(
     recorder: Recorder | None,
     on_epoch: OnEpoch | None = None,
     on_step: OnStep | None = None,
+    initial: InitialState | None = None,
 ) -> dict[str, Any]:
     """Train to the end, from the newest checkpoint if there is one. Returns the result record, on every worker.
 
-    `recorder` is given on the first worker alone. A finished trial is not trained again.
+    `initial` is what the run begins from, where it draws no weights. `recorder` is given on the first worker alone. A
+    finished trial is not trained again.
     """
     with settings_of_run(config.run.exact), own_stream(workers.device, config.run.exact):
-        return _train(config, dataset, workers, recorder, on_epoch, on_step)
+        return _train(config, dataset, workers, recorder, on_epoch, on_step, initial)
 
 
 def _train(
@@ -54,11 +57,12 @@ def _train(
     recorder: Recorder | None,
     on_epoch: OnEpoch | None,
     on_step: OnStep | None,
+    initial: InitialState | None,
 ) -> dict[str, Any]:
     result = workers.broadcast(recorder.result() if recorder else None)
     if result is not None:
         return dict(result)
-    training = Training(config, dataset, workers)
+    training = Training(config, dataset, workers, initial)
     data = workers.broadcast(recorder.start(workers, dataset.fingerprint) if recorder else None)
     if data is not None:
         training.load(checkpoints.decode(data))

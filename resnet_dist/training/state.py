@@ -12,6 +12,7 @@ from resnet_dist.data.dataset import Dataset
 from resnet_dist.errors import ConfigurationError, DivergedError
 from resnet_dist.networks.initialisation import initialise
 from resnet_dist.networks.registry import make_network
+from resnet_dist.records.initial_state import InitialState, load_solver, load_weights
 from resnet_dist.training.captured import CapturedUpdates, can_be_captured
 from resnet_dist.training.evaluation import Evaluation, ImageSet
 from resnet_dist.training.exact import tree_sum
@@ -23,7 +24,9 @@ from resnet_dist.workers import Workers
 class Training:
     """The state of one run on one worker. Its bits are those of the run inside `settings_of_run` alone."""
 
-    def __init__(self, config: TrainingConfig, dataset: Dataset, workers: Workers) -> None:
+    def __init__(
+        self, config: TrainingConfig, dataset: Dataset, workers: Workers, initial: InitialState | None = None
+    ) -> None:
         self.config = config
         self.dataset = dataset
         self.workers = workers
@@ -39,14 +42,19 @@ class Training:
                 f"give --virtual-shards {1 << (workers.size - 1).bit_length()} or fewer workers"
             )
         weights_seed, order_seed, augmentation_seed = run.seeds
-        network = make_network(config.network, config.batch_norm, len(dataset.classes), weights_seed)
+        network = make_network(config.network, config.batch_norm, len(dataset.classes), weights_seed, config.data.size)
         initialise(network, config.network, weights_seed)
+        initial = initial or InitialState()
+        if initial.network is not None:
+            load_weights(network, initial.network, config)
         loss = Loss(run.precision, workers.device)
         self.autocast = loss.autocast
         # On CPUs and GPUs alike convolutions run fastest with the channels last in memory.
         self.network = network.to(workers.device, loss.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.stepper = make_stepper(config, self.network, workers.device)
         self.solver = self.stepper.optimizer
+        if initial.solver is not None:
+            load_solver(self.solver, initial.solver, config)
         self.gradients = make_gradients(run, self.network, loss, workers)
         standardise = Standardiser(dataset.mean, dataset.std, loss.dtype, workers.device)
         shards = workers.shards(run.virtual_shards if run.exact else None)

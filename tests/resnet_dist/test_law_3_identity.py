@@ -50,7 +50,22 @@ GOLDEN: dict[str, dict[str, Any]] = {
 FOLDER = {"data.source": "folder:/images", "data.fingerprint": "0123456789abcdef"}
 
 # What else has to be set for a setting to have an effect.
+IMAGENET = {"network.family": "imagenet-residual", "network.depth": 50, "data.size": 224}
+WEIGHTS = {"network.weights": "a.pt", "network.weights_fingerprint": "0123456789abcdef"}
+STATE = {"solver.state": "a.pt", "solver.state_fingerprint": "0123456789abcdef"}
+CAFFENET = {"network.family": "caffenet", "network.depth": 8, "data.size": 227}
 CONTEXT: dict[str, dict[str, Any]] = {
+    "network.activation": CAFFENET,
+    "network.activation_batch_norm": CAFFENET,
+    "network.local_response_norm": CAFFENET,
+    "network.fully_connected": CAFFENET,
+    "network.weights": WEIGHTS,
+    "network.weights_fingerprint": WEIGHTS,
+    "network.reset": WEIGHTS,
+    "solver.state": STATE,
+    "solver.state_fingerprint": STATE,
+    "network.bottleneck_stride": IMAGENET,
+    "network.stem_and_head": IMAGENET,
     "data.source": FOLDER,
     "data.fingerprint": FOLDER,
     "solver.alpha": {"solver.kind": "rmsprop"},
@@ -69,6 +84,13 @@ OTHER: dict[str, list[Any]] = {
     "solver.kind": ["rmsprop", "adagrad", "adadelta", "adam", "adamw"],
     "code.fingerprint": ["0123456789abcdef", "fedcba9876543210"],
     "network.depth": [8, 26],
+    "network.width": [15, 17],
+    "network.bottleneck_stride": ["3x3"],
+    "network.weights": ["EXPERIMENT/0123"],
+    "network.weights_fingerprint": ["fedcba9876543210"],
+    "solver.state": ["EXPERIMENT/0123"],
+    "solver.state_fingerprint": ["fedcba9876543210"],
+    "network.stem_and_head": ["script"],
     "data.source": ["folder:/elsewhere.zip"],
     "data.fingerprint": ["fedcba9876543210"],
     "batch_norm.momentum": [0.0, 0.2, "dynamic"],

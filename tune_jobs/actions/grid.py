@@ -15,6 +15,7 @@ from tune_jobs.actions.notebook import grid_observer
 from tune_jobs.actions.results import Results
 from tune_jobs.actions.said import Say, nothing
 from tune_jobs.grid.experiment import Experiment, experiment_record, load_experiment
+from tune_jobs.grid.initial_state import begins_from, put_initial_state
 from tune_jobs.grid.observer import Observer
 from tune_jobs.grid.plan import KNOWN_SIZES, Plan, make_plan
 from tune_jobs.grid.reuse import take_over
@@ -168,6 +169,8 @@ def _launch(
         configs = [trial.config for trial in trials]
         resources = check_cluster(storage, configs, resources, say)  # before anything is written
         _put_record(storage, record)
+        for config in {begins_from(trial.config): trial.config for trial in trials}.values():
+            put_initial_state(config, storage, storage)
         run_trials(trials, name, storage.uri, resources, observer, scheduler)
     return tuple(trial.trial_id for trial in trials)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+from cluster.storage.keys import BrowsableStorage
 from cluster.storage.opening import open_storage
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import ConfigurationError, UserError
@@ -18,6 +19,7 @@ from tune_jobs.actions.job import placed, run_job
 from tune_jobs.actions.notebook import training_display
 from tune_jobs.actions.said import OnEpoch, OnStep, Say, nothing
 from tune_jobs.grid.custom_code import bind_config, code_of
+from tune_jobs.grid.initial_state import bind_initial_state, put_initial_state, require_fit
 from tune_jobs.results.experiment_record import read_record, record_single_run
 from tune_jobs.results.html_table import html_table
 
@@ -110,15 +112,18 @@ def check(config: TrainingConfig, name: str) -> TrainingConfig:
     return config
 
 
-def with_data(config: TrainingConfig, storage: Storage) -> TrainingConfig:
-    """The configuration bound to its data, which is decoded into the cache if it is not there."""
+def with_data(config: TrainingConfig, storage: BrowsableStorage) -> TrainingConfig:
+    """The configuration bound to its data, which is decoded into the cache if it is not there, and to its weights."""
     from resnet_dist.data.dataset import load_dataset
     from resnet_dist.data.staged import bring
 
-    return config.with_fingerprint(load_dataset(bring(config.data, storage)).fingerprint)  # limits are checked, too
+    config = bind_initial_state(config, storage)
+    dataset = load_dataset(bring(config.data, storage))  # limits are checked, too
+    require_fit(config, storage, len(dataset.classes))
+    return config.with_fingerprint(dataset.fingerprint)
 
 
-def prepared(config: TrainingConfig, storage: Storage, name: str, say: Say) -> TrainingConfig:
+def prepared(config: TrainingConfig, storage: BrowsableStorage, name: str, say: Say) -> TrainingConfig:
     """The configuration of a run that can begin: its storage can be written, and its data is there."""
     config = check(config, name)
     storage.check_writable()
@@ -140,6 +145,7 @@ def _run(job: Job, storage: Any, say: Say, on_epoch: OnEpoch, on_step: OnStep | 
         say(line)
     # What does not fit is refused before anything is written. One launch at a time acts on a trial.
     with placed(config, storage, say) as use_gpu, lease(storage, job.experiment, say, trial=config.trial_id()):
+        put_initial_state(config, storage, storage)
         record_single_run(storage, job.experiment, config, job.name)
         return recorder.result() or run_job(job, storage, use_gpu, say, on_epoch, on_step)
 

@@ -10,7 +10,7 @@ from resnet_dist.configuration.code import is_custom
 from resnet_dist.configuration.data import DataConfig
 from resnet_dist.data.dataset import load_source
 from resnet_dist.data.staged import is_staged, stage
-from tune_jobs.commands.options import Parser, add_json
+from tune_jobs.commands.options import Parser, add_json, positive
 from tune_jobs.commands.output import print_json
 from tune_jobs.commands.terminal import make_console
 
@@ -29,6 +29,9 @@ def add_arguments(parser: Parser) -> None:
     action.add_argument(
         "source", metavar="SOURCE", help="cifar10, cifar100, folder:PATH or module:callable, as in --data.source"
     )
+    action.add_argument(
+        "--data.size", dest="size", type=positive, default=32, metavar="N", help="as for train (default: 32)"
+    )
     action.add_argument("storage", metavar="DIR|s3://…", help="where the results of the runs go")
     action.add_argument(
         "--dry-run", action="store_true", help="decode the data set and say what would be stored; store nothing"
@@ -39,7 +42,7 @@ def add_arguments(parser: Parser) -> None:
 
 def stage_command(args: argparse.Namespace) -> int:
     """Decode a source and store it with its fingerprint, unless it is there."""
-    data = DataConfig(source=args.source)
+    data = DataConfig(source=args.source, size=args.size)
     if is_custom(data.source):
         custom_code.install(custom_code.collect({"SOURCE": data.source}, [Path.cwd()]))
     storage = open_storage(args.storage)

@@ -177,7 +177,9 @@ def _what_costs(config: TrainingConfig) -> list[Any]:
     network, data, run = config.network, config.data, config.run
     return [
         *(network.depth, network.width, network.family, network.shortcut, network.block, config.code.fingerprint),
-        *(data.batch_size, data.accumulation),
+        *(network.bottleneck_stride, network.stem_and_head),
+        *(network.activation, network.activation_batch_norm, network.local_response_norm, network.fully_connected),
+        *(data.batch_size, data.accumulation, data.size),
         *(run.precision, run.exact, run.device),
     ]
 

@@ -16,6 +16,7 @@ from resnet_dist.storage.interface import Storage
 from tune_jobs.grid import other_trials
 from tune_jobs.grid.custom_code import bind_experiment
 from tune_jobs.grid.experiment import Experiment, Trial, keep_names, load_experiment, trials
+from tune_jobs.grid.initial_state import bind_experiment_state
 from tune_jobs.grid.reuse import finished_elsewhere
 from tune_jobs.results.experiment_record import read_record, refuse_other_record
 from tune_jobs.results.html_table import html_table
@@ -32,9 +33,6 @@ PROCESS_MEMORY = 400 * 2**20
 
 SOLVER_MEMORY = {"sgd": 1, "rmsprop": 1, "adagrad": 1, "adadelta": 2, "adam": 2, "adamw": 2}
 """Numbers that a solver keeps for each weight."""
-
-IMAGE_BYTES = 3 * 32 * 32 + 8
-"""Bytes of an image and its label. Each worker holds all training images, and its share of the test images."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +216,7 @@ class Plan:
 
 def _cost(planned: PlannedTrial) -> float:
     network = planned.trial.config.network
-    return network.depth * network.width**2 * planned.trial.config.data.batch_size * planned.steps
+    return network.depth * network.channels**2 * planned.trial.config.data.batch_size * planned.steps
 
 
 def make_plan(
@@ -241,13 +239,16 @@ def make_plan(
         from resnet_dist.data.dataset import dataset_fingerprint
         from resnet_dist.data.staged import bring
 
-        data = replace(TrainingConfig().data, source=source, fingerprint=overrides.get("data.fingerprint", ""))
+        size = experiment.tables[0].cells[0].config.data.size
+        fingerprint = overrides.get("data.fingerprint", "")
+        data = replace(TrainingConfig().data, source=source, size=size, fingerprint=fingerprint)
         overrides = overrides | {"data.fingerprint": dataset_fingerprint(bring(data, storage))}
         experiment = bind_experiment(load_experiment(what, overrides, epochs), what)
     elif by_content:
         raise UserError(
             f"{experiment.name}: cells on different sources, {min(by_content)} among them; give one with --data.source"
         )
+    experiment = bind_experiment_state(experiment, storage)
     refuse_other_record(storage, experiment.name)
     earlier = _earlier(storage, experiment.name)
     notes = []
@@ -327,7 +328,9 @@ def _cells(experiment: Experiment, planned: Sequence[PlannedTrial]) -> tuple[Pla
 def _memory(config: TrainingConfig, activations: int, weights: int) -> int:
     workers = config.run.workers
     copies = 2 + SOLVER_MEMORY.get(config.solver.kind, 2)  # themselves, their gradients, and what the solver keeps
-    images = (train_images(config) + config.data.holdout + test_images(config) // workers) * IMAGE_BYTES
+    # Each worker holds all training images, and its share of the test images, with their labels.
+    image = 3 * config.data.size**2 + 8
+    images = (train_images(config) + config.data.holdout + test_images(config) // workers) * image
     return PROCESS_MEMORY + images + copies * weights + activations // workers
 
 

@@ -3,8 +3,10 @@
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
+from resnet_dist.configuration.identity import ADDED
 from resnet_dist.configuration.training import TrainingConfig
 
 
@@ -45,6 +47,16 @@ COMPONENTS: tuple[Callable[[TrainingConfig], str], ...] = (
 )
 
 
+def _with_places(config: TrainingConfig) -> TrainingConfig:
+    """The configuration with the places of what it begins from as their fingerprints, where these are not known yet."""
+    network, solver = config.network, config.solver
+    return replace(
+        config,
+        network=replace(network, weights_fingerprint=network.weights_fingerprint or network.weights),
+        solver=replace(solver, state_fingerprint=solver.state_fingerprint or solver.state),
+    )
+
+
 def settings_identity(config: TrainingConfig) -> dict[str, Any]:
     """Flat `{"section.field": value}` of what determines the numbers, but for the seed.
 
@@ -52,6 +64,7 @@ def settings_identity(config: TrainingConfig) -> dict[str, Any]:
     """
     if config.data.identified_by_content and not config.data.fingerprint:
         config = config.with_fingerprint(config.data.source)
+    config = _with_places(config)
     flat = {
         f"{section}.{key}": value
         for section, values in config.identity().items()
@@ -92,13 +105,16 @@ def _aligned(column: list[str]) -> list[str]:
 def _tell_apart(members: list[int], identities: list[dict[str, Any]], names: list[str]) -> None:
     """Add settings that differ, one after the other, until the members' names are distinct."""
     distinct = len({repr(identity) for identity in identities})
-    keys = [key for key in identities[0] if len({repr(identity.get(key)) for identity in identities}) > 1]
+    # A setting may be left out of an identity at its default.
+    every = dict.fromkeys(key for identity in identities for key in identity)
+    identities = [{key: identity.get(key, ADDED.get(key)) for key in every} for identity in identities]
+    keys = [key for key in every if len({repr(identity[key]) for identity in identities}) > 1]
     for key in keys:
         if len({names[index] for index in members}) == distinct:
             return
         field = key.partition(".")[2].replace("_", "-")
         for index, identity in zip(members, identities, strict=True):
-            names[index] = "/".join(filter(None, (names[index], _safe(f"{field}-{identity.get(key)}"))))
+            names[index] = "/".join(filter(None, (names[index], _safe(f"{field}-{identity[key]}"))))
     if len({names[index] for index in members}) < distinct:  # they differ in what no name can hold: `a+b` and `a b`
         order = list(dict.fromkeys(map(repr, identities)))
         for index, identity in zip(members, identities, strict=True):

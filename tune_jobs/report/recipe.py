@@ -22,7 +22,8 @@ def recipe(results: ExperimentResults) -> str:
         return ", ".join(text.format(_word(shared[name])) for name, text in parts if shared.get(name) is not None)
 
     source = shared.get("data.source")
-    images = f"{_images(results)}images of 32×32 pixels"
+    size = shared.get("data.size")
+    images = f"{_images(results)}images" + (f" of {size}×{size} pixels" if size else "")
     data = f"{shown_source(str(source))}, {images}" if source else images
     how = said(
         ("data.sampling", "sampling: {}"),

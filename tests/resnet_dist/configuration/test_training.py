@@ -44,7 +44,7 @@ def test_the_defaults_are_the_studys_20_layer_run() -> None:
 )
 def test_a_solver_takes_the_studys_settings(kind: Any, settings: dict[str, Any]) -> None:
     solver = SolverConfig(kind=kind)
-    given = {item.name: getattr(solver, item.name) for item in fields(solver) if item.name != "kind"}
+    given = {item.name: getattr(solver, item.name) for item in fields(solver)[1:-2]}  # but for kind and state
     assert {name: value for name, value in given.items() if value is not None} == settings
 
 
@@ -64,6 +64,27 @@ def test_a_configuration_cannot_be_changed() -> None:
         ({"network.depth": -4}, "network.depth: -4 is not 6n+2 for any n >= 1; the nearest are 8 and 14"),
         ({"network.width": 0}, "network.width: 0 is not allowed; it must be from 1 to 4,096"),
         ({"network.shortcut": "D"}, "network.shortcut: 'D' is not allowed; it must be 'A', 'B' or 'C'"),
+        (
+            {"network.family": "imagenet-residual"},
+            "network.depth: 20 is not allowed; it must be 18, 34, 50, 101 or 152 in a network for ImageNet",
+        ),
+        (
+            {"network.zero_last_scale": True, "network.batch_norm_position": "after"},
+            "network.zero_last_scale: True makes every output zero with network.batch_norm_position 'after', whose "
+            "last batch norm the shortcut goes through; leave one out",
+        ),
+        (
+            {"network.bottleneck_stride": "3x3"},
+            "network.bottleneck_stride: '3x3' has no effect on a residual network; leave it out",
+        ),
+        (
+            {"network.family": "imagenet-residual", "network.depth": 34, "network.stem_and_head": "script"},
+            "network.stem_and_head: 'script' takes images of 193 to 224 pixels, not 32; give --data.size 224",
+        ),
+        (
+            {"data.size": 64, "data.source": "cifar10"},
+            "data.size: 64 is not allowed: images of cifar10 are 32x32 pixels",
+        ),
         (
             {"network.family": "plain", "network.shortcut": "B"},
             "network.shortcut: 'B' has no effect on a plain network; leave it out",

@@ -42,6 +42,20 @@ def test_an_image_depends_on_its_number_alone(images: DecodedImages) -> None:
     assert np.array_equal(draw_images(10_001, 1), images.test_images[1:2])
 
 
+@pytest.mark.parametrize("size", [17, 64])
+def test_images_of_another_size_depend_on_their_number_alone_too(size: int) -> None:
+    drawn = draw_images(3, 4, size)
+    assert drawn.shape == (4, 3, size, size) and drawn.dtype == np.uint8
+    assert np.array_equal(draw_images(5, 1, size), drawn[2:3])
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_the_figure_grows_with_the_image(size: int) -> None:
+    rows = draw_images(10, 400, size)[::10].astype(float).mean((1, 3))  # of "fine rows", over channels and columns
+    cycles = np.abs(np.fft.rfft(rows - rows.mean(1, keepdims=True))).mean(0).argmax()
+    assert 32 / 6 - 1 < cycles <= 32 / 4  # in the whole image, whatever its size
+
+
 def test_no_two_images_are_the_same(images: DecodedImages) -> None:
     both = np.concatenate([images.train_images, images.test_images])
     assert len({image.tobytes() for image in both}) == 12_000
