@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import io
+import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,16 +18,30 @@ from tune_jobs.commands.output import print_json
 from tune_jobs.commands.terminal import make_console
 from tune_jobs.results.recorded_trial import RecordedTrial, find_trial
 
+FORMATS = {"torchvision": ".pth", "safetensors": ".safetensors", "onnx": ".onnx"}
+"""How the names of files end, by what `resnet_dist.records.model_formats` writes."""
+
 
 def add_arguments(parser: Parser) -> None:
     """The options of `export`."""
-    parser.examples = ("export train/ID --storage results",)
+    parser.examples = ("export train/ID --storage results", "export train/ID --storage results --format onnx")
     parser.description = (
         "Write one ZIP archive with a finished trial's weights, metrics, settings, provenance, patch and "
-        "TensorBoard event files, and a README that says how to use them. The same trial gives the same bytes."
+        "TensorBoard event files, and a README that says how to use them. The same trial gives the same bytes. With "
+        "--format: the network alone, as other programs read it."
     )
     add_trial(parser)
-    parser.add_argument("--output", metavar="FILE", help="file to write (default: ID.zip in this directory)")
+    parser.add_argument("--output", metavar="FILE", help="file to write (default: ID.zip, or as --format has it)")
+    parser.add_argument(
+        "--format",
+        choices=("archive", *FORMATS),
+        default="archive",
+        help="archive: everything (default); torchvision: a state dict for torchvision.models.resnet… (.pth); "
+        "safetensors: weights by our names; onnx: a graph from raw images to logits",
+    )
+    parser.add_argument(
+        "--run-code", action="store_true", help="run the code of the trial's author that its network is made by"
+    )
     add_json(parser)
     parser.set_defaults(run=export_command)
 
@@ -34,13 +49,17 @@ def add_arguments(parser: Parser) -> None:
 def export_command(args: argparse.Namespace) -> int:
     """Write the archive and say where it is."""
     trial = find_trial(open_storage(args.storage), args.trial)
+    archive = args.format == "archive"
     data = export(trial)
-    target = Path(args.output or f"{trial.trial_id}.zip")
+    if not archive:
+        data = in_format(data, args.format, args.run_code)
+    name = f"{trial.trial_id}{'.zip' if archive else FORMATS[args.format]}"
+    target = Path(args.output or name)
     if target.is_dir():
-        target /= f"{trial.trial_id}.zip"
+        target /= name
     if target.exists() and not target.is_file():  # a device could be read for ever
         raise UserError(f"--output {target}: is a pipe, socket or device; give the name of a file")
-    if target.exists() and not zipfile.is_zipfile(target):
+    if archive and target.exists() and not zipfile.is_zipfile(target):
         raise UserError(f"--output {target}: is there already, and is no archive; give another name")
     try:
         target.write_bytes(data)
@@ -85,6 +104,19 @@ def export(trial: RecordedTrial) -> bytes:
     return buffer.getvalue()
 
 
+def in_format(archive: bytes, name: str, run_code: bool = False) -> bytes:
+    """The network in an exported archive in one of `FORMATS`. Raises a `UserError` if it cannot be expressed in it."""
+    from resnet_dist.records import model_formats
+    from resnet_dist.records.model_file import read_model
+
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "trial.zip"
+        file.write_bytes(archive)
+        model = read_model(file, run_code)
+    written: bytes = getattr(model_formats, f"{name}_file")(model)
+    return written
+
+
 def readme(trial: RecordedTrial, result: dict[str, Any]) -> str:
     """What is in the archive, and how to use it."""
     config, provenance = trial.config, trial.provenance
@@ -118,7 +150,7 @@ Evaluate it, with resnet_dist installed:
 
     resnet-dist evaluate {f"{trial.trial_id}.zip --run-code" if code else "model.pt"} --data.source {config.data.source}
 {_of_code(code)}
-Load it in Python (`classes` of them; images are uint8 [N, 3, 32, 32]):
+Load it in Python (`classes` of them; images are uint8 [N, 3, {config.data.size}, {config.data.size}]):
 
     from pathlib import Path
     from resnet_dist.records.model_file import read_model

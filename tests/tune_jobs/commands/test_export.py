@@ -19,6 +19,7 @@ from resnet_dist.data.dataset import Dataset, LabelledImages
 from resnet_dist.errors import StorageError
 from resnet_dist.records import checkpoints
 from resnet_dist.records.recorder import Recorder
+from resnet_dist.records.weights_file import read_weights
 from resnet_dist.storage.interface import TrialKeys
 from resnet_dist.training.loop import train
 from resnet_dist.workers import alone
@@ -245,3 +246,18 @@ def test_an_export_holds_the_results_own_metrics_where_a_late_write_has_put_olde
 def test_an_archive_is_not_written_into_a_device(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", CONFIG.trial_id(), "--storage", str(stored), "--output", os.devnull]) == 1
     assert f"--output {os.devnull}: is a pipe, socket or device" in capsys.readouterr().err
+
+
+def test_a_network_is_handed_on_in_another_format_or_refused_in_one_line(
+    stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export", CONFIG.trial_id()[:6], "--storage", str(stored), "--output", str(tmp_path)]
+    assert main([*command, "--format", "safetensors"]) == 0
+    weights = read_weights((tmp_path / f"{CONFIG.trial_id()}.safetensors").read_bytes(), "w")
+    held = checkpoints.decode((stored / KEYS.model).read_bytes())["network"]
+    assert all(torch.equal(value, held[name]) for name, value in weights.items()) and "blocks.2.conv2.weight" in weights
+    capsys.readouterr()
+    assert main([*command, "--format", "torchvision"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--format torchvision: torchvision has no such network (network.family is residual" in line
+    assert not list(tmp_path.glob("*.pth"))
