@@ -167,6 +167,11 @@ def test_trial_names_hold_what_varies() -> None:
     assert "adadelta/seed-0" in solvers
 
 
+def test_names_hold_settings_that_are_left_out_of_an_identity_at_their_default() -> None:
+    names = [trial.name for trial in trials(load_experiment("caffenet-batchnorm"), 1)]
+    assert names == [f"activation-batch-norm-{where}/seed-0" for where in ("none", "before", "after")]
+
+
 def test_the_names_of_depths_sort_as_the_depths_do() -> None:
     configs = [TrainingConfig().override({"network.depth": depth}) for depth in (110, 20, 8)]
     assert trial_names(configs) == ["depth-110", "depth-020", "depth-008"]
