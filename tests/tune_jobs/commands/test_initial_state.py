@@ -101,7 +101,10 @@ def test_fine_tuning_draws_the_last_layer_for_other_classes(
     [
         ("nothing.pth", "network.weights: nothing.pth: there is no such file"),
         ("train/0123", "network.weights: train/0123: no such trial in"),
-        ("wrong.pth", "network.weights: wrong.pth: holds no weights (it is text that begins with 'hello')"),
+        (
+            "wrong.pth",
+            "network.weights: wrong.pth: holds no weights (it is text that begins with 'hello'; no code in it is run)",
+        ),
     ],
 )
 def test_weights_that_are_not_there_are_one_line(

@@ -51,7 +51,12 @@ def reduced(config: TrainingConfig) -> TrainingConfig:
     """The same row on few and small images, with few channels."""
     caffenet = config.network.family == "caffenet"
     size = 224 if config.network.stem_and_head == "script" else 67 if caffenet else 32
-    few = {"network.width": 6 if caffenet else 2, "data.size": size, "data.batch_size": 4, "run.epochs": 1}
+    few: dict[str, Any] = {
+        "network.width": 6 if caffenet else 2,
+        "data.size": size,
+        "data.batch_size": 4,
+        "run.epochs": 1,
+    }
     few |= {
         "solver.learning_rate": 1e-4,
         "batch_norm.momentum": 1,
