@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import ConfigurationError
 from resnet_dist.records import checkpoints
-from resnet_dist.storage.interface import Storage
+from resnet_dist.storage.interface import Storage, weights_key
 
 
 @dataclass(frozen=True)
@@ -28,20 +28,17 @@ class InitialState:
     """{"state": what torch's optimizer keeps of each parameter}."""
 
 
-def key_of(fingerprint: str) -> str:
-    """Where storage has what has this fingerprint."""
-    return f".data/weights/{fingerprint}.pt"
-
-
 def fetch(config: TrainingConfig, storage: Storage) -> InitialState:
     """What a bound configuration says that its run begins from. Raises a `ConfigurationError` if it is not there."""
 
     def get(setting: str, fingerprint: str) -> dict[str, Any] | None:
         if not fingerprint:
             return None
-        data = storage.get(key_of(fingerprint))
+        data = storage.get(weights_key(fingerprint))
         if data is None:
-            raise ConfigurationError(f"{setting}: {storage.uri}/{key_of(fingerprint)} is missing; launch the run again")
+            raise ConfigurationError(
+                f"{setting}: {storage.uri}/{weights_key(fingerprint)} is missing; launch the run again"
+            )
         return checkpoints.decode(data)
 
     return InitialState(

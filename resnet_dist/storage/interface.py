@@ -87,6 +87,11 @@ class TrialKeys:
         return f"{self.experiment}/tb/{trial_name}/events.out.tfevents.{part}"
 
 
+def weights_key(fingerprint: str) -> str:
+    """Key of weights, or of a solver's state, that runs begin from."""
+    return f".data/weights/{fingerprint}.pt"
+
+
 def experiment_key(experiment: str) -> str:
     """Key of the record of what was asked for."""
     return f"{experiment}/experiment.json"

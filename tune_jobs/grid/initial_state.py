@@ -13,8 +13,7 @@ from cluster.storage.opening import open_storage
 from resnet_dist.configuration.network import NetworkConfig
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import ConfigurationError, UserError
-from resnet_dist.records.initial_state import key_of
-from resnet_dist.storage.interface import Storage, TrialKeys
+from resnet_dist.storage.interface import Storage, TrialKeys, weights_key
 from tune_jobs.grid.experiment_file import Experiment, naming
 
 
@@ -23,7 +22,8 @@ def bind_initial_state(config: TrainingConfig, storage: BrowsableStorage) -> Tra
 
     Raises a `UserError` of one line if it cannot be found or read, or is not what the fingerprint says.
     """
-    found = _found(config, storage)
+    if not (found := _found(config, storage)):
+        return config
     network, solver = config.network, config.solver
     if "weights" in found:
         network = replace(network, weights_fingerprint=_required("network.weights", network.weights_fingerprint, found))
@@ -57,7 +57,7 @@ def require_fit(config: TrainingConfig, storage: BrowsableStorage, classes: int)
     from resnet_dist.records.checkpoints import decode
     from resnet_dist.records.initial_state import load_weights
 
-    stored = storage.get(key_of(config.network.weights_fingerprint))
+    stored = storage.get(weights_key(config.network.weights_fingerprint))
     weights = decode(stored) if stored is not None else _found(config, storage)["weights"][1]
     load_weights(make_network(config.network, config.batch_norm, classes, size=config.data.size), weights, config)
 
@@ -65,17 +65,21 @@ def require_fit(config: TrainingConfig, storage: BrowsableStorage, classes: int)
 def put_initial_state(config: TrainingConfig, source: BrowsableStorage, storage: Storage) -> None:
     """Have in `storage` what a bound configuration's run begins from, read as `bind_initial_state` does."""
     wanted = {*begins_from(config)} - {""}
-    missing = [fingerprint for fingerprint in sorted(wanted) if storage.get(key_of(fingerprint)) is None]
+    missing = [fingerprint for fingerprint in sorted(wanted) if storage.get(weights_key(fingerprint)) is None]
     if not missing:
         return
     from resnet_dist.records import checkpoints
 
     read = dict(_found(config, source).values())
     for fingerprint in missing:
-        data = source.get(key_of(fingerprint)) if fingerprint not in read else checkpoints.encode(read[fingerprint])
+        data = (
+            source.get(weights_key(fingerprint)) if fingerprint not in read else checkpoints.encode(read[fingerprint])
+        )
         if data is None:
-            raise UserError(f"{source.uri}/{key_of(fingerprint)}: is missing, and so is the file that it was made of")
-        storage.put(key_of(fingerprint), data)
+            raise UserError(
+                f"{source.uri}/{weights_key(fingerprint)}: is missing, and so is the file that it was made of"
+            )
+        storage.put(weights_key(fingerprint), data)
 
 
 def _found(config: TrainingConfig, storage: BrowsableStorage) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -90,7 +94,7 @@ def _found(config: TrainingConfig, storage: BrowsableStorage) -> dict[str, tuple
 
 
 def _is_there(fingerprint: str, storage: Storage) -> bool:
-    return bool(fingerprint) and storage.get(key_of(fingerprint)) is not None
+    return bool(fingerprint) and storage.get(weights_key(fingerprint)) is not None
 
 
 def _required(setting: str, insisted: str, found: dict[str, tuple[str, dict[str, Any]]]) -> str:

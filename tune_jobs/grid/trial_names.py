@@ -50,6 +50,8 @@ COMPONENTS: tuple[Callable[[TrainingConfig], str], ...] = (
 def _with_places(config: TrainingConfig) -> TrainingConfig:
     """The configuration with the places of what it begins from as their fingerprints, where these are not known yet."""
     network, solver = config.network, config.solver
+    if not network.weights and not solver.state:
+        return config
     return replace(
         config,
         network=replace(network, weights_fingerprint=network.weights_fingerprint or network.weights),

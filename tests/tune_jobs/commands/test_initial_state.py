@@ -13,8 +13,8 @@ from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import ConfigurationError
 from resnet_dist.extension import DecodedImages
 from resnet_dist.records import checkpoints
-from resnet_dist.records.initial_state import InitialState, key_of
-from resnet_dist.storage.interface import TrialKeys
+from resnet_dist.records.initial_state import InitialState
+from resnet_dist.storage.interface import TrialKeys, weights_key
 from resnet_dist.training.state import Training
 from resnet_dist.workers import alone
 from tests.resnet_dist.networks.test_state_dicts import AkamastersNetwork, randomised
@@ -73,7 +73,7 @@ def test_a_run_begins_from_weights_and_is_another_trial_than_one_that_does_not(
     assert torch.equal(network["conv.weight"], theirs["module.conv1.weight"])
     assert network["conv.bias"].abs().max() < 1e-30
     config = json.loads((tmp_path / "r" / "train" / "trials" / begun["trial"] / "config.json").read_text())["config"]
-    assert (tmp_path / "r" / key_of(config["network"]["weights_fingerprint"])).is_file()
+    assert (tmp_path / "r" / weights_key(config["network"]["weights_fingerprint"])).is_file()
     # A trial of ours gives the same weights under another name, and the file is not needed any more.
     weights.unlink()
     place = f"train/{begun['trial']}"
