@@ -123,13 +123,18 @@ def test_the_queue_overlay_waits_in_a_queue(rendered: Callable[[str], list[Docum
     assert the(rendered("kueue"), "RayJob", "grid")["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "resnet-dist"
 
 
+def test_a_session_waits_in_the_queue_of_the_grid(on: On) -> None:
+    session = the(on("session", "kueue"), "RayCluster", "session")
+    assert session["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "resnet-dist"
+
+
 @pytest.mark.parametrize("overlay", ["gpu", "autoscale", "kueue"])
 def test_no_label_that_only_some_clusters_have_keeps_pods_waiting(
     on: On, rendered: Callable[[str], list[Document]], overlay: str
 ) -> None:
     for pod in pods(rendered(overlay)):
         assert not {"nodeSelector", "affinity"} & pod.spec.keys(), pod.origin
-    chosen = on("gpu-node-selector+session", overlay) if overlay != "kueue" else on("gpu-node-selector", overlay)
+    chosen = on("gpu-node-selector+session", overlay)
     assert [error for document in chosen for error in errors(document, KUBERNETES[0])] == []
     groups = [group for spec in cluster_specs(chosen) for group in spec["workerGroupSpecs"]]
     assert groups

@@ -44,6 +44,14 @@ def test_the_session_is_renamed_with_its_budget(tmp_path: Path) -> None:
     assert head.origin.startswith("RayCluster/session-b") and selects(budget["spec"]["selector"], head.labels)
 
 
+def test_a_session_beside_a_renamed_grid_leaves_it_as_it_is(tmp_path: Path) -> None:
+    grid = render_on("gpu", {"nameSuffix": "-b"}, tmp_path / "grid")
+    parts = {"resources": ["../grid"], "components": ["k8s/components/session"]}
+    session = render_on("gpu", parts, tmp_path / "session")
+    assert [d["kind"] for d in grid if d not in session] == ["RayJob"]
+    assert sorted(d["kind"] for d in session if d not in grid) == ["PodDisruptionBudget", "RayCluster"]
+
+
 @pytest.mark.parametrize("overlay", ["local", "gpu"])
 def test_a_team_has_a_namespace_of_its_own(overlay: str, tmp_path: Path) -> None:
     documents = render_on(overlay, {"namespace": "team-b"}, tmp_path / "own")
