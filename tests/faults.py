@@ -192,6 +192,22 @@ FAULTS: tuple[Fault, ...] = (
         NETWORKS,
     ),
     _fault(
+        "channels-as-in-the-file",
+        "akamaster's weights keep their order of channels",
+        "resnet_dist/networks/state_dicts.py",
+        "changed[name].index_select(dimension, order)",
+        "changed[name]",
+        f"{UNIT}networks/test_state_dicts.py",
+    ),
+    _fault(
+        "pooling-twice",
+        "max pooling gives its gradient to every window's first pixel",
+        "resnet_dist/networks/max_pooling.py",
+        "is_here = places == (down + row) * width + across + column",
+        "is_here = (places >= 0) & (row == 0) & (column == 0)",
+        f"{UNIT}networks/test_imagenet.py",
+    ),
+    _fault(
         "relu-everywhere",
         "a ReLU follows the addition in every block",
         "resnet_dist/networks/cifar.py",

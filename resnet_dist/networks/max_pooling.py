@@ -40,14 +40,13 @@ class _MaxPool(torch.autograd.Function):
         rows, columns = places.shape[2:]
         down = torch.arange(rows, device=places.device)[:, None] * stride - padding
         across = torch.arange(columns, device=places.device) * stride - padding
-        # Windows that reach over the edge have no greatest pixel there, so nothing is added beyond it.
+        # Windows reach over the edge, where no pixel is: what is added there is cut off in the end.
         padded = grads[0].new_zeros(count, height + 2 * padding + size, width + 2 * padding + size, channels)
         padded = padded.permute(0, 3, 1, 2)
         for row in range(size):
             for column in range(size):
                 is_here = places == (down + row) * width + across + column
-                in_image = (across + column >= 0) & (across + column < width)  # or it would be a place in another row
                 here = padded[:, :, row : row + rows * stride : stride, column : column + columns * stride : stride]
-                here += grads[0] * (is_here & in_image)
+                here += grads[0] * is_here
         inner = padded[:, :, padding : padding + height, padding : padding + width]
         return inner.contiguous(memory_format=torch.channels_last), None, None, None, None

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,18 @@ def test_a_data_source_of_the_wrong_form_is_refused_in_one_line(old: str, new: s
     with pytest.raises(UserError) as caught:
         custom_images("own:source")
     assert str(caught.value).startswith("data.source: 'own:source': ") and says in str(caught.value)
+
+
+def test_images_of_another_size_train_with_the_option_that_the_message_names(cache: Path) -> None:
+    from resnet_dist.data.dataset import load_dataset
+
+    text = DATA.replace("np.zeros((4, 3, 32, 32)", "np.ones((4, 3, 48, 48)")
+    custom.install({"own.py": text.replace("return", "images[::2] = 9; return")})
+    data = config_of(data__source="own:source", data__batch_size=2).data
+    with pytest.raises(DataError, match=r"data\.size: .* are 48x48 pixels, not 32x32; give --data\.size 48"):
+        load_dataset(data)
+    dataset = load_dataset(replace(data, size=48))
+    assert dataset.train_images.shape == (4, 3, 48, 48) and dataset.mean.shape == (3, 48, 48)
 
 
 def test_a_data_source_that_reads_nothing_is_called_once_until_its_text_changes(cache: Path) -> None:
