@@ -13,7 +13,7 @@ from resnet_dist import logs
 from resnet_dist.configuration.data import DataConfig
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import DivergedError, StorageError, UserError, WaitingError
-from resnet_dist.records.trial_record import diverged, parse, summary
+from resnet_dist.records.trial_record import diverged, parse_result, summary
 from resnet_dist.storage.interface import Storage, TrialKeys
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def run_on_workers(
         record, failure = storage.get(job.keys.result), storage.get(job.keys.failure)
     except StorageError as error:
         raise _waiting(job, str(error)) from error
-    if record is not None and not diverged(result := parse(record)):
+    if record is not None and not diverged(result := parse_result(record, job.config.trial_id())):
         return summary(result)
     said = json.loads(failure or b"{}")
     if said.get("kind") == "diverged":  # a record of another kind is of an earlier attempt: a run begins by removing it
@@ -223,7 +223,7 @@ def _train_first(
         try:
             result = train(job.config, dataset, workers, recorder, after_epoch, after_step, initial)
         except DivergedError as error:
-            LOGGER.error("%s", error)
+            LOGGER.info("%s", error)  # whoever launched it says so, too
             recorder.fail("diverged", str(error))
             raise
     storage.require_complete(f"trial {job.config.trial_id()} is trained")

@@ -1,7 +1,6 @@
 """What the driver of a trial of several workers makes of its end, which it reads from storage."""
 
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,13 @@ from resnet_dist.gpus import DeviceError
 from resnet_dist.launch import Job, run_on_workers
 from resnet_dist.process_group import ProcessGroupConfig
 from resnet_dist.records.recorder import record_failure
+from resnet_dist.records.trial_record import encode_result
+from resnet_dist.storage.interface import LAYOUT
 from tests.small_runs import small_config
 from tune_jobs.grid.run import _train_trial
 
 CONFIG = small_config(run__workers=2, run__device="cpu")
+RESULT = {"layout": LAYOUT, "trial": CONFIG.trial_id(), "epochs": 2, "top1_error": 0.1}
 
 
 @pytest.fixture
@@ -44,8 +46,8 @@ def run(job: Job) -> dict[str, object]:
 
 
 def test_a_trial_with_a_result_is_finished(job: Job, tmp_path: Path) -> None:
-    LocalStorage(tmp_path).put(job.keys.result, json.dumps({"top1_error": 0.1}).encode())
-    assert run(job) == {"top1_error": 0.1}
+    LocalStorage(tmp_path).put(job.keys.result, encode_result(RESULT))
+    assert run(job) == RESULT  # without the digest, as from one process
 
 
 def test_a_trial_that_diverged_says_so(job: Job, tmp_path: Path) -> None:
@@ -146,7 +148,7 @@ def test_workers_ask_for_a_gpu_each_if_the_run_is_to_have_some_and_their_devices
 ) -> None:
     asked: dict[str, Any] = {}
     monkeypatch.setattr(ray.train.torch.TorchTrainer, "__init__", lambda self, *_, **settings: asked.update(settings))
-    LocalStorage(tmp_path).put(job.keys.result, b"{}")
+    LocalStorage(tmp_path).put(job.keys.result, encode_result(RESULT))
     run_on_workers(job, {"storage_path": "/nowhere"}, use_gpu)
     scaling = asked["scaling_config"]
     assert (scaling.num_workers, scaling.use_gpu, scaling.resources_per_worker) == (2, use_gpu, resources)

@@ -74,13 +74,13 @@ class Evaluation:
     """Index of the class of each: int64 [N]."""
     predicted: "Tensor" = field(repr=False)
     """Index of the class that each was taken for: int64 [N]."""
-    ask_network: "Callable[[], Tensor]" = field(repr=False)
-    """Has it say of each image what `probabilities` needs: float64 [N, classes]."""
+    logits: "Tensor" = field(repr=False)
+    """What the network says of each image: float64 [N, classes]."""
 
     @cached_property
     def probabilities(self) -> "Tensor":
-        """Of each class for each image, by the model: float64 [N, classes]. Asked of the network once, when needed."""
-        return self.ask_network().softmax(1)
+        """Of each class for each image, by the model: float64 [N, classes]."""
+        return self.logits.softmax(1)
 
     def mistakes(self, most: int = 24) -> list[Mistake]:
         """Images that the model gets wrong, those of which it is surest first."""
@@ -173,7 +173,6 @@ def _evaluate(
     from resnet_dist.records.model_file import read_model
     from resnet_dist.training.evaluation import ImageSet
     from resnet_dist.workers import alone, on_threads
-    from tune_jobs.actions.predictions import logits_of
 
     workers = alone(device)
     model = read_model(weights, run_code)
@@ -226,14 +225,11 @@ def _evaluate(
     labels = torch.tensor(positions)[tests.labels]
     images = ImageSet(tests.images, labels, standardise, workers, keep_found=True)
     autocast = torch.autocast(workers.device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    logits: list[Tensor] = []
+    network.register_forward_hook(lambda module, given, said: logits.append(said.double().cpu()))
     with on_threads(model.config.run.threads):
         found = images.evaluate(network, autocast)
-        names = known or classes
-
-    def ask_network() -> "Tensor":
-        with on_threads(model.config.run.threads):
-            return logits_of(network, autocast, tests.images, standardise)
-
+    names = known or classes
     if not found.finite:
         warnings.append("weights, running statistics or outputs of the network are not finite: its errors mean nothing")
     assert found.found is not None
@@ -252,7 +248,7 @@ def _evaluate(
         pixels=tests.images,
         labels=labels,
         predicted=found.found,
-        ask_network=ask_network,
+        logits=torch.cat(logits),
     )
 
 

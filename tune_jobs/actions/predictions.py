@@ -4,27 +4,11 @@ import csv
 from collections import Counter
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from resnet_dist.data.batches import Standardiser
 from resnet_dist.errors import UserError
-from resnet_dist.training.evaluation import batch_of
 
 COLUMNS = ("class", "number", "predicted", "correct", "probability", "probability_of_class")
-
-
-@torch.no_grad()
-def logits_of(network: nn.Module, autocast: torch.autocast, images: Tensor, standardise: Standardiser) -> Tensor:
-    """Logits of images uint8 [N, 3, H, W], on the CPU: float64 [N, classes]."""
-    network.eval()
-    found = []
-    for piece in images.split(batch_of(images.shape[2:], standardise.mean.device)):
-        pixels = piece.permute(0, 2, 3, 1).contiguous().to(standardise.mean.device)
-        with autocast:
-            logits = network(standardise(pixels).permute(0, 3, 1, 2))
-        found.append(logits.double().cpu())
-    return torch.cat(found)
 
 
 def write_predictions(

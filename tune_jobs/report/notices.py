@@ -140,8 +140,9 @@ def _other_milestones(record: Mapping[str, Any]) -> Iterator[str]:
         if config["schedule"]["kind"] == "step" and tuple(milestones) != as_run:
             found[_words(milestones)] = found.get(_words(milestones), 0) + 1
     for milestones, rows in found.items():
+        at = "epochs" if "," in milestones else "epoch"
         yield (
-            f"The learning rate drops at epochs {milestones} in {counted(rows, 'row')} with a number of the document. "
+            f"The learning rate drops at {at} {milestones} in {counted(rows, 'row')} with a number of the document. "
             f"Its text says 80, 160, but its script and its curves say {_words(ScheduleConfig().milestones)}."
         )
 

@@ -35,7 +35,7 @@ def recipe(results: ExperimentResults) -> str:
     network = said(("network.depth", "{} layers"), ("network.width", "{} channels in the first group"))
     network += f", {block}" if block != "residual" else ""
     training = said(
-        ("run.epochs", "{} epochs"),
+        ("run.epochs", "{} epoch" if shared.get("run.epochs") == 1 else "{} epochs"),
         ("run.precision", "{}"),
         ("solver.kind", "{}"),
         ("solver.learning_rate", "learning rate {}"),
@@ -70,7 +70,8 @@ def _schedule(shared: Mapping[str, Any]) -> str:
     if drops is None or factor is None:
         return warmup
     where = "" if kind else " (in rows whose schedule is step)"
-    return f", rate × {factor} at epochs {_word(drops)}{where}{warmup}" if drops else f", rate never lowered{warmup}"
+    at = "epoch" if len(drops) == 1 else "epochs"
+    return f", rate × {factor} at {at} {_word(drops)}{where}{warmup}" if drops else f", rate never lowered{warmup}"
 
 
 def _shared(record: Mapping[str, Any]) -> dict[str, Any]:

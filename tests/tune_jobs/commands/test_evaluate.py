@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from resnet_dist.data.batches import Standardiser
 from resnet_dist.networks.registry import make_network
 from resnet_dist.records import checkpoints
 from resnet_dist.records.model_file import encode_model
@@ -95,6 +97,25 @@ def test_errors_are_told_by_class_and_predictions_by_image(
     assert re.search(r"^bee +2 +50\.00 %$", capsys.readouterr().out, re.MULTILINE)
     assert main(["evaluate", str(perfect), "--data", f"folder:{folder}", "--predictions", "/nowhere/x.csv"]) == 1
     assert "--predictions /nowhere/x.csv: cannot be written" in capsys.readouterr().err
+
+
+def test_predictions_ask_the_network_once(
+    perfect: Path,
+    tmp_path: Path,
+    cache: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, standardised = [], Standardiser.__call__
+
+    def counting(self: Standardiser, images: Tensor) -> Tensor:
+        asked.append(len(images))
+        return standardised(self, images)
+
+    monkeypatch.setattr(Standardiser, "__call__", counting)
+    folder = write_directory(tmp_path / "images", images_of(CLASSES))
+    evaluated(perfect, folder, capsys, "--predictions", str(tmp_path / "predictions.csv"))
+    assert sum(asked) == 6 == len((tmp_path / "predictions.csv").read_text().splitlines()) - 1
 
 
 def refusal(model: Path, source: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:

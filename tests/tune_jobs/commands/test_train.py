@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -55,6 +56,16 @@ def test_a_result_that_cannot_be_read_is_one_line(
 ) -> None:
     storage.put(KEYS.result, b"half a reco")
     assert "result.json is corrupt; delete this folder and run the trial again" in error_of(command, capsys)
+
+
+def test_divergence_is_said_once(
+    storage: LocalStorage, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = ["--data.train_limit", "64", "--data.test_limit", "16", "--data.batch_size", "32", "--epochs", "1"]
+    small = ["--network.depth", "8", "--network.width", "2", "--schedule.milestones", "", *settings]
+    line = error_of(["train", "--storage", storage.uri, *small, "--solver.learning_rate", "1e30"], capsys)
+    assert line.endswith("in epoch 1; a lower solver.learning_rate may help")
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_a_record_of_earlier_runs_that_cannot_be_read_is_one_line(

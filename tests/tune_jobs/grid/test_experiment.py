@@ -191,6 +191,25 @@ def test_trials_that_differ_in_a_rare_setting_have_different_names(tmp_path: Pat
     assert names == [f"depth-{depth:02}/shift-{shift}/seed-0" for shift in (0, 4) for depth in (8, 14)]
 
 
+def test_a_setting_that_the_first_trial_lacks_tells_others_apart(tmp_path: Path) -> None:
+    cells = "".join(
+        f'[[table.cell]]\nlabel = "{label}"\nset = {{ {settings} }}\n'
+        for label, settings in (
+            ("ordinary", ""),
+            ("8 shards", '"run.exact" = true'),
+            ("16 shards", '"run.exact" = true, "run.virtual_shards" = 16'),
+        )
+    )
+    names = [
+        trial.name for trial in trials(experiment_from(f'name = "x"\n[[table]]\nname = "t"\n{cells}', tmp_path), 1)
+    ]
+    assert names == [
+        "exact-False/virtual-shards-None/seed-0",
+        "exact-True/virtual-shards-8/seed-0",
+        "exact-True/virtual-shards-16/seed-0",
+    ]
+
+
 def test_grid_labels_come_from_values_and_levels(tmp_path: Path) -> None:
     text = """
 name = "x"

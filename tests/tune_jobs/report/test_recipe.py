@@ -70,3 +70,13 @@ def test_a_terminals_table_has_the_verdicts_against_baseline_and_document(finish
     lines = shown(write_report(storage, "two-rows", NOW)).splitlines()
     deep = next(line for line in lines if line.split()[:1] == ["deep"])
     assert deep.count("differs") == 2 and "−4.00 differs" in deep
+
+
+def test_one_epoch_and_one_drop_are_singular(tmp_path: Path) -> None:
+    text = OWN.replace("epochs = 6", "epochs = 1").replace("[3, 5]", "[3]")
+    storage, trials = record_experiment(tmp_path, experiment_from(text, tmp_path), seeds=1)
+    for trial in trials:
+        record_result(storage, "own", trial, 0.1)
+    write_report(storage, "own", NOW)
+    said = text_of(storage, "report.md", "own")
+    assert "Training: 1 epoch, float32" in said and "rate × 0.1 at epoch 3." in said
