@@ -8,10 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray for the entrypoint of a job."""
+
 
 def program() -> str:
     """How this program was called, for messages that say what to run next."""
     called = Path(sys.argv[0])
+    if JOB in os.environ:  # whose reader is at another machine
+        return "resnet-dist"
     if called.name != "resnet-dist":
         return "python -m tune_jobs"
     return "resnet-dist" if shutil.which("resnet-dist") == str(called) else os.path.relpath(called)

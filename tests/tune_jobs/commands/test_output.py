@@ -6,7 +6,7 @@ import math
 import pytest
 
 from resnet_dist.records.trial_record import encode, encode_metrics
-from tune_jobs.commands.output import print_json
+from tune_jobs.commands.output import JOB, print_json, program
 
 
 def test_a_number_that_is_not_finite_is_null_in_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -21,3 +21,21 @@ def test_no_record_is_written_with_a_number_that_json_has_not(number: float) -> 
         encode({"test_loss": number})
     with pytest.raises(ValueError, match="not JSON compliant"):
         encode_metrics([{"train_loss": number}])
+
+
+@pytest.mark.parametrize(
+    ("called", "job", "shown"),
+    [
+        ("/somewhere/tune_jobs/__main__.py", "", "python -m tune_jobs"),
+        ("/somewhere/tune_jobs/__main__.py", "{}", "resnet-dist"),
+        ("bin/resnet-dist", "", "bin/resnet-dist"),
+    ],
+)
+def test_what_to_run_next_is_said_as_its_reader_would_run_it(
+    called: str, job: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", [called])
+    monkeypatch.delenv(JOB, raising=False)
+    if job:  # whose log is read at another machine
+        monkeypatch.setenv(JOB, job)
+    assert program() == shown

@@ -258,7 +258,7 @@ def test_a_copy_that_departs_from_the_references_conditions_deviates(tmp_path: P
 def test_include_takes_registered_experiments_and_files(tmp_path: Path) -> None:
     (tmp_path / "other.toml").write_text(TWO_ROWS, encoding="utf-8")
     both = experiment_from('name = "both"\ninclude = ["demo", "other.toml"]', tmp_path)
-    assert [table.name for table in both.tables] == ["architecture", "workers", "depths"]
+    assert [table.name for table in both.tables] == ["architecture", "depth", "depths"]
 
 
 def test_record_lists_every_cells_trials_by_seed(tmp_path: Path) -> None:
