@@ -1,10 +1,7 @@
 """Three ways to call the one training function: in this process, in a Ray Tune trial, on N Ray Train workers."""
 
-import contextlib
 import functools
-import json
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -12,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from resnet_dist import logs
 from resnet_dist.configuration.data import DataConfig
 from resnet_dist.configuration.training import TrainingConfig
-from resnet_dist.errors import DivergedError, StorageError, UserError, WaitingError
-from resnet_dist.records.trial_record import diverged, parse_result, summary
+from resnet_dist.errors import DivergedError
 from resnet_dist.storage.interface import Storage, TrialKeys
 
 if TYPE_CHECKING:
@@ -21,12 +17,10 @@ if TYPE_CHECKING:
     from resnet_dist.records.initial_state import InitialState
     from resnet_dist.storage.spooled import SpooledStorage
     from resnet_dist.training.loop import OnEpoch, OnStep
+    from resnet_dist.worker_group import WorkerGroup
     from resnet_dist.workers import Workers
 
 LOGGER = logging.getLogger(__name__)
-
-WORKER_FAILURES = 3
-"""Times that a group of workers is started again after one of its processes or nodes died."""
 
 OpenStorage = Callable[[], Storage]
 """Opens the storage of a run. It travels to Ray workers, so it must pickle, and carries no credentials."""
@@ -67,92 +61,23 @@ def run_in_actor(job: Job, **observers: Any) -> dict[str, Any]:
     return _train_recorded(job, Workers(0, 1, assigned_device()), **observers)
 
 
-def run_on_workers(
-    job: Job,
-    ray_storage: dict[str, Any],
-    use_gpu: bool,
-    cpus_per_worker: float = 1,
-    callbacks: list[Any] | None = None,
-) -> dict[str, Any]:
-    """Train on `run.workers` Ray Train workers of a Ray cluster that is connected already.
+def worker_group(workers: int, ray_storage: dict[str, Any], use_gpu: bool, cpus_per_worker: float = 1) -> "WorkerGroup":
+    """So many Ray Train workers of a Ray cluster that is connected already, to train one run after another.
 
-    `ray_storage` says where Ray keeps its own state of the run, as arguments of Ray's `RunConfig` say it: a directory
-    that all nodes share, or S3.
+    `ray_storage` is as `WorkerGroup` takes it.
     """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchTrainer
+    from resnet_dist.worker_group import WorkerGroup
 
-    from resnet_dist.process_group import ProcessGroupConfig
-
-    # A group whose nodes are still being started by an autoscaler takes longer than Ray's minute.
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1800")
-    resources = {"CPU": cpus_per_worker, **({"GPU": 1} if use_gpu else {})}
-    trainer = TorchTrainer(
-        _train_worker,
-        train_loop_config={"job": job},
-        torch_config=ProcessGroupConfig(),
-        scaling_config=ScalingConfig(
-            num_workers=job.config.run.workers, use_gpu=use_gpu, resources_per_worker=resources
-        ),
-        run_config=RunConfig(
-            # Train resumes an older run of the same name, so the name is the trial's own.
-            name=f"train-{job.config.trial_id()}",
-            **ray_storage,
-            failure_config=FailureConfig(max_failures=WORKER_FAILURES),
-            callbacks=callbacks or [],
-        ),
-    )
-    try:
-        trainer.fit()
-    except SystemExit as stopped:  # how Ray Train answers Ctrl-C
-        raise KeyboardInterrupt from stopped
-    except TrainingFailedError as error:
-        if (cause := _users(error)) is not None:
-            raise cause from error
-        raise
-    storage = job.open_storage()
-    try:
-        record, failure = storage.get(job.keys.result), storage.get(job.keys.failure)
-    except StorageError as error:
-        raise _waiting(job, str(error)) from error
-    if record is not None and not diverged(result := parse_result(record, job.config.trial_id())):
-        return summary(result)
-    said = json.loads(failure or b"{}")
-    if said.get("kind") == "diverged":  # a record of another kind is of an earlier attempt: a run begins by removing it
-        raise DivergedError(said["reason"])
-    raise _waiting(job, f"storage could not be written on the host of its first worker: {storage.uri}")
+    return WorkerGroup(_train_worker, workers, ray_storage, use_gpu, cpus_per_worker)
 
 
-def _users(error: Any) -> UserError | None:
-    """What the user can put right among what workers, or what starts them, failed with; None if there is nothing."""
-    for failure in [*getattr(error, "worker_failures", {}).values(), getattr(error, "controller_failure", None)]:
-        cause = getattr(failure, "_base_exc", failure)  # Ray's wrapper has no public name for what is in it
-        if isinstance(cause, UserError):
-            return cause
-    return None
+def run_on_workers(job: Job, group: "WorkerGroup", on_epoch: "OnEpoch") -> dict[str, Any]:
+    """Train on a group of `run.workers` workers; each epoch's line comes to this process."""
+    return dict(group.do(job, on_epoch))
 
 
-def _waiting(job: Job, reason: str) -> WaitingError:
-    return WaitingError(
-        f"trial {job.config.trial_id()} has run, but its end is not on record: {reason}. What is missing waits in the "
-        "spool of the host of its first worker, for the next launch there"
-    )
-
-
-def _train_worker(loop_config: dict[str, Any]) -> None:
-    import ray.train
-    import torch.distributed as dist
-
-    from resnet_dist.gpus import assigned_device
-    from resnet_dist.workers import Workers, take_turns
-
-    job: Job = loop_config["job"]
-    workers = Workers(dist.get_rank(), dist.get_world_size(), assigned_device())
-    if workers.device.type == "cpu":
-        take_turns()
-    # A run that diverges would diverge again, and one whose records wait is over: Ray is not to retry them.
-    with contextlib.suppress(DivergedError, WaitingError):
-        _train_recorded(job, workers, on_epoch=lambda line: ray.train.report(dict(line)))
+def _train_worker(job: Job, workers: "Workers", say: "OnEpoch") -> dict[str, Any]:
+    return _train_recorded(job, workers, on_epoch=say if workers.is_first else None)
 
 
 def _train_recorded(

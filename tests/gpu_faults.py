@@ -84,6 +84,14 @@ GPU_FAULTS: tuple[Fault, ...] = (
         "tune_jobs/grid/run.py",
         'tune.report({"failed": str(error)})  # as it would again',
         "raise",
-        "tests/resnet_dist/test_launch.py",
+        "tests/tune_jobs/grid/test_run.py",
+    ),
+    fault(
+        "finished-work-given-again",
+        "a worker group that is started again after a trial's end trains it once more, and what is next waits",
+        "resnet_dist/worker_group.py",
+        "self._closed or (self._asked and self._turn > done)",
+        "self._closed or self._turn > done",
+        "tests/resnet_dist/test_worker_group.py",
     ),
 )

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray.train
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -28,6 +27,7 @@ from resnet_dist.training.energy import Counter
 from resnet_dist.training.loop import train
 from resnet_dist.training.numerics import settings_of_run
 from resnet_dist.training.state import Training
+from resnet_dist.worker_group import this_worker
 from resnet_dist.workers import Workers, alone, choose_device, current
 from tests import pretended_cuda
 from tests.killed_runs import outcome
@@ -160,7 +160,6 @@ def run_of_ray_train(directory: Path, on_gpus: bool, **settings: Any) -> None:
         # In another order than the workers: the first one has the second GPU.
         device = torch.device("cuda", 1 - dist.get_rank()) if on_gpus else torch.device("cpu")
         patch.setattr(gpus_of_ray, "assigned_device", lambda: device)
-        patch.setattr(ray.train, "report", lambda metrics: None)
         patch.setattr("resnet_dist.launch._dataset", lambda content: dataset)
         patch.setattr("resnet_dist.data.staged.is_at_hand", lambda data: True)
 
@@ -168,7 +167,7 @@ def run_of_ray_train(directory: Path, on_gpus: bool, **settings: Any) -> None:
             return Counter(f"GPU-{device}", Joules(device).read)
 
         patch.setattr(energy, "nvml_counter", counter)
-        _train_worker({"job": job})
+        _train_worker(job, this_worker(), lambda line: None)
 
 
 def runs_of_ray_train(directory: Path, on_gpus: bool) -> None:

@@ -1,20 +1,15 @@
 """One job, run where its configuration says: in this process, or on as many Ray Train workers."""
 
 import contextlib
-import json
-import logging
-import threading
 from collections.abc import Iterator
 from typing import Any
 
 from resnet_dist.configuration.training import TrainingConfig
-from resnet_dist.errors import StorageError, UserError
-from resnet_dist.launch import WORKER_FAILURES, Job, run_in_process, run_on_workers
+from resnet_dist.errors import UserError
+from resnet_dist.launch import Job, run_in_process, run_on_workers, worker_group
 from resnet_dist.storage.interface import Storage
 from tune_jobs.actions.said import OnEpoch, OnStep, Say
 from tune_jobs.grid.failures import failure_of
-
-LOGGER = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -46,8 +41,11 @@ def run_job(
     from cluster.ray_cluster.connection import ray_storage
 
     say(f"starting {job.config.run.workers} workers")
-    with Follower(storage, job, on_epoch), one_line():
-        return run_on_workers(job, ray_storage(storage.uri, job.experiment), use_gpu)
+    with one_line():
+        group = worker_group(job.config.run.workers, ray_storage(storage.uri, job.experiment), use_gpu)
+        result = run_on_workers(job, group, on_epoch)
+        group.close()
+        return result
 
 
 @contextlib.contextmanager
@@ -67,59 +65,12 @@ def one_line() -> Iterator[None]:
     """Turn what workers failed with into a `UserError`, unless it is a bug."""
     from ray.train import TrainingFailedError
 
+    from resnet_dist.worker_group import FAILURES
+
     try:
         yield
     except TrainingFailedError as error:
-        kind, reason = failure_of(error, 1 + WORKER_FAILURES)
+        kind, reason = failure_of(error, 1 + FAILURES)
         if kind == "error":
             raise
         raise UserError(f"{reason}; the same command goes on from the last checkpoint") from error
-
-
-class Follower:
-    """Tells of the epochs of a run on other processes as its metrics lines reach storage.
-
-    While storage cannot be read it tells nothing: the run goes on, and says itself at its end what is missing.
-    """
-
-    def __init__(self, storage: Storage, job: Job, on_epoch: OnEpoch) -> None:
-        self.storage = storage
-        self.job = job
-        self.on_epoch = on_epoch
-        self.told = 0
-        self.failed = False
-        self.stop = threading.Event()
-        self.thread = threading.Thread(target=self._follow, daemon=True)
-
-    def __enter__(self) -> "Follower":
-        with contextlib.suppress(StorageError):
-            self.told = len(self._lines())
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        self.thread.join(5)
-        if not self.thread.is_alive():  # or storage hangs
-            self.tell()
-
-    def _follow(self) -> None:
-        while not self.stop.wait(1.0):
-            self.tell()
-
-    def tell(self) -> None:
-        """Tell of what has come to storage since the last time."""
-        try:
-            for line in self._lines()[self.told :]:
-                self.on_epoch(line)
-                self.told += 1
-        except StorageError:
-            pass  # the workers say so
-        except Exception as error:
-            if not self.failed:
-                LOGGER.warning("the run's epochs cannot be shown: %r", error)
-            self.failed = True
-
-    def _lines(self) -> list[dict[str, Any]]:
-        data = self.storage.get(self.job.keys.metrics) or b""
-        return [json.loads(line) for line in data.decode().splitlines()]

@@ -24,22 +24,23 @@ def groups_that_fit(nodes: Sequence[Mapping[str, float]], workers: int, use_gpu:
 
 
 class FollowsCluster(BasicVariantGenerator):
-    """Hands out the trials of a grid in their order, so many at a time as `groups_that_fit`, and one more."""
+    """Hands out the trials of a grid in their order, so many at a time as `groups_that_fit`, and some that wait."""
 
-    def __init__(self, workers: int, use_gpu: bool) -> None:
+    def __init__(self, workers: int, use_gpu: bool, waiting: int = 1) -> None:
         self.workers = workers
         self.use_gpu = use_gpu
+        self.waiting = waiting
         self._limit = 1
         self._asked = -REFRESH_SECONDS
         super().__init__()
 
     @property
     def max_concurrent(self) -> int:
-        """Trials that may run or wait at this moment, at least one: nodes come and go."""
+        """Trials that may run or wait at this moment: nodes come and go."""
         if time.monotonic() - self._asked >= REFRESH_SECONDS:
             self._asked = time.monotonic()
             nodes = [node["Resources"] for node in living_nodes()]
-            self._limit = 1 + groups_that_fit(nodes, self.workers, self.use_gpu)
+            self._limit = max(1, self.waiting + groups_that_fit(nodes, self.workers, self.use_gpu))
         return self._limit
 
     @max_concurrent.setter

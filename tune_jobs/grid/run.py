@@ -1,7 +1,7 @@
 """Runs the trials of a grid on a Ray cluster through Ray Tune: what is missing runs, what is half done goes on.
 
-A one-worker trial trains in the Tune actor itself, and actors are reused; only a trial that needs several workers
-starts Ray Train (its worker group costs seconds).
+A one-worker trial trains in the Tune actor itself; for trials of several workers the actor starts a group of them (Ray
+Train takes seconds for it). Actors are reused, and so are their groups.
 """
 
 import functools
@@ -9,7 +9,7 @@ import os
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.ray_cluster.connection import DRIVER_RESOURCE, Resources, ray_storage
 from cluster.storage.opening import open_storage
@@ -17,6 +17,9 @@ from resnet_dist.launch import Job
 from tune_jobs.grid.custom_code import code_of
 from tune_jobs.grid.experiment import Trial
 from tune_jobs.grid.observer import Observer
+
+if TYPE_CHECKING:
+    from resnet_dist.worker_group import WorkerGroup
 
 RETRIES = 2
 """Times that a trial is started again after its process died, or its node."""
@@ -78,9 +81,13 @@ def _run_group(
         tune.with_resources(trainable, tune.PlacementGroupFactory([actor_resources(workers, use_gpu, resources)])),
         param_space={"trial_id": tune.grid_search(list(jobs))},
         tune_config=tune.TuneConfig(
-            reuse_actors=workers == 1,
+            # A trial of several workers that a search stops takes its workers with it.
+            reuse_actors=workers == 1 or scheduler == "fifo",
             # Trials of one worker ask for their resources themselves, and Ray places them as nodes come.
-            search_alg=None if workers == 1 else FollowsCluster(workers, use_gpu),
+            # Nobody adds nodes to a cluster of our own, and what waited there would start a group when the others end.
+            search_alg=None
+            if workers == 1
+            else FollowsCluster(workers, use_gpu, waiting=0 if resources.is_ours else 1),
             scheduler=_asha(trials) if scheduler == "asha" else None,
             trial_name_creator=lambda trial: trial.config["trial_id"],
             trial_dirname_creator=lambda trial: trial.config["trial_id"],
@@ -94,6 +101,22 @@ def _run_group(
         ),
     )
     tuner.fit()
+    _free_places()
+
+
+def _free_places() -> None:
+    """Give back what worker groups of this process's job still hold, of which no trial runs any more.
+
+    Ray Train does so itself when a group ends by itself, but for one whose driver has gone it asks Ray's dashboard,
+    which a local Ray does not have.
+    """
+    import ray
+    from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+    job = ray.get_runtime_context().get_job_id()
+    for group, row in placement_group_table().items():
+        if group.endswith(job) and row["state"] != "REMOVED":  # the end of a group's id is its job's
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))
 
 
 def actor_resources(workers: int, use_gpu: bool, resources: Resources) -> dict[str, int | float]:
@@ -133,6 +156,18 @@ def _job(trial: Trial, experiment: str, storage_uri: str, scheduler: str) -> Job
     )
 
 
+_GROUPS: list["WorkerGroup"] = []
+"""The worker group of this process, which trains the trials that Tune gives its actor one after another."""
+
+
+def _group(workers: int, ray_storage: dict[str, Any], use_gpu: bool) -> "WorkerGroup":
+    from resnet_dist.launch import worker_group
+
+    if not _GROUPS or not _GROUPS[0].is_alive:
+        _GROUPS[:] = [worker_group(workers, ray_storage, use_gpu)]
+    return _GROUPS[0]
+
+
 def _train_trial(config: dict[str, Any], jobs: dict[str, Job], ray_storage: dict[str, Any], use_gpu: bool) -> None:
     """The function that Ray Tune calls for each trial."""
     from ray import tune
@@ -145,9 +180,8 @@ def _train_trial(config: dict[str, Any], jobs: dict[str, Job], ray_storage: dict
         if job.config.run.workers == 1:
             run_in_actor(job, on_epoch=lambda line: tune.report(dict(line)))
         else:
-            from ray.tune.integration.ray_train import TuneReportCallback
-
-            run_on_workers(job, ray_storage, use_gpu, callbacks=[TuneReportCallback()])
+            group = _group(job.config.run.workers, ray_storage, use_gpu)
+            run_on_workers(job, group, on_epoch=lambda line: tune.report(dict(line)))
         # Tune prints a line to standard output for a trial that reports nothing, as one has that was killed after
         # its last epoch.
         tune.report({"finished": True})

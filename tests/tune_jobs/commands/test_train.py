@@ -1,7 +1,6 @@
 """`resnet-dist train`: what it finds in storage before it trains, and what it tells of workers on other processes."""
 
 import contextlib
-import io
 import json
 import logging
 import os
@@ -12,7 +11,6 @@ from pathlib import Path
 import pytest
 import ray.exceptions
 import ray.train
-from rich.console import Console
 
 from cluster.ray_cluster.connection import Resources
 from cluster.storage.lease import lease
@@ -20,12 +18,9 @@ from cluster.storage.local import LocalStorage
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.data.dataset import dataset_fingerprint
 from resnet_dist.errors import UserError
-from resnet_dist.launch import Job
 from resnet_dist.storage.interface import TrialKeys, experiment_key
-from tests.unreliable_storage import UnreliableStorage
-from tune_jobs.actions.job import Follower, one_line
+from tune_jobs.actions.job import one_line
 from tune_jobs.command_line import main
-from tune_jobs.commands.train import Display
 from tune_jobs.results.experiment_record import record_single_run
 
 SETTINGS = {"network.depth": 8, "network.width": 2, "run.epochs": 2, "schedule.milestones": [1]}
@@ -122,21 +117,6 @@ def test_workers_that_died_areone_line() -> None:
 def test_a_bug_on_a_worker_keeps_its_traceback() -> None:
     with pytest.raises(ray.train.TrainingFailedError), one_line():
         raise failed(ZeroDivisionError("division by zero"))
-
-
-def test_epochs_are_shown_again_once_storage_can_be_read(tmp_path: Path) -> None:
-    storage = UnreliableStorage(tmp_path)
-    job = Job(CONFIG, "train", "name", lambda: storage)
-    line = {"epoch": 1, "step": 40, "learning_rate": 0.1, "train_loss": 2.0, "top1_error": 0.5, "top5_error": 0.1}
-    shown = io.StringIO()
-    display = Display(Console(file=shown, width=200), epochs=2)
-    with display, Follower(storage, job, display.epoch) as follower:
-        storage.put(KEYS.metrics, (json.dumps(line | {"images_per_second": 9.0}) + "\n").encode())
-        storage.broken = True
-        follower.tell()
-        assert not shown.getvalue()
-        storage.broken = False
-    assert "epoch   1/2  step     40" in shown.getvalue()
 
 
 @pytest.mark.parametrize(

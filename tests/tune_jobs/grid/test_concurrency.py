@@ -66,6 +66,13 @@ def test_trials_are_handed_out_as_nodes_come_and_held_back_as_they_go(cluster_of
     assert trials.next_trial().config["number"] == 4
 
 
+def test_where_nobody_adds_nodes_none_waits(cluster_of: Any) -> None:
+    cluster_of({"CPU": 4.0})
+    assert FollowsCluster(workers=2, use_gpu=False, waiting=0).max_concurrent == 2
+    cluster_of({"CPU": 1.0})
+    assert FollowsCluster(workers=2, use_gpu=False, waiting=0).max_concurrent == 1
+
+
 def test_the_cluster_is_not_asked_at_every_turn_of_tunes_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 

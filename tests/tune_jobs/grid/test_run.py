@@ -1,10 +1,16 @@
 """Which trials of a grid run together, and what each takes of the cluster."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from ray import tune
 
 from cluster.ray_cluster.connection import Resources
+from cluster.storage.local import LocalStorage
+from resnet_dist.errors import DivergedError, StorageError, WaitingError
+from resnet_dist.gpus import DeviceError
+from resnet_dist.launch import Job
 from tests.small_runs import small_config
 from tune_jobs.grid import run as grid
 from tune_jobs.grid.experiment import Trial
@@ -50,12 +56,67 @@ def groups(monkeypatch: pytest.MonkeyPatch, resources: Resources) -> list[tuple[
 
 def test_on_a_mixed_cluster_each_trial_goes_where_its_own_device_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert groups(monkeypatch, MIXED) == [
-        (2, True, ["auto-2", "cuda-2"]),
-        (2, False, ["cpu-2"]),
-        (1, True, ["auto-1", "cuda-1"]),
         (1, False, ["cpu-1"]),
+        (1, True, ["auto-1", "cuda-1"]),
+        (2, False, ["cpu-2"]),
+        (2, True, ["auto-2", "cuda-2"]),
     ]
 
 
 def test_where_there_are_no_gpus_auto_is_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [names for _, use_gpu, names in groups(monkeypatch, ON_CPUS) if use_gpu] == [["cuda-2"], ["cuda-1"]]
+    assert [names for _, use_gpu, names in groups(monkeypatch, ON_CPUS) if use_gpu] == [["cuda-1"], ["cuda-2"]]
+
+
+class Group:
+    """Stands for workers whose answer is an error, or a result."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+        self.is_alive = True
+
+    def do(self, job: Job, on_line: Any) -> Any:
+        on_line({"epoch": 1, "train_loss": 0.5})
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ({"top1_error": 0.1}, {"finished": True}),
+        (DivergedError("the training loss is nan"), {"diverged": "the training loss is nan"}),
+        (WaitingError("its end is not on record"), {"waiting": "its end is not on record"}),
+        (DeviceError("node a: there is no NVIDIA driver"), {"failed": "node a: there is no NVIDIA driver"}),
+        (StorageError("the bucket does not answer"), None),  # raised: it may be back when Tune tries again
+    ],
+)
+def test_what_tune_hears_of_a_trial_on_workers(
+    answer: Any, said: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[dict[str, Any]] = []
+    monkeypatch.setattr(tune, "report", reported.append)
+    monkeypatch.setattr(grid, "_GROUPS", [Group(answer)])
+    job = Job(small_config(run__workers=2, run__device="cpu"), "e", "name", lambda: LocalStorage(Path("/nowhere")))
+    if said is None:
+        with pytest.raises(StorageError):
+            grid._train_trial({"trial_id": "x"}, {"x": job}, {}, use_gpu=False)
+    else:
+        grid._train_trial({"trial_id": "x"}, {"x": job}, {}, use_gpu=False)
+    assert reported == [{"epoch": 1, "train_loss": 0.5}, *([said] if said else [])]
+
+
+def test_a_group_that_has_died_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+
+    def start(workers: int, *_: Any) -> Group:
+        started.append(workers)
+        return Group(None)
+
+    monkeypatch.setattr("resnet_dist.launch.worker_group", start)
+    monkeypatch.setattr(grid, "_GROUPS", [])
+    first = grid._group(2, {}, use_gpu=False)
+    assert grid._group(2, {}, use_gpu=False) is first
+    first.is_alive = False  # type: ignore[misc]
+    assert grid._group(2, {}, use_gpu=False) is not first
+    assert started == [2, 2]
