@@ -13,11 +13,9 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-import boto3
-import botocore.session
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import ClientError
@@ -31,7 +29,7 @@ from cluster.storage.s3_errors import (
     status_of,
     storage_error,
 )
-from cluster.storage.s3_keys import PATIENCE, KeysError, current_keys, new_session
+from cluster.storage.s3_keys import PATIENCE, KeysError, Sessions, current_keys, new_sessions
 from resnet_dist.errors import StorageError
 from resnet_dist.storage.counts import StorageCounts
 from resnet_dist.storage.interface import StoredObject
@@ -51,13 +49,6 @@ MULTIPART_BYTES = 64 * 2**20
 """Objects of this size and more go in parts."""
 
 
-class _Sessions(NamedTuple):
-    """What boto3 has read of environment and files, and the keys that it has found there."""
-
-    of_botocore: botocore.session.Session
-    of_boto3: boto3.session.Session
-
-
 class S3Storage:
     """Objects below a prefix of one bucket.
 
@@ -68,7 +59,7 @@ class S3Storage:
     for again for a few seconds only: a run's writes wait on its disk meanwhile, and a user at the terminal does not.
     """
 
-    _opened: _Sessions | None
+    _opened: Sessions | None
 
     def __init__(self, uri: str, timeout: float | None = None) -> None:
         self.bucket, self.prefix = parse_s3_uri(uri)
@@ -209,6 +200,11 @@ class S3Storage:
         method = credentials.method if credentials else "nowhere"
         return "the environment" if method == "env" else str(method)
 
+    def signed_url(self, name: str) -> str:
+        """A URL of an object, which tells where it lies and for a while gives access to it."""
+        params = {"Bucket": self.bucket, "Key": name}
+        return self._try("reach", "", lambda: self._client().generate_presigned_url("head_object", params))
+
     def client(self) -> "S3Client":
         """boto3's client, for questions that this interface does not answer; it tries again by itself."""
         return self._try("reach", "", lambda: self._client(attempts=3))
@@ -284,11 +280,10 @@ class S3Storage:
         except KeysError:
             return False
 
-    def _sessions(self) -> _Sessions:
+    def _sessions(self) -> Sessions:
         """Those at hand, or new ones; the caller has the lock."""
         if self._opened is None:
-            session = new_session(_settings(self.timeout, attempts=1))
-            self._opened = _Sessions(session, boto3.session.Session(botocore_session=session))
+            self._opened = new_sessions(_settings(self.timeout, attempts=1))
         return self._opened
 
     def _client(self, attempts: int = 1) -> "S3Client":
@@ -366,7 +361,7 @@ def _settings(timeout: float, attempts: int, **more: Any) -> Config:
     )
 
 
-def _new_client(sessions: _Sessions, timeout: float, attempts: int) -> "S3Client":
+def _new_client(sessions: Sessions, timeout: float, attempts: int) -> "S3Client":
     configured = sessions.of_botocore.get_scoped_config()
     # The newer default, trailing checksums, is refused by some stores.
     checksums = {

@@ -140,5 +140,5 @@ def _encryption(thing: _Object) -> Seen:
 
 def _addressing(storage: S3Storage) -> str:
     """Whether the bucket stands in the path or in the host name of a request, as a signed URL shows."""
-    url = storage.client().generate_presigned_url("head_object", {"Bucket": storage.bucket, "Key": "k"})
+    url = storage.signed_url("k")
     return "virtual-host" if urlsplit(url).netloc.startswith(f"{storage.bucket}.") else "path-style"

@@ -7,6 +7,7 @@ from pathlib import Path
 from botocore import exceptions as boto
 from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
+from urllib3.exceptions import LocationParseError
 
 from cluster.storage.keys import RefusedError
 from resnet_dist.errors import StorageError
@@ -103,6 +104,9 @@ def storage_error(error: Exception, action: str, target: str, endpoint: str) -> 
 def _cause(error: Exception, action: str, endpoint: str) -> str:
     if isinstance(error, ClientError):
         return _answer(error, action)
+    inner = getattr(error, "kwargs", {}).get("error")  # of an error that the HTTP library did not foresee
+    if type(error).__name__.startswith("Invalid"):  # of a setting, which the text names
+        return f"the configuration is not valid: {' '.join(str(error).split())}"
     causes: list[tuple[type[Exception] | tuple[type[Exception], ...], str]] = [
         (boto.SSLError, _tls_cause(error)),
         (boto.ConnectTimeoutError, f"no connection in time; {_ENDPOINT}"),
@@ -115,12 +119,12 @@ def _cause(error: Exception, action: str, endpoint: str) -> str:
             + (f"does it want https:// ? {_ENDPOINT}" if endpoint.startswith("http://") else _ENDPOINT),
         ),
         (ResponseParserError, f"what answers there is not S3; {_ENDPOINT}"),
-        (boto.InvalidConfigError, f"the configuration is not valid: {' '.join(str(error).split())}"),
+        (boto.EndpointResolutionError, "the endpoint is malformed; correct AWS_ENDPOINT_URL_S3 / AWS_ENDPOINT_URL"),
+        (LocationParseError, "the proxy's address is malformed; correct HTTPS_PROXY, HTTP_PROXY"),
     ]
     for kinds, cause in causes:
-        if isinstance(error, kinds):
+        if isinstance(error, kinds) or isinstance(inner, kinds):
             return cause
-    inner = getattr(error, "kwargs", {}).get("error")  # of an error that the HTTP library did not foresee
     return f"{type(inner or error).__name__}; check the AWS_* settings"
 
 

@@ -3,13 +3,15 @@
 They are asked for before each request, apart from it: so a failure to get them is never taken for one of the store.
 """
 
+import configparser
 import functools
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+import boto3
 import botocore.session
 from botocore import exceptions as boto
 from botocore.config import Config
@@ -25,8 +27,11 @@ NO_KEYS = "there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS
 _LASTING = (
     *(boto.PartialCredentialsError, boto.ProfileNotFound, boto.InvalidConfigError, boto.ConfigParseError),
     *(boto.ConfigNotFound, boto.InfiniteLoopConfigError, boto.RefreshWithMFAUnsupportedError),
+    *(configparser.Error, UnicodeError),
 )
 """Errors that are of the configuration."""
+
+_CONTAINER = ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
 
 _VARIABLES = {"access_key": "AWS_ACCESS_KEY_ID", "secret_key": "AWS_SECRET_ACCESS_KEY", "token": "AWS_SESSION_TOKEN"}
 
@@ -57,15 +62,25 @@ class KeysError(Exception):
         self.can_pass = can_pass
 
 
-def new_session(settings: Config) -> botocore.session.Session:
-    """What finds keys and makes clients, by the environment as it is now. `settings` are also the token service's."""
+class Sessions(NamedTuple):
+    """What finds keys, and what makes clients with them."""
+
+    of_botocore: botocore.session.Session
+    of_boto3: boto3.session.Session
+
+
+def new_sessions(settings: Config) -> Sessions:
+    """Those of the environment as it is now. `settings` are also the token service's. Raises a `KeysError`."""
     # An empty variable is an unset one. To botocore some are values: an empty AWS_CA_BUNDLE trusts every certificate.
     for name in [name for name, value in os.environ.items() if name.startswith("AWS_") and not value.strip()]:
         del os.environ[name]
     session = botocore.session.get_session()
-    session.register_component("data_loader", service_descriptions())
-    session.set_default_client_config(settings)
-    return session
+    try:
+        session.register_component("data_loader", service_descriptions())
+        session.set_default_client_config(settings)
+        return Sessions(session, boto3.session.Session(botocore_session=session))
+    except Exception as error:
+        raise KeysError(_reason(error, session), _can_pass(error)) from error
 
 
 @functools.cache
@@ -78,6 +93,7 @@ def current_keys(session: botocore.session.Session) -> Any:
     """The keys (`access_key`, `secret_key`, `token`), renewed if it is time. Raises a `KeysError`."""
     try:
         session.get_scoped_config()  # which says whether there is such a profile
+        _refuse_questions(session)
         credentials = session.get_credentials()
         keys = credentials.get_frozen_credentials() if credentials else None
     except Exception as error:
@@ -90,6 +106,15 @@ def current_keys(session: botocore.session.Session) -> Any:
             source = variable if credentials.method == "env" else f"{name} from {credentials.method}"
             raise KeysError(f"{source} has a space, a line break or a quotation mark in it; remove that", False)
     return keys
+
+
+def _refuse_questions(session: botocore.session.Session) -> None:
+    _, settings = _profile(session)
+    if "mfa_serial" in settings and not os.environ.get("AWS_ACCESS_KEY_ID"):
+        raise boto.InvalidConfigError(
+            error_msg="mfa_serial asks for a code, which nobody types in a run: get keys for a session first (aws sts "
+            "get-session-token), and put them into the environment"
+        )
 
 
 def _can_pass(error: Exception) -> bool:
@@ -109,7 +134,13 @@ def _reason(error: Exception, session: botocore.session.Session) -> str:
     if isinstance(error, (boto.ConfigParseError, boto.ConfigNotFound)):
         return f"{error.kwargs.get('path', 'a file of the configuration')} cannot be read; correct it"
     if isinstance(error, boto.InvalidConfigError):
-        return f"the configuration of {named} is not valid: {_line(error.kwargs.get('error_msg', ''))}; correct it"
+        said = _line(error.kwargs.get("error_msg") or error)
+        return f"the configuration of {named} is not valid: {said}; correct it"
+    if isinstance(error, (configparser.Error, UnicodeError)):
+        places = [session.get_config_variable(name) for name in ("config_file", "credentials_file")]
+        return f"{' or '.join(map(str, places))} is not a file of profiles ({type(error).__name__}); correct it"
+    if uri := next((name for name in _CONTAINER if name in os.environ and not settings), ""):
+        return f"the service that {uri} names gives no credentials ({type(error).__name__}); correct it"
     if isinstance(error, ClientError):
         said = _TOKEN_SERVICE.get(code_of(error), f"refuses ({code_of(error)}, status {status_of(error)})")
         return f"the token service, asked for {role} ({error.operation_name}), {said}"
@@ -150,7 +181,7 @@ def _profile(session: botocore.session.Session) -> tuple[str, Mapping[str, Any]]
     name = session.profile or "default"
     try:
         profiles = session.full_config.get("profiles", {})
-    except BotoCoreError:
+    except (BotoCoreError, configparser.Error, UnicodeError):
         return name, {}
     return name, {key: value for one in reversed(list(_chain(name, profiles))) for key, value in one.items()}
 

@@ -163,6 +163,41 @@ def test_a_token_file_that_is_not_there_is_named(
 
 
 @pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (
+            "role_arn = r\nsource_profile = nobody",
+            'The source_profile "nobody" referenced in the profile "lab" does not',
+        ),
+        ("role_arn = r\nsource_profile = lab2\n[profile lab2]\nrole_arn = r\nsource_profile = lab", "Infinite loop in"),
+        (
+            "role_arn = r\nsource_profile = lab\nmfa_serial = m",
+            "mfa_serial asks for a code, which nobody types in a run",
+        ),
+        ("services = nothing", 'the "nothing" services configuration does not exist'),
+    ],
+)
+def test_a_profile_that_cannot_be_used_says_why_and_nothing_is_asked_at_the_terminal(
+    lines: str, said: str, server: type[Answering], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    (tmp_path / "config").write_text(f"[profile lab]\n{lines}\n")
+    if "services" in lines:
+        by_environment = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+        with (tmp_path / "no-credentials").open("w") as file:
+            file.write("[lab]\n" + "".join(f"{name.lower()} = {value}\n" for name, value in by_environment.items()))
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    assert said in failure()
+
+
+def test_a_container_whose_service_of_keys_is_away_is_named(
+    server: type[Answering], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://example.com/keys")  # not one of this machine
+    assert "the service that AWS_CONTAINER_CREDENTIALS_FULL_URI names gives no credentials" in failure()
+
+
+@pytest.mark.parametrize(
     ("settings", "said"),
     [
         ({"AWS_ACCESS_KEY_ID": ACCESS_KEY + "\n"}, "AWS_ACCESS_KEY_ID has a space, a line break or a quotation mark"),
@@ -174,6 +209,10 @@ def test_a_token_file_that_is_not_there_is_named(
         ({"AWS_PROFILE": "nobody"}, "the profile that AWS_PROFILE names does not exist (nobody)"),
         ({"AWS_CA_BUNDLE": "/no/such"}, "AWS_CA_BUNDLE, or ca_bundle of the profile: /no/such cannot be read: No such"),
         ({"AWS_CA_BUNDLE": __file__}, f"{__file__} holds no certificate in PEM"),
+        ({"AWS_CONFIG_FILE": __file__}, f"{__file__} cannot be read; correct it"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9 "}, "the endpoint is malformed; correct AWS_ENDPOINT_URL_S3"),
+        ({"HTTP_PROXY": "no-proxy:99999"}, "the proxy's address is malformed; correct HTTPS_PROXY, HTTP_PROXY"),
+        ({"AWS_DEFAULTS_MODE": "strange"}, "the configuration is not valid: Client configured with invalid defaults"),
     ],
 )
 def test_the_variable_that_is_wrong_is_named(
