@@ -3,6 +3,7 @@
 import functools
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +105,8 @@ def _train_recorded(
         if workers.is_first:
             result = _train_first(job, workers, dataset, everyone, initial, on_epoch, on_step)
         else:
-            result = train(job.config, dataset, workers, None, on_epoch, on_step, initial)
+            with _heartbeat(job, workers) as step_is:
+                result = train(job.config, dataset, workers, None, on_epoch, lambda step, _: step_is(step), initial)
         LOGGER.info("%s is finished", job.name)
         return result
 
@@ -140,19 +142,28 @@ def _train_first(
                 on_epoch(line | _trouble(storage))
 
         def after_step(step: int, loss: Any) -> None:
+            step_is(step)
             if metrics:
                 metrics.on_step(step, loss)
             if on_step:
                 on_step(step, loss)
 
         try:
-            result = train(job.config, dataset, workers, recorder, after_epoch, after_step, initial)
+            # Not around the wait for storage, which has a patience of its own.
+            with _heartbeat(job, workers) as step_is:
+                result = train(job.config, dataset, workers, recorder, after_epoch, after_step, initial)
         except DivergedError as error:
             LOGGER.info("%s", error)  # whoever launched it says so, too
             recorder.fail("diverged", str(error))
             raise
     storage.require_complete(f"trial {job.config.trial_id()} is trained")
     return result
+
+
+def _heartbeat(job: Job, workers: "Workers") -> AbstractContextManager[Callable[[int], None]]:
+    from resnet_dist.heartbeat import heartbeat
+
+    return heartbeat(job.experiment, job.config.trial_id(), job.name, workers.rank, workers.size)
 
 
 def _trouble(storage: "SpooledStorage") -> dict[str, str]:

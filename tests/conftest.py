@@ -33,6 +33,7 @@ LONGEST = (
     "integration/test_mixed_cluster.py",
     "resnet_dist/networks/test_batch_norm.py",
     "integration/test_watched_grid.py",
+    "integration/test_hung_worker.py",
     "integration/test_grid.py",
     "integration/test_law_3_killed_grid.py",
     "integration/test_searching_grid.py",

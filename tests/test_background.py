@@ -1,6 +1,7 @@
 """Threads of the product: what nobody foresaw in one of them is said, and the run or the view goes on."""
 
 import re
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -9,18 +10,21 @@ from typing import Any
 
 import pytest
 
+from cluster.ray_cluster import watch
 from cluster.storage.lease import Lease
 from cluster.storage.local import LocalStorage
 from cluster.tensorboard.event_views import follow
-from resnet_dist import ray_metrics
+from resnet_dist import heartbeat, ray_metrics
 from resnet_dist.storage.spooled import SpooledStorage
 from tests.small_runs import small_config
 from tests.test_imports import PACKAGES, ROOT
 from tests.unreliable_storage import UnreliableStorage
 
 THREADS = {
+    "cluster/ray_cluster/watch.py": 1,
     "cluster/storage/lease.py": 2,
     "cluster/tensorboard/serve.py": 1,
+    "resnet_dist/heartbeat.py": 1,
     "resnet_dist/ray_metrics.py": 1,
     "resnet_dist/storage/spooled.py": 1,
     "resnet_dist/training/custom_checks.py": 1,  # ends a barrier after a while: nothing in it can fail
@@ -46,7 +50,7 @@ class Unforeseen:
         self.left, self.then = times, then
         self.worked = threading.Event()
 
-    def __call__(self, *_: object) -> Any:
+    def __call__(self, *_: object, **__: object) -> Any:
         if self.left:
             self.left -= 1
             raise ZeroDivisionError("nobody foresaw this")
@@ -63,6 +67,33 @@ def test_a_lease_is_renewed_after_what_nobody_foresaw(tmp_path: Path, caplog: py
     assert "grid: the lease cannot be renewed, trying again: ZeroDivisionError" in caplog.text
     lease.release()
     lease.check()
+
+
+def test_workers_are_watched_after_what_nobody_foresaw(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    signs = Unforeseen(2, then=[])
+    monkeypatch.setattr(watch, "INTERVAL", 0.01)
+    monkeypatch.setattr(watch, "signs", signs)
+    with watch.watched("grid", {"trial"}, print):
+        assert signs.worked.wait(60)
+    assert caplog.text.count("the workers cannot be watched, trying again: ZeroDivisionError") == 1
+
+
+def test_signs_of_life_are_given_again(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    put = Unforeseen(2)
+    node = SimpleNamespace(get_node_id=lambda: "node")
+    ray = SimpleNamespace(is_initialized=lambda: True, get_runtime_context=lambda: node)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(heartbeat, "INTERVAL", 0.01)
+    deleted: list[bytes] = []
+    store = SimpleNamespace(_internal_kv_put=put, _internal_kv_del=lambda key, **_: deleted.append(key))
+    monkeypatch.setattr(heartbeat, "_store", lambda: store)
+    with heartbeat.heartbeat("grid", "trial", "name", 0, 2) as step_is:
+        step_is(1)
+        assert put.worked.wait(60)
+    assert caplog.text.count("a sign of life cannot be given, trying again: ZeroDivisionError") == 1
+    assert deleted == [b"grid/trial/0"]
 
 
 def test_a_view_of_tensorboard_goes_on(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ cluster.storage
 cluster.processes cluster.signals
 resnet_dist.launch
 resnet_dist.worker_group
-resnet_dist.ray_metrics resnet_dist.process_group
+resnet_dist.ray_metrics resnet_dist.heartbeat resnet_dist.process_group
 resnet_dist.training
 resnet_dist.extension
 resnet_dist.records

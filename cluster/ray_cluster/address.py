@@ -39,10 +39,14 @@ def cluster_address() -> str | None:
             f"RAY_ADDRESS: {without_user(given)} is the address of a job server, to which this command is given with: "
             f"resnet-dist submit -- {command}; to run it on this machine alone, unset RAY_ADDRESS"
         )
+    if scheme == "ray":
+        raise UserError(
+            "RAY_ADDRESS: ray://… is an address of Ray Client, through which Ray Train and Tune do not work; "
+            "give host:port of the cluster (port 6379, as `ray start` says), or submit the command to its job server"
+        )
     if scheme:
         raise UserError(
-            f"RAY_ADDRESS: {scheme}://… is an address of Ray Client, through which Ray Train and Tune do not work; "
-            "give host:port of the cluster (port 6379, as `ray start` says), or submit the command to its job server"
+            f"RAY_ADDRESS: {scheme}://… is no address of a Ray cluster; give host:port, as `ray start` says it"
         )
     return given
 

@@ -17,6 +17,8 @@ from cluster.signals import uninterrupted
 from resnet_dist.errors import UserError
 from resnet_dist.paths import absolute, require_utf8
 
+LOGGER = logging.getLogger(__name__)
+
 DRIVER_RESOURCE = "trial_driver"
 """Custom resource of the nodes on which the processes that start worker groups are to run: those that stay."""
 
@@ -108,6 +110,7 @@ def connected(address: str | None = None) -> Iterator[Resources]:
     address = address or cluster_address()  # before Ray is there, which looks at once whether a token is wanted
     import ray
 
+    _keep_errors_to_the_log()
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address:
@@ -129,6 +132,16 @@ def connected(address: str | None = None) -> Iterator[Resources]:
     finally:
         with uninterrupted():
             ray.shutdown()
+
+
+def _keep_errors_to_the_log() -> None:
+    """Ray prints what its nodes complain of in colours, workers that die above all, of whom `watch` says more."""
+    from ray._private import worker
+
+    def log(data: dict[str, Any], *_: Any, **__: Any) -> None:
+        LOGGER.info("%s: %s", data.get("pid"), " ".join(data["lines"]))
+
+    worker.print_to_stdstream = log
 
 
 def _connect(address: str) -> None:

@@ -71,7 +71,7 @@ class Sessions(NamedTuple):
 
 def new_sessions(settings: Config) -> Sessions:
     """Those of the environment as it is now. `settings` are also the token service's. Raises a `KeysError`."""
-    # An empty variable is an unset one. To botocore some are values: an empty AWS_CA_BUNDLE trusts every certificate.
+    # An empty variable is an unset one. To botocore some are values: an empty AWS_PROFILE is a profile's name.
     for name in [name for name, value in os.environ.items() if name.startswith("AWS_") and not value.strip()]:
         del os.environ[name]
     session = botocore.session.get_session()

@@ -7,13 +7,14 @@ directory are made at once; it is when one fails that it waits, with all after i
 Storage that cannot be written is announced in one line, and tried again for as long as the run goes on. What still
 waits at the run's end stays in the spool, for the next launch on this host or `resnet-dist storage flush`.
 
-Meanwhile a launch on another host may have gone on with the trial. What waits here is then older than what is in
-storage and is dropped. The fence that tells is the trial's provenance, which each attempt writes first: it is no longer
-the one seen last.
+Meanwhile a launch on another host may have gone on with the trial, as it may while this process is stopped. What waits
+here is then older than what is in storage and is dropped. The fence that tells is the trial's provenance, which each
+attempt writes first: it is no longer the one seen last.
 """
 
 import logging
 import threading
+import time
 from types import TracebackType
 
 from resnet_dist.errors import StorageError, WaitingError
@@ -26,6 +27,8 @@ LOGGER = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0
 """Seconds between tries while storage cannot be written; each try has retries of its own."""
+FENCE_SECONDS = 20.0
+"""Seconds after which a write looks again whether the trial is still ours: this process may have been stopped."""
 LOCK_PATIENCE = 20.0
 """Seconds for which a process that was told to end may still hold the spool."""
 PATIENCE_AFTER_INTERRUPT = 5.0
@@ -55,6 +58,7 @@ class SpooledStorage:
         self._fences: set[str] = set()  # digests of all that was written there: an earlier one may arrive late
         self._changed = threading.Condition()
         self._closing = False
+        self._looked = time.monotonic()  # whether the trial is ours
         self._failed: Exception | None = None  # for good
         self._thread: threading.Thread | None = None
         self._spool = Spool(storage, experiment, trial_id, patience)
@@ -170,6 +174,7 @@ class SpooledStorage:
         if digest_of(self.storage.get(self._fence_key)) not in self._spool.expected():
             trial = self._fence_key.rpartition("/")[0]
             raise SupersededError(f"{self.uri}/{trial}: another launch has gone on with this trial, or removed it")
+        self._looked = time.monotonic()
 
     def _write(self, kind: Kind, key: str, data: bytes) -> None:
         with self._changed:
@@ -180,6 +185,9 @@ class SpooledStorage:
             try:
                 self._send(kind, key, data)
                 return
+            except SupersededError as error:
+                self._failed = error
+                raise
             except StorageError as error:
                 self._announce(error)
         with self._changed:
@@ -200,6 +208,8 @@ class SpooledStorage:
         self._send(kind, key, data)
 
     def _send(self, kind: Kind, key: str, data: bytes) -> None:
+        if time.monotonic() - self._looked > FENCE_SECONDS:
+            self._require_ours()
         if is_fence := key == self._fence_key:
             self._fences.add(digest_of(data))
             self._spool.expect(self._spool.expected() | self._fences)  # a write that fails may have been made

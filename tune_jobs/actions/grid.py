@@ -138,6 +138,7 @@ def _launch(
     """Run the trials of a plan that are to run. Returns their ids."""
     from cluster.ray_cluster.connection import connected
     from cluster.ray_cluster.preflight import check_cluster
+    from cluster.ray_cluster.watch import watched
     from tune_jobs.grid.run import run_trials
 
     name = planned.experiment.name
@@ -171,7 +172,8 @@ def _launch(
         _put_record(storage, record)
         for config in {begins_from(trial.config): trial.config for trial in trials}.values():
             put_initial_state(config, storage, storage)
-        run_trials(trials, name, storage.uri, resources, observer, scheduler)
+        with watched(name, {trial.trial_id for trial in trials}, say):
+            run_trials(trials, name, storage.uri, resources, observer, scheduler)
     return tuple(trial.trial_id for trial in trials)
 
 

@@ -39,9 +39,10 @@ def run_job(
         with _memory_named():
             return run_in_process(job, on_epoch=on_epoch, on_step=on_step)
     from cluster.ray_cluster.connection import ray_storage
+    from cluster.ray_cluster.watch import watched
 
     say(f"starting {job.config.run.workers} workers")
-    with one_line():
+    with watched(job.experiment, {job.config.trial_id()}, say), one_line():
         group = worker_group(job.config.run.workers, ray_storage(storage.uri, job.experiment), use_gpu)
         result = run_on_workers(job, group, on_epoch)
         group.close()

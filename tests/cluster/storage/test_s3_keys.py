@@ -243,7 +243,7 @@ def test_an_empty_variable_is_an_unset_one(server: type[Answering], monkeypatch:
     assert storage.client().meta.region_name == "us-east-1"
 
 
-def test_an_empty_bundle_of_authorities_does_not_trust_every_certificate(
+def test_an_empty_bundle_of_authorities_is_none_and_certificates_are_looked_at(
     server: type[Answering], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by_command(tmp_path, json.dumps(KEYS))

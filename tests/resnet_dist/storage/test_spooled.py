@@ -1,10 +1,12 @@
 """A run's writes reach storage in order, at most one at a time, and wait on disk while storage cannot be written."""
 
+import contextlib
 import os
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -211,6 +213,29 @@ def test_a_run_whose_trial_another_has_taken_over_ends(storage: UnreliableStorag
     spooled._thread.join(10)  # type: ignore[union-attr]
     with pytest.raises(SupersededError):
         spooled.put("metrics", b"ours, later")
+    spooled.close()
+    with pytest.raises(SupersededError):
+        spooled.require_complete("it ran")
+    assert LocalStorage.get(storage, "metrics") == b"newer"
+
+
+@pytest.mark.parametrize("remote", [True, False])
+def test_a_process_that_was_stopped_while_another_went_on_writes_nothing_when_it_wakes_up(
+    remote: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = UnreliableStorage(tmp_path, remote)
+    now = 1000.0
+    monkeypatch.setattr(spooled_storage, "time", SimpleNamespace(monotonic=lambda: now))
+    spooled = opened(storage)
+    spooled.put(GUARD, b"ours")
+    spooled.put("metrics", b"ours")
+    wait_for(storage, 2)
+    LocalStorage.put(storage, GUARD, b"theirs")
+    LocalStorage.put(storage, "metrics", b"newer")
+    now += spooled_storage.FENCE_SECONDS + 1  # it sleeps
+    for _ in range(2):
+        with contextlib.suppress(SupersededError):
+            spooled.put("metrics", b"ours, later")
     spooled.close()
     with pytest.raises(SupersededError):
         spooled.require_complete("it ran")
