@@ -14,12 +14,15 @@ from resnet_dist.errors import ConfigurationError
 from resnet_dist.extension import DecodedImages
 from resnet_dist.records import checkpoints
 from resnet_dist.records.initial_state import InitialState
+from resnet_dist.records.recorder import Recorder
 from resnet_dist.storage.interface import TrialKeys, weights_key
+from resnet_dist.training.loop import train
 from resnet_dist.training.state import Training
 from resnet_dist.workers import alone
 from tests.resnet_dist.networks.test_state_dicts import AkamastersNetwork, randomised
 from tests.small_runs import small_config, small_dataset
 from tune_jobs.command_line import main
+from tune_jobs.grid.plan import make_plan
 
 SMALL = ["--network.depth", "8", "--network.width", "4", "--data.batch_size", "20", "--schedule.milestones", ""]
 
@@ -154,3 +157,54 @@ def test_a_solvers_state_is_that_of_an_unfinished_trials_newest_checkpoint(
     assert result["trial"] != trained(tmp_path / "r", "--network.weights", place, capsys=capsys)["trial"]
     assert main(["train", "--storage", storage.uri, *SMALL, "--solver.state", f"train/{result['trial']}"]) == 1
     assert "has no checkpoint; it is finished, and its checkpoints are gone" in capsys.readouterr().err
+
+
+BOUND = {"network.weights": "w", "network.weights_fingerprint": "f"}
+
+
+def test_a_run_from_weights_that_is_interrupted_ends_with_the_same_bits(tmp_path: Path) -> None:
+    config = small_config(run__epochs=1, run__checkpoint_steps=2).override(BOUND)
+    dataset = small_dataset()
+    weights = Training(small_config(run__seed=5), dataset, alone("cpu")).network.state_dict()
+
+    def run(folder: str, stop_at: int) -> bytes | None:
+        storage = LocalStorage(tmp_path / folder)
+
+        def on_step(step: int, loss: torch.Tensor) -> None:
+            if step == stop_at:
+                raise KeyboardInterrupt
+
+        recorder = Recorder(storage, "runs", "n", config)
+        train(config, dataset, alone("cpu"), recorder, on_step=on_step, initial=InitialState(weights))
+        return storage.get(TrialKeys("runs", config.trial_id()).model)
+
+    with pytest.raises(KeyboardInterrupt):
+        run("interrupted", stop_at=3)
+    assert run("interrupted", stop_at=0) == run("whole", stop_at=0)
+
+
+def test_a_plan_knows_weights_by_their_content_and_writes_nothing(weights: Path, tmp_path: Path) -> None:
+    text = """
+    name = "begun"
+    [recipe.network]
+    depth = 8
+    width = 4
+    [[table]]
+    name = "begun"
+    [[table.cell]]
+    label = "drawn"
+    [[table.cell]]
+    label = "begun"
+    set = {{ "network.weights" = "{}" }}
+    """
+    storage = LocalStorage(tmp_path / "r")
+    copy = weights.with_name("copy.th")
+    copy.write_bytes(weights.read_bytes())
+    plans = []
+    for file in (weights, copy):
+        (tmp_path / "begun.toml").write_text(text.format(file))
+        plans.append(make_plan(str(tmp_path / "begun.toml"), storage, 1, None, {}))
+    ids, again = ([planned.trial.trial_id for planned in plan.trials] for plan in plans)
+    assert ids == again and len(set(ids)) == 2
+    assert len({planned.trial.name for planned in plans[0].trials}) == 2
+    assert not (tmp_path / "r").exists()
