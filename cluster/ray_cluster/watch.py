@@ -73,6 +73,8 @@ class Watch:
         self._stepped: dict[str, float] = {}  # when a step of the trial was seen
         self._longest: dict[str, float] = {}
         """Seconds between two steps of a trial, as seen here, at most."""
+        self._patience: dict[str, float] = {}
+        """Seconds that a trial has which was ended once: it may have been at work on something long."""
         self._ended: set[str] = set()  # attempts that were ended here
         self._lost: dict[str, str] = {}  # by trial: what happened to its last attempt, until it goes on
 
@@ -125,7 +127,7 @@ class Watch:
             self.say(f"{first.name}: {f'{said}; the trial ' if said else ''}{where}")
 
     def _end_hung(self, trial: str, found: list[Sign], now: float) -> None:
-        limit = max(self.seconds, PAUSES * self._longest.get(trial, 0.0))
+        limit = max(self._patience.get(trial, self.seconds), PAUSES * self._longest.get(trial, 0.0))
         if any(sign.ended for sign in found):
             return  # Ray knows, and starts the others again
         begun = [sign for sign in found if sign.first_step and sign.attempt not in self._ended]
@@ -134,6 +136,7 @@ class Watch:
         for sign in silent or (begun if stands_still else ()):
             if self.end(sign):
                 self._ended.add(sign.attempt)
+                self._patience[trial] = 2 * limit
                 what = "has given no sign of life" if silent else "has made no step"
                 then = "is ended; the trial starts again from its last checkpoint"
                 self.say(f"{sign.name}: {sign.worker} {what} for {limit:.0f} s and {then}")

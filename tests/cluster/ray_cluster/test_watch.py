@@ -155,6 +155,22 @@ def test_evaluations_that_take_long_and_preparations_before_the_first_step_are_w
     assert not group.said
 
 
+def test_a_trial_that_was_ended_has_twice_as_long_the_next_time() -> None:
+    group = Group(1)  # whose first evaluation takes longer than that
+    for attempt, limit in enumerate((SECONDS, 2 * SECONDS, 4 * SECONDS)):
+        group.run(1) if not attempt else group.start_again(1)
+        group.said.clear()
+        group.run(2)
+        begun = group.now
+        while group.now < begun + limit:
+            group.look()
+            assert len(group.ended) == attempt
+        group.look()
+        assert len(group.ended) == attempt + 1
+        assert f"has made no step for {limit:.0f} s" in group.said[-1]
+        group.said.clear()
+
+
 def test_who_has_ended_is_not_waited_for() -> None:
     group = Group(1)
     group.run(1, 2)
