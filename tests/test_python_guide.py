@@ -39,5 +39,8 @@ def test_the_examples_lead_from_a_folder_to_a_figure_with_error_bars(
     assert capsys.readouterr().out.count('"finished"') == 6
     shown = [names[name]._repr_html_() for name in ("run", "found", "pets", "plan", "done", "results", "report")]
     assert [html.count("<tr>") for html in shown] == [7, 4, 3, 3, 3, 7, 3]
+    plain = [repr(names[name]) for name in ("run", "found", "pets", "plan", "done", "results", "report")]
+    assert all(len(line) < 100 and str(tmp_path) not in line for line in plain)
+    assert plain[2:4] == ["<experiment pets: 2 rows in 1 table>", "<plan of pets: 6 trials, 5 to run>"]
     assert 'src="data:image/png;base64,' in shown[-1]
     assert len(names["results"].to_pandas("epochs")) == 6 * 4

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -48,7 +48,7 @@ class Mistake:
     """Of the class that it was taken for, by the model."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Evaluation:
     """What a model makes of test images. Errors are fractions."""
 
@@ -66,15 +66,15 @@ class Evaluation:
     by_class: dict[str, ClassErrors]
     warnings: tuple[str, ...]
     """What is to be known before any of this is believed."""
-    classes: tuple[str, ...] = field(repr=False)
+    classes: tuple[str, ...]
     """Names by index."""
-    pixels: "Tensor" = field(repr=False)
+    pixels: "Tensor"
     """The images: uint8 [N, 3, 32, 32]."""
-    labels: "Tensor" = field(repr=False)
+    labels: "Tensor"
     """Index of the class of each: int64 [N]."""
-    predicted: "Tensor" = field(repr=False)
+    predicted: "Tensor"
     """Index of the class that each was taken for: int64 [N]."""
-    logits: "Tensor" = field(repr=False)
+    logits: "Tensor"
     """What the network says of each image: float64 [N, classes]."""
 
     @cached_property
@@ -120,6 +120,9 @@ class Evaluation:
             },
             "warnings": list(self.warnings),
         }
+
+    def __repr__(self) -> str:
+        return f"<evaluation: {100 * self.top1_error:.2f} % of {self.images:,} images wrong>"
 
     def _repr_html_(self) -> str:
         rows = [("all", f"{self.images:,}", f"{100 * self.top1_error:.2f}")]

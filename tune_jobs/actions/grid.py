@@ -27,7 +27,7 @@ Place = str | PathLike[str]
 """A directory or a file; of a storage also `s3://…`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GridRun:
     """A launch that has come to its end."""
 
@@ -43,6 +43,11 @@ class GridRun:
     def to_dict(self) -> dict[str, Any]:
         """States of the trials, how many were started, and the report's files, as `grid run --json` prints them."""
         return self.results.to_dict() | {"started": len(self.started), "report": list(self.report.uris)}
+
+    def __repr__(self) -> str:
+        return (
+            f"<launch: {counted(len(self.started), 'trial')} run, {len(self.unfinished)} unfinished; {self.results!r}>"
+        )
 
     def _repr_html_(self) -> str:
         return self.report._repr_html_()

@@ -10,11 +10,12 @@ from cluster.storage.keys import BrowsableStorage
 from cluster.storage.opening import open_storage
 from resnet_dist.errors import UserError
 from resnet_dist.nearest_name import suggestion
+from resnet_dist.plurals import counted
 from resnet_dist.storage.interface import experiment_key
 from tune_jobs.grid.experiment import Experiment, is_file, load_experiment
 from tune_jobs.results.html_table import html_table
 from tune_jobs.results.tidy_table import Column, Kind, ResultTable, Rows, Value
-from tune_jobs.results.trials import ExperimentResults, read_experiment
+from tune_jobs.results.trials import STATES, ExperimentResults, read_experiment
 
 if TYPE_CHECKING:
     import pandas
@@ -25,7 +26,7 @@ TYPES: dict[Kind, str] = {"text": "string", "integer": "int64", "number": "float
 """Of a column, by its kind: Arrow's name of it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Results(ExperimentResults):
     """An experiment as storage had it when this was read."""
 
@@ -74,6 +75,10 @@ class Results(ExperimentResults):
                 for trial in self.trials.values()
             ],
         }
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{count} {state}" for state in STATES if (count := self.count(state)))
+        return f"<results of {self.name}: {counted(len(self.trials), 'trial')}: {counts}>"
 
     def _repr_html_(self) -> str:
         rows = []

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from resnet_dist.records.model_file import Model
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainingRun:
     """A run that has ended. Errors are fractions."""
 
@@ -61,6 +61,9 @@ class TrainingRun:
     def to_dict(self) -> dict[str, Any]:
         """The numbers of the result, as `train --json` prints them."""
         return dict(self.result)
+
+    def __repr__(self) -> str:
+        return f"<run {self.trial_id}: test error {100 * self.top1_error:.2f} %>"
 
     def _repr_html_(self) -> str:
         shown = [("top-1 error, %", f"{100 * self.top1_error:.2f}")]

@@ -17,6 +17,7 @@ from resnet_dist.configuration.sections import choices
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import ConfigurationError
 from resnet_dist.paths import require_no_device
+from resnet_dist.plurals import counted
 from tune_jobs.results.html_table import html_table
 
 TOP_KEYS = ("name", "title", "description", "seeds", "include", "recipe", "reference", "table")
@@ -71,7 +72,7 @@ class Deviation:
     """Distinct values that this experiment runs with."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Experiment:
     """Tables to fill."""
 
@@ -104,6 +105,10 @@ class Experiment:
                 choices("experiment", name, ("FILE.toml", *known))
             path = Path(name)
         return read_experiment_file(path, known)
+
+    def __repr__(self) -> str:
+        rows = sum(len(table.cells) for table in self.tables)
+        return f"<experiment {self.name}: {counted(rows, 'row')} in {counted(len(self.tables), 'table')}>"
 
     def _repr_html_(self) -> str:
         rows = [(table.title, cell.label) for table in self.tables for cell in table.cells]

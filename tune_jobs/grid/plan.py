@@ -89,7 +89,7 @@ class PlannedCell:
         return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """A grid, expanded and held against storage."""
 
@@ -204,6 +204,9 @@ class Plan:
             "finished_elsewhere": dict(self.elsewhere),
             "notes": list(self.notes),
         }
+
+    def __repr__(self) -> str:
+        return f"<plan of {self.experiment.name}: {counted(len(self.trials), 'trial')}, {len(self.to_run())} to run>"
 
     def _repr_html_(self) -> str:
         rows = [

@@ -98,6 +98,7 @@ def _run_group(
             failure_config=tune.FailureConfig(max_failures=RETRIES),
             callbacks=[Progress({trial.trial_id: trial for trial in trials}, experiment, storage_uri, observer)],
             verbose=0,
+            progress_reporter=tune.CLIReporter(),  # the one for notebooks clears what else a cell shows
         ),
     )
     tuner.fit()

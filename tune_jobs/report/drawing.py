@@ -68,7 +68,7 @@ class Panel:
     curves: tuple[DrawnCurve, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Drawing:
     """One figure in both formats."""
 
@@ -89,6 +89,9 @@ class Drawing:
         return (
             f'<img alt="{label}" width="{self.size[0]:.0f}" src="data:image/png;base64,{b64encode(self.png).decode()}">'
         )
+
+    def __repr__(self) -> str:
+        return f"<figure {self.name}>"
 
     def _repr_html_(self) -> str:
         return self.to_html()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_dist.configuration.sections import choices
 from resnet_dist.errors import UserError
+from resnet_dist.plurals import counted
 from resnet_dist.storage.interface import Storage
 from tune_jobs.report.columns import columns
 from tune_jobs.report.comparisons import Pair, Tested, tested
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """A report that has been written."""
 
@@ -74,6 +75,9 @@ class Report:
         test = tested({row: pair.comparison}, row_verdict, margin, pair.paired)[row]
         return replace(test, elsewhere=pair.elsewhere)
 
+    def __repr__(self) -> str:
+        return f"<report of {self.summary.results.name}: {counted(len(self.tables), 'table')}>"
+
     def _repr_html_(self) -> str:
         overview = self.figures.get("overview")  # which an experiment of one table has not
         parts = [f"<p><b>{escape(notice)}</b></p>" for notice in self.summary.notices]
@@ -81,6 +85,8 @@ class Report:
             shown = columns(table, self.summary)
             rows = [(cell.label, *(column.full(cell) for column in shown)) for cell in table.cells]
             parts.append(html_table(("Row", *(column.title for column in shown)), rows, table.title))
+            parts += [f"<p>Warning: {escape(warning)}</p>" for warning in table.warnings]
+            parts += [f"<p>{escape(note)}</p>" for note in table.notes]
         drawn = [overview] if overview else list(self.figures.values())
         return "".join([*parts, *(drawing.to_html() for drawing in drawn)])
 
