@@ -211,6 +211,9 @@ class LocalStorage:
             errno.EOPNOTSUPP: "the file system lacks hard links; choose another storage",
         }
         remedy = remedies.get(error.errno or 0, "check the directory, or choose another storage")
+        broken = next((part for part in (self.root / key).parents if part.is_symlink() and not part.exists()), None)
+        if broken and error.errno in (errno.EEXIST, errno.ENOENT):
+            remedy = f"{broken} is a link that leads nowhere; make what it leads to, or choose another storage"
         kind = RefusedError if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else StorageError
         return kind(f"cannot {action} {self.root / key}: {error.strerror or error}; {remedy}")
 

@@ -212,6 +212,15 @@ def test_opening_a_directory_creates_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("below", ["", "results"])
+def test_a_link_that_leads_nowhere_is_said_to(tmp_path: Path, below: str) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "unmounted" / "disk")
+    with pytest.raises(
+        StorageError, match=r"cannot write .*; .*/link is a link that leads nowhere; make what it leads"
+    ):
+        open_storage(str(tmp_path / "link" / below)).check_writable()
+
+
 def test_a_path_below_a_file_is_no_storage(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     storage = open_storage(str(tmp_path / "file" / "results"))
