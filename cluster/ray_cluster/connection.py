@@ -105,6 +105,7 @@ def connected(address: str | None = None) -> Iterator[Resources]:
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # our own event files go to tb/
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints a banner even when told to be silent
     logging.getLogger("ray.widgets").setLevel(logging.WARNING)  # in a notebook it asks for ipywidgets
+    os.environ["RAY_TRAIN_V2_ENABLED"] = "1"  # the workers are of this kind, whatever other programs here use
     # Tune's own handler ends one run of Tune and lets the program go on to the next one.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     _require_utf8_directories()

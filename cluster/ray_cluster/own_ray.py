@@ -37,6 +37,8 @@ def start() -> None:
                 logging_level=logging.ERROR,
                 log_to_driver=False,
                 runtime_env=environment,
+                # Else it waits here for workers that it starts beforehand, for ever where none can start.
+                _system_config={"prestart_worker_first_driver": False},
             )
             break
         except Exception as error:

@@ -1,5 +1,6 @@
 """The cluster that a command uses, without one: places for workers, and what is refused before Ray is asked."""
 
+import inspect
 import os
 import socket
 import sys
@@ -8,9 +9,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from ray._private import worker
 
 from cluster.processes import Process, start_time
 from cluster.ray_cluster import address as address_module
+from cluster.ray_cluster import connection
 from cluster.ray_cluster.address import cluster_address, reason, require_ray, unprinted
 from cluster.ray_cluster.connection import Resources, connected, resources_of
 from cluster.ray_cluster.local import LocalCluster
@@ -122,10 +125,22 @@ def test_a_cluster_that_is_gone_is_one_line_at_once(
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         monkeypatch.setenv("RAY_ADDRESS", address)
+        monkeypatch.setenv("RAY_TRAIN_V2_ENABLED", "0")  # of another program's users
         said = f"cannot connect to the Ray cluster at {address}: .*refused; check RAY_ADDRESS and that the cluster runs"
         with pytest.raises(UserError, match=said), connected():
             pass
     assert not capfd.readouterr().err
+    assert os.environ["RAY_TRAIN_V2_ENABLED"] == "1"
+
+
+def test_what_nodes_complain_of_stands_in_no_output_of_ours(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(worker, "print_to_stdstream", worker.print_to_stdstream)  # to be put back
+    connection._keep_errors_to_the_log()
+    worker.print_to_stdstream({"lines": ["A worker died"], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    assert not any(capfd.readouterr())
+    assert "print_to_stdstream(" in inspect.getsource(worker.listen_error_messages), "Ray prints in another way now"
 
 
 class Web(BaseHTTPRequestHandler):

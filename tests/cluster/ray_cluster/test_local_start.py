@@ -29,6 +29,7 @@ def test_workers_are_started_with_the_path_of_python_whatever_is_in_it(
     monkeypatch.setattr(sys, "executable", python := f"{folder}/.venv/bin/python")
     monkeypatch.setattr(ray, "init", lambda *_, **options: asked.append(options))
     own_ray.start()
+    assert asked[0]["_system_config"] == {"prestart_worker_first_driver": False}, "it would wait for workers for ever"
     environment = asked[0]["runtime_env"] or {"py_executable": python}
     assert shlex.split(f"exec {environment['py_executable']}") == ["exec", python]
 
