@@ -14,7 +14,7 @@ from resnet_dist.launch import Job, run_in_process
 from resnet_dist.records import checkpoints
 from resnet_dist.records.git_state import SourceState
 from resnet_dist.records.provenance import describe
-from resnet_dist.records.trial_record import summary
+from resnet_dist.records.trial_record import parse_result, summary
 from resnet_dist.workers import alone
 from tests.image_trees import image_tree, write_directory
 from tests.small_runs import small_config
@@ -58,7 +58,7 @@ def trial_folder(storage: Path) -> Path:
 def earlier(storage: Path) -> Path:
     """The storage as an earlier version would have left it: what the files around the result say counts."""
     path = trial_folder(storage) / "result.json"
-    path.write_text(json.dumps(summary(json.loads(path.read_text()))))
+    path.write_text(json.dumps(summary(parse_result(path.read_bytes(), path.parent.name))))
     return storage
 
 
