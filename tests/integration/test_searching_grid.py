@@ -10,13 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_grid import EXPERIMENT, HEAD, run, start
+from tests.integration.test_grid import HEAD, run, start
 
 pytestmark = pytest.mark.integration
 
 CELLS = """
 [table.grid]
 "solver.learning_rate" = [0.1, 0.05, 1e-6, 2e-6, 3e-6, 4e-6]
+"""
+
+TWO_WORKERS = """
+[[table.cell]]
+label = "Two workers"
+set = { "run.workers" = 2 }
 """
 
 
@@ -64,11 +70,10 @@ def until(condition: Callable[[], object]) -> None:
 
 def test_ctrl_c_ends_a_grid_in_one_line_and_leaves_no_process(tmp_path: Path) -> None:
     experiment, storage = tmp_path / "small.toml", tmp_path / "results"
-    experiment.write_text(EXPERIMENT % {"epochs": 1000})
+    experiment.write_text(HEAD % {"epochs": 1000} + TWO_WORKERS)
     process = start(experiment, storage)
     assert process.stdout is not None
     lines = iter(process.stdout.readline, "")
-    # The trial on two workers comes first, and a line says that they are being started.
     assert any("starting 2 workers" in line for line in lines)
     until(lambda: list(storage.glob("small/trials/*/metrics.jsonl")))
     assert len(session_of(process)) > 3

@@ -46,8 +46,9 @@ def run_trials(
     for trial in trials:
         run = trial.config.run
         groups[run.workers, resources.uses_gpu(run.device)].append(trial)
-    # One worker needs no group, which takes seconds to start: who watches sees the first epochs the sooner.
-    for workers, use_gpu in sorted(groups):
+    # On a cluster what needs most places comes first; on this machine, where somebody watches, what begins at once:
+    # one worker needs no group, which takes seconds to start.
+    for workers, use_gpu in sorted(groups, reverse=not resources.is_ours):
         group = groups[workers, use_gpu]
         _run_group(group, workers, use_gpu, experiment, storage_uri, resources, observer, scheduler)
 

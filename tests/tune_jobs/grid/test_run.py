@@ -1,5 +1,6 @@
 """Which trials of a grid run together, and what each takes of the cluster."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,11 @@ def test_on_a_mixed_cluster_each_trial_goes_where_its_own_device_is(monkeypatch:
         (2, False, ["cpu-2"]),
         (2, True, ["auto-2", "cuda-2"]),
     ]
+
+
+def test_on_a_cluster_what_needs_most_places_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [workers for workers, _, _ in groups(monkeypatch, replace(MIXED, is_ours=False))]
+    assert sizes == [2, 2, 1, 1]
 
 
 def test_where_there_are_no_gpus_auto_is_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
