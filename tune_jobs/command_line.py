@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 from resnet_dist import logs
 from resnet_dist.errors import UserError
 from resnet_dist.paths import absolute
-from tune_jobs.commands.options import Parser, normalise, subcommands
+from tune_jobs.commands.completion import Completion
+from tune_jobs.commands.options import Parser, normalise
 from tune_jobs.commands.output import print_json
 
 LOGGER = logging.getLogger(__name__)
@@ -60,21 +61,6 @@ class _Version(argparse.Action):
         python = sys.version.split()[0]
         said = f"resnet-dist {metadata.version('resnet_dist')}, commit {commit}, Python {python}{needed}"
         print(said)  # noqa: T201
-        parser.exit()
-
-
-class _Completion(argparse.Action):
-    """Prints what has a shell complete this program's commands and options."""
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: object) -> None:
-        try:
-            import shtab
-        except ImportError:
-            raise UserError("--completion: needs shtab; install it with: pip install shtab") from None
-        for command in subcommands(parser):
-            assert isinstance(command, _Command)
-            command.load()
-        print(shtab.complete(parser, shell=values))  # noqa: T201
         parser.exit()
 
 
@@ -129,7 +115,7 @@ def make_parser() -> Parser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print versions and commit, and end")
     parser.add_argument(
         "--completion",
-        action=_Completion,
+        action=Completion,
         choices=("bash", "zsh", "fish"),
         help='print what has a shell complete commands and options, and end: eval "$(resnet-dist --completion bash)"',
     )

@@ -182,17 +182,35 @@ def test_the_commands_are_listed_in_the_order_of_their_use(capsys: pytest.Captur
     assert first < then < last and commands == sorted(commands) and commands[0] < then < commands[-1]
 
 
-def test_a_shell_completes_commands_and_settings(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_shell_completes_commands_settings_experiments_and_files(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "pets.toml").touch()
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
         main(["--completion", "bash"])
     script = capsys.readouterr().out
     found = []
-    for words in (["gr"], ["grid", "st"], ["train", "--network.de"], ["grid", "run", "demo", "--scheduler", "as"]):
+    for words in (
+        ["gr"],
+        ["grid", "st"],
+        ["train", "--network.de"],
+        ["grid", "run", "demo", "--scheduler", "as"],
+        ["grid", "run", "model"],
+        ["grid", "run", "pets."],
+        ["train", "--config", "pets."],
+        ["evaluate", "ph"],
+        ["storage", "check", "ph"],
+    ):
         line = " ".join(f"'{word}'" for word in ["resnet-dist", *words])
         asked = f"COMP_WORDS=({line}); COMP_CWORD={len(words)}; _shtab_resnet_dist; echo ${{COMPREPLY[@]}}"
         done = subprocess.run(["bash", "-c", f"{script}\n{asked}"], capture_output=True, text=True)
         found.append(done.stdout.strip())
-    assert found == ["grid", "status", "--network.depth", "asha"]
+    assert found == [
+        *("grid", "status", "--network.depth", "asha"),
+        *("model-size", "pets.toml", "pets.toml", "photos", "photos"),
+    ]
 
 
 def test_a_shell_is_completed_by_a_library_that_may_be_missing(
