@@ -126,7 +126,7 @@ def connected(address: str | None = None) -> Iterator[Resources]:
         ray.shutdown()
         raise
     except Exception as error:  # Ray raises bare ones, too: its own node did not start within half a minute
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
         remedy = "; try again when the machine is less busy" if own_ray.TIMED_OUT in str(error) else ""
         raise UserError(f"cannot start Ray on this machine: {first}{remedy}") from error
     try:

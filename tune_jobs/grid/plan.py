@@ -5,11 +5,13 @@ import heapq
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from cluster.storage.keys import BrowsableStorage
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.data.epochs import EpochPlan
+from resnet_dist.durations import in_words
 from resnet_dist.errors import UserError
 from resnet_dist.plurals import counted
 from resnet_dist.storage.interface import Storage
@@ -214,7 +216,11 @@ class Plan:
             for cell in self.cells
             for first in cell.trials[:1]
         ]
-        return html_table(("cell", "trial", "epochs", "steps", "storage"), rows, self.experiment.title)
+        left = self.cluster_hours
+        expected = f"; {in_words(3600 * left)} with {counted(self.slots, 'worker')} at a time" if left else ""
+        said = [*self.notes, f"{counted(len(self.trials), 'trial')}, {len(self.to_run())} to run{expected}"]
+        table = html_table(("cell", "trial", "epochs", "steps", "storage"), rows, self.experiment.title)
+        return table + "".join(f"<p>{escape(line)}</p>" for line in said)
 
 
 def _cost(planned: PlannedTrial) -> float:
@@ -260,7 +266,7 @@ def make_plan(
             f"{counted(last, 'seed')}, as the last launch had; --seeds {experiment.seeds} is the experiment's own"
         )
         seeds = last
-    seeds = seeds or experiment.seeds
+    seeds = experiment.seeds if seeds is None else seeds
     expanded = keep_names(trials(experiment, seeds), earlier.get("trials", {}))
     # By their own records, not by experiment.json: an earlier launch may have asked for others than the last one.
     asked = {trial.trial_id: {"name": trial.name, "config": trial.config.to_dict()} for trial in expanded}

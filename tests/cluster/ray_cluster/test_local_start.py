@@ -11,6 +11,7 @@ import pytest
 import ray
 
 from cluster.ray_cluster import own_ray
+from cluster.ray_cluster.connection import connected
 from resnet_dist.errors import UserError
 
 
@@ -55,6 +56,16 @@ def test_a_start_that_a_busy_machine_made_too_slow_is_tried_again(
         with pytest.raises(RuntimeError, match=failures[0].split(".")[0]):
             own_ray.start()
     assert len(asked) == tries
+
+
+def test_why_it_cannot_start_and_what_to_do_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start() -> None:
+        raise RuntimeError(f"{BUSY}.")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(own_ray, "start", start)
+    with pytest.raises(UserError, match=r"failed to startup; try again when the machine is less busy$"), connected():
+        pass
 
 
 def test_a_directory_of_another_user_is_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

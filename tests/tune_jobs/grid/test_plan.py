@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 
 from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.durations import in_words
+from resnet_dist.errors import ConfigurationError
 from tests.tune_jobs.recorded import TWO_ROWS, experiment_from, record_experiment, record_metrics, record_result
+from tune_jobs.actions.grid import plan_grid
 from tune_jobs.command_line import main
 from tune_jobs.grid import calibration
 from tune_jobs.grid.calibration import Calibration, Cost, measure
@@ -117,6 +120,8 @@ def test_hours_on_the_cluster_are_those_of_the_longest_first_in_each_place(cache
     unit = plan.trials[0].hours
     assert unit is not None and plan.hours == pytest.approx(9 * unit)
     assert plan.cluster_hours == pytest.approx(5 * unit)
+    expected = in_words(3600 * 5 * unit)
+    assert plan._repr_html_().endswith(f"<p>6 trials, 6 to run; {expected} with 2 workers at a time</p>")
     both = make_plan(path, storage, 3, None, {"run.workers": 2}, calibration=costs)
     assert both.cluster_hours == pytest.approx(9 * unit / 2)
 
@@ -130,6 +135,12 @@ def test_what_is_in_storage_is_taken_off(cache: Path, tmp_path: Path) -> None:
     assert [item.state for item in plan.trials] == ["finished", "unfinished"]
     assert plan.trials[0].hours is None
     assert plan.trials[1].hours == pytest.approx(78_125 * 0.75 * (1 + 1 / 15) / 3600, rel=1e-3)
+
+
+@pytest.mark.parametrize("seeds", [0, -1])
+def test_no_seeds_are_refused_and_not_taken_for_the_default(seeds: int, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=rf"^seeds: {seeds} is not allowed; it must be at least 1$"):
+        plan_grid("demo", tmp_path, seeds=seeds, measure=False)
 
 
 def test_a_measured_update_takes_time_and_memory_that_grow_with_the_network(cache: Path) -> None:
