@@ -41,10 +41,10 @@ def method(options: ReportOptions) -> list[str]:
     found = {study: f"{rate:g} %" for study, rate in WHOLE_STUDY.items()}
     said = [
         "The measure is the top-1 error on the test set after the last epoch, never the best epoch. Ours is the mean "
-        "over seeds ± their standard deviation (n - 1), with Student's 95 % confidence interval of the mean; \"one "
-        'run" is the 95 % prediction interval for one more. Seeds that diverged are outcomes: a row with any says how '
-        "many, and nothing is concluded from the mean of the others, nor from fewer than "
-        f"{LEAST_SEEDS} seeds.",
+        "over seeds ± their standard deviation (n - 1), one test image at least, with Student's 95 % confidence "
+        'interval of the mean; "one run" is the 95 % prediction interval for one more. Seeds that diverged are '
+        "outcomes: a row with any says how many, and nothing is concluded from the mean of the others, nor from "
+        f"fewer than {LEAST_SEEDS} seeds.",
         "The document's number is one run, which varies as ours do: our mean less it has the error sd √(1 + 1/n), "
         "n - 1 degrees of freedom. Verdicts: differs (p < 0.05 of no difference, by Holm's method over all "
         f"configurations of the experiment, each counted once); equivalent (less than {margin} apart, by two one-sided "
