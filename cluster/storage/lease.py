@@ -112,6 +112,18 @@ def lease(
     held.check()
 
 
+def is_held(storage: Storage, experiment: str) -> bool:
+    """Whether a launch holds the lease of an experiment, as far as one look tells: for those who only watch.
+
+    A holder whose last renewal is old by this machine's clock, or whose process is known to be gone, does not.
+    """
+    _, data = Lease(storage, experiment, DEFAULT_DURATION)._latest()
+    found = _parse(data)
+    if found is None or found.released or _is_alive(found.process) is False:
+        return False
+    return time.time() - found.renewed < GIVE_UP * found.duration
+
+
 class Lease:
     """One launch's claim on an experiment."""
 

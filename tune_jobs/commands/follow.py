@@ -1,4 +1,7 @@
-"""`grid status --follow` and `grid report --follow`: look again and again, until nothing is left to wait for."""
+"""`grid status --follow` and `grid report --follow`: look again and again, until nothing is left to wait for.
+
+A launch that has just begun, with more seeds say, has not told storage yet what it will run: its lease is waited for.
+"""
 
 import time
 from collections.abc import Callable
@@ -9,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from cluster.storage.lease import is_held
 from resnet_dist.durations import in_words
 from resnet_dist.errors import StorageError
 from resnet_dist.plurals import counted
@@ -27,24 +31,25 @@ def follow_status(storage: Storage, name: str, seconds: float, console: Console)
     """Show one table that refreshes, or in a file or pipe a line whenever an epoch has ended."""
     watch = Watch(storage, name)
     with Live(console=console, auto_refresh=False, transient=False) as live:
-        shown, trouble = None, ""
-        while shown is None or not shown.over:
+        shown, trouble, over = None, "", False
+        while not over:
             if shown is not None:
                 time.sleep(seconds)
             try:
                 look, trouble = watch.look(), ""
+                over = look.over and not is_held(storage, name)
             except StorageError as error:  # it may be back at the next look
                 if shown is None:
                     raise
                 look, trouble = shown, f"not read since: {error}"
             if console.is_terminal:
-                live.update(_screen(look, trouble, console.height), refresh=True)
-            elif shown is None or look.epochs_done != shown.epochs_done or look.over:
-                console.print(summary(look), soft_wrap=True)
+                live.update(_screen(look, over, trouble, console.height), refresh=True)
+            elif shown is None or look.epochs_done != shown.epochs_done or over:
+                console.print(summary(look, over), soft_wrap=True)
             shown = look
 
 
-def _screen(look: Look, trouble: str, height: int) -> Group:
+def _screen(look: Look, over: bool, trouble: str, height: int) -> Group:
     """The trials that have begun, as many as there is room for, and what is to be said of all."""
     begun = [trial for trial in look.trials.values() if trial.state not in ("finished", "missing")]
     waiting = [trial for trial in look.trials.values() if trial.state == "missing"]
@@ -54,7 +59,7 @@ def _screen(look: Look, trouble: str, height: int) -> Group:
     table = Table("trial", "state", "epochs", "test error", "images/s", "left", "", box=None, pad_edge=False)
     for trial in rows:
         table.add_row(*_row(trial))
-    lines = [Text(summary(look))]
+    lines = [Text(summary(look, over))]
     if waiting:
         more = f" and {len(waiting) - MOST_WAITING} more" if len(waiting) > MOST_WAITING else ""
         lines.append(Text(f"Waiting: {', '.join(trial.name for trial in waiting[:MOST_WAITING])}{more}"))
@@ -80,21 +85,23 @@ def _row(trial: TrialResults) -> tuple[str | Text, ...]:
     )
 
 
-def summary(look: Look) -> str:
-    """How far it is, in a line."""
+def summary(look: Look, over: bool) -> str:
+    """How far it is, in a line; `over` says that no launch is at work either."""
     states = [trial.state for trial in look.trials.values()]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     said = [f"{counted(len(states), 'trial')}: {counts}", f"{look.epochs_done:,} of {look.epochs:,} epochs"]
     if look.epochs_an_hour:
         said.append(f"{look.epochs_an_hour:,.0f} an hour")
     if look.over:
-        said.append("nothing is left to wait for")
+        said.append("nothing is left to wait for" if over else "a launch is at its start or its end")
     elif look.seconds_left is not None:
         said.append(f"about {in_words(look.seconds_left)} left")
     return f"{'; '.join(said)} ({datetime.now(UTC):%H:%M:%S} UTC)"
 
 
-def follow_report(write: Callable[[bool], Report], seconds: float, console: Console) -> Report:
+def follow_report(
+    storage: Storage, name: str, write: Callable[[bool], Report], seconds: float, console: Console
+) -> Report:
     """Write the report again and again, and say so, until nothing is left to wait for. Returns the last one.
 
     `write` is told whether there will be another.
@@ -102,7 +109,7 @@ def follow_report(write: Callable[[bool], Report], seconds: float, console: Cons
     while True:
         report = write(True)
         states = [trial.state for trial in report.summary.results.trials.values()]
-        if not {"unfinished", "missing"} & set(states):
+        if not {"unfinished", "missing"} & set(states) and not is_held(storage, name):
             return write(False)
         finished = f"{states.count('finished')} of {counted(len(states), 'trial')} finished"
         console.print(f"{datetime.now(UTC):%H:%M:%S} UTC, {finished}: {report.html_uri}", markup=False, soft_wrap=True)

@@ -350,7 +350,7 @@ def report(args: argparse.Namespace) -> int:
     if args.follow:
         _require_no_json(args)
         try:
-            written = follow_report(write, args.follow, make_console())
+            written = follow_report(storage, name, write, args.follow, make_console())
         except KeyboardInterrupt:
             written = write(False)
     else:

@@ -1,10 +1,12 @@
 """A grid that is watched from storage: how fast it goes on, and when it will be at its end."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from cluster.storage.lease import Lease
 from tests.tune_jobs.recorded import TWO_ROWS, experiment_from, record_experiment, record_metrics, record_result
 from tune_jobs.command_line import main
 from tune_jobs.results.watch import Watch
@@ -63,3 +65,35 @@ def test_a_grid_that_is_at_its_end_is_followed_to_it(tmp_path: Path, capsys: pyt
     assert "<time datetime=" in page and 'http-equiv="refresh"' not in page
     assert main(["grid", "status", "two-rows", "--storage", storage.uri, "--follow", "--json"]) == 1
     assert "--follow: is for people to watch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["status", "report"])
+def test_a_launch_that_has_not_said_yet_what_it_adds_is_waited_for(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, trials = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
+    for trial in trials:
+        record_result(storage, "two-rows", trial, 0.1)
+    launch, slept = Lease(storage, "two-rows", 600), list[float]()
+    launch.take(lambda _: None)
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        launch.release()
+
+    monkeypatch.setattr("tune_jobs.commands.follow.time.sleep", sleep)
+    assert main(["grid", command, "two-rows", "--storage", storage.uri, "--follow", "7"]) == 0
+    assert slept == [7]
+    said = "a launch is at its start or its end" if command == "status" else "2 of 2 trials finished"
+    assert said in capsys.readouterr().out.splitlines()[0]
+
+
+def test_a_launch_that_died_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, trials = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
+    for trial in trials:
+        record_result(storage, "two-rows", trial, 0.1)
+    launch = Lease(storage, "two-rows", 600)
+    launch.holder = replace(launch.holder, process={**launch.holder.process, "started": "another"})
+    launch.take(lambda _: None)
+    monkeypatch.setattr("tune_jobs.commands.follow.time.sleep", lambda _: pytest.fail("it is waited for"))
+    assert main(["grid", "status", "two-rows", "--storage", storage.uri, "--follow"]) == 0
