@@ -363,6 +363,8 @@ def _settings(timeout: float, attempts: int, **more: Any) -> Config:
 
 def _new_client(sessions: Sessions, timeout: float, attempts: int) -> "S3Client":
     configured = sessions.of_botocore.get_scoped_config()
+    if not isinstance(configured.get("s3", {}), dict):
+        raise StorageError("the profile has settings beside `s3 =`; write each below `s3 =`, indented")
     # The newer default, trailing checksums, is refused by some stores.
     checksums = {
         name: "when_required"

@@ -1,8 +1,8 @@
 """What an S3 client's error means, in one line for the user, and whether trying again can help."""
 
+import re
 import ssl
 from collections.abc import Mapping
-from pathlib import Path
 
 from botocore import exceptions as boto
 from botocore.exceptions import ClientError
@@ -32,6 +32,12 @@ KEYS_REFUSED = frozenset({"ExpiredToken", "InvalidToken", "InvalidAccessKeyId", 
 _CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 _ENDPOINT = "check AWS_ENDPOINT_URL_S3 / AWS_ENDPOINT_URL and that the server runs"
 
+_PROXY = "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
+_PROXY_WANTS_PASSWORD = (
+    "the proxy wants a password; write HTTPS_PROXY, HTTP_PROXY as http://user:password@host:port, or name the server "
+    "in NO_PROXY"
+)
+
 _BY_CODE: Mapping[str, str] = {
     "NoSuchBucket": "the bucket does not exist; create it, or correct its name",
     "InvalidBucketName": "the bucket's name is not a valid one; correct it",
@@ -45,6 +51,10 @@ _BY_CODE: Mapping[str, str] = {
     "PermanentRedirect": "the bucket is in another region or at another endpoint; set AWS_REGION",
     "IllegalLocationConstraintException": "the bucket is in another region; set AWS_REGION to the bucket's",
     "QuotaExceeded": "the quota is used up; delete something, or have it raised",
+    "InsufficientStorage": "the store is full; delete something, or have it enlarged",
+    "XMinioStorageFull": "the store is full; delete something, or have it enlarged",
+    "InvalidObjectState": "the object is in an archive; restore it, or take the rule that moves objects there from the "
+    "bucket",
     "KMS.DisabledException": "the bucket's encryption key is disabled; have it enabled",
     "KeyTooLongError": "the key is too long; choose a shorter prefix or shorter names",
     "NotImplemented": "the server lacks a feature (writing only if absent?); use a newer server",
@@ -111,7 +121,7 @@ def _cause(error: Exception, action: str, endpoint: str) -> str:
         (boto.SSLError, _tls_cause(error)),
         (boto.ConnectTimeoutError, f"no connection in time; {_ENDPOINT}"),
         (boto.ReadTimeoutError, f"the server accepts connections but does not answer in time; {_ENDPOINT}"),
-        (boto.ProxyConnectionError, "the proxy cannot be reached; check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"),
+        (boto.ProxyConnectionError, _proxy_cause(inner)),
         (boto.EndpointConnectionError, f"the server cannot be reached; {_ENDPOINT}"),
         (
             (boto.ConnectionClosedError, boto.ResponseStreamingError, boto.IncompleteReadError),
@@ -119,6 +129,11 @@ def _cause(error: Exception, action: str, endpoint: str) -> str:
             + (f"does it want https:// ? {_ENDPOINT}" if endpoint.startswith("http://") else _ENDPOINT),
         ),
         (ResponseParserError, f"what answers there is not S3; {_ENDPOINT}"),
+        # botocore takes each redirection for one to the bucket's region, and asks for that where it was redirected.
+        (
+            RecursionError,
+            f"what answers there sends requests elsewhere, as a login page does, or is not S3; {_ENDPOINT}",
+        ),
         (boto.EndpointResolutionError, "the endpoint is malformed; correct AWS_ENDPOINT_URL_S3 / AWS_ENDPOINT_URL"),
         (LocationParseError, "the proxy's address is malformed; correct HTTPS_PROXY, HTTP_PROXY"),
     ]
@@ -132,18 +147,41 @@ def _answer(error: ClientError, action: str) -> str:
     code, status = code_of(error), status_of(error)
     if code in _BY_CODE:
         return _BY_CODE[code]
+    if status == 407:
+        return _PROXY_WANTS_PASSWORD
     if status == 403:
-        return f"access is denied; these credentials need {_PERMISSIONS[action]}"
+        return _denial(error, action)
+    said = f"{code}, status {status}" if code not in ("", str(status)) else f"status {status}"
     if is_transient(error):
-        return f"the server is overloaded or out of order ({code}, status {status}); try again later"
+        return f"the server is overloaded or out of order ({said}); try again later"
     if status == 404:
         return f"what answers there knows no such bucket, or is not S3; {_ENDPOINT}"
-    return f"the server refuses ({code}, status {status}); check the bucket, the region and the endpoint"
+    return f"the server refuses ({said}); check the bucket, the region and the endpoint"
+
+
+def _denial(error: ClientError, action: str) -> str:
+    text = str(error.response.get("Error", {}).get("Message", ""))
+    if not code_of(error):  # no error of S3's, but a page for people
+        return f"access is denied by something that is not S3, such as a proxy or a firewall; {_PROXY}, {_ENDPOINT}"
+    if "object lock" in text.lower():
+        return "an object lock protects what is there; use a bucket without one"
+    if key_permission := re.search(r"\bkms:[A-Za-z]+", text):
+        return f"access is denied; these credentials need {key_permission[0]} for the bucket's encryption key"
+    return f"access is denied; these credentials need {_PERMISSIONS[action]}"
+
+
+def _proxy_cause(error: object) -> str:
+    refusal = re.search(r"Tunnel connection failed: (\d{3})", str(error))
+    if refusal is None:
+        return f"the proxy cannot be reached; {_PROXY}"
+    if refusal[1] == "407":
+        return _PROXY_WANTS_PASSWORD
+    return f"the proxy refuses to connect (status {refusal[1]}); {_PROXY}"
 
 
 def require_authorities(bundle: str | None) -> str | bool:
     """The file of certificate authorities that the configuration names, or True. A `StorageError` if it holds none."""
-    if bundle and not Path(bundle).is_dir():
+    if bundle:
         fault = ""
         try:
             ssl.create_default_context(cafile=bundle)
@@ -159,6 +197,10 @@ def require_authorities(bundle: str | None) -> str | bool:
 def _tls_cause(error: Exception) -> str:
     if _is_plain_http(error):
         return "the server speaks plain HTTP; write the endpoint with http://"
+    if "doesn't match" in str(error):
+        return f"its certificate is for another host; {_ENDPOINT}"
+    if "certificate has expired" in str(error):
+        return "its certificate has expired; renew it, and see that this machine's clock is right"
     if _is_untrusted(error):
         return "its certificate is not trusted; name the authority's file in AWS_CA_BUNDLE, or correct the host"
     return f"no secure connection; {_ENDPOINT}"
@@ -169,4 +211,5 @@ def _is_plain_http(error: Exception) -> bool:
 
 
 def _is_untrusted(error: Exception) -> bool:
-    return any(sign in str(error).upper() for sign in ("CERTIFICATE", "NO SUCH FILE"))  # the latter: of authorities
+    signs = ("CERTIFICATE", "DOESN'T MATCH", "NO SUCH FILE")  # the last one: of authorities
+    return any(sign in str(error).upper() for sign in signs)
