@@ -113,9 +113,9 @@ def test_the_session_is_the_cluster_of_the_grid_and_applied_by_itself(
     assert added == {("RayCluster", "session"), ("PodDisruptionBudget", "session-head")}
     session = the(after, "RayCluster", "session")["spec"]
     grid = the(before, "RayJob", "grid")["spec"]["rayClusterSpec"]
-    labels = session["headGroupSpec"]["template"]["metadata"]["labels"]
-    assert labels.pop("app.kubernetes.io/instance") == "session"
-    grid["headGroupSpec"]["template"]["metadata"]["labels"].pop("app.kubernetes.io/instance")
+    for spec, name in ((session, "session"), (grid, "grid")):
+        for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+            assert group["template"]["metadata"]["labels"].pop("app.kubernetes.io/instance") == name
     assert session == grid and "suspend" not in session
 
 
