@@ -62,6 +62,13 @@ class NoAnswerError(UserError):
     """The job server cannot be reached at the moment, or something before it says so."""
 
 
+def require_job_id(job_id: str) -> str:
+    """The id, or a `UserError` if it is none: it stands in the job server's URLs, and in commands that users copy."""
+    if not re.fullmatch(r"\w[\w .-]*", job_id):
+        raise UserError(f"{job_id!r} is no job's id: it has letters, digits, '-', '_' and '.'; `job status` lists ids")
+    return job_id
+
+
 class Jobs:
     """The jobs of one cluster."""
 
@@ -204,6 +211,8 @@ class Jobs:
         """Turn what Ray raises into a `UserError` that says what to do; it never holds a token."""
         from ray.exceptions import AuthenticationError
 
+        if job_id is not None:
+            require_job_id(job_id)
         place = without_user(str(self.address))
         try:
             yield
@@ -223,6 +232,10 @@ class Jobs:
             if "already" in str(error) and job_id:
                 raise UserError(f"there is a job {job_id} at {place} already; give another --id") from None
             first = " ".join(str(error).split())[:300]
+            if first.startswith("Version check returned"):
+                raise UserError(
+                    f"what answers at {place} is no job server; give --address http://<head>:8265"
+                ) from None
             if re.search(r"status code 50[234]", first):  # of a proxy before it
                 raise NoAnswerError(f"the job server at {place} cannot be reached: {first}; try again later") from None
             raise UserError(f"the job server at {place} refuses: {first}") from None

@@ -1,6 +1,7 @@
 """`resnet-dist job status | logs | stop`."""
 
 import argparse
+import shlex
 import sys
 import time
 from dataclasses import asdict
@@ -62,7 +63,7 @@ def follow(jobs: Jobs, job_id: str) -> int:
     except NoAnswerError as error:
         raise UserError(f"{error}. Job {job_id} goes on if its cluster does: {_look_again(job_id)}") from error
     except KeyboardInterrupt:
-        _notice(f"job {job_id} goes on; `{program()} job stop {job_id}` ends it")
+        _notice(f"job {job_id} goes on; `{program()} job stop {shlex.quote(job_id)}` ends it")
         return 130
     if state.status == "SUCCEEDED":
         return 0
@@ -74,7 +75,8 @@ def _notice(line: str) -> None:
 
 
 def _look_again(job_id: str) -> str:
-    return f"look again with `{program()} job status {job_id}` or `{program()} job logs -f {job_id}`"
+    named = shlex.quote(job_id)
+    return f"look again with `{program()} job status {named}` or `{program()} job logs -f {named}`"
 
 
 def logs(args: argparse.Namespace) -> int:
@@ -89,7 +91,7 @@ def logs(args: argparse.Namespace) -> int:
 def status(args: argparse.Namespace) -> int:
     """Print a job's state, or those of all jobs."""
     jobs = Jobs(args.address)
-    found = [jobs.state(args.job)] if args.job else jobs.all()
+    found = jobs.all() if args.job is None else [jobs.state(args.job)]
     if args.json:
         print_json([asdict(job) for job in found])
         return 0

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from cluster.ray_cluster.jobs import Jobs
+from cluster.ray_cluster.jobs import Jobs, require_job_id
 from cluster.ray_cluster.preflight import CLIENT_VARIABLE, versions_here
 from cluster.ray_cluster.upload import Package, pack
 from resnet_dist import custom_code
@@ -62,6 +62,8 @@ def submit(args: argparse.Namespace) -> int:
     """Upload the working directory and run a command of this program as a job."""
     arguments = args.arguments[1:] if args.arguments[:1] == ["--"] else args.arguments
     job = _check(arguments, args.parser)
+    if args.id:
+        require_job_id(args.id)
     variables = dict(map(_variable, args.env))
     console = make_console(quiet=args.json)
     entrypoint = ["python", "-m", "tune_jobs", *arguments]
@@ -89,7 +91,7 @@ def submit(args: argparse.Namespace) -> int:
         job_id = jobs.submit(shlex.join(entrypoint), scratch, variables, args.id)
     if args.json:
         print_json({"job": job_id, "address": jobs.address})
-    console.print(f"Job {job_id}; follow it with: {program()} job logs -f {job_id}", soft_wrap=True)
+    console.print(f"Job {job_id}; follow it with: {program()} job logs -f {shlex.quote(job_id)}", soft_wrap=True)
     if args.no_wait or args.json:
         return 0
     return follow(jobs, job_id)

@@ -136,6 +136,39 @@ def test_a_job_is_stopped_though_an_answer_is_lost(
     assert capsys.readouterr().out == "job j: STOPPED\n"
 
 
+@pytest.mark.parametrize("job_id", ["", "a/b", "../j", "j?x", "j#x", "%6a", "-f"])
+@pytest.mark.parametrize("command", [["job", "status"], ["job", "logs"], ["job", "stop"]])
+def test_what_cannot_be_an_id_is_said_to_be_none(
+    server: JobServer, command: list[str], job_id: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.requests.clear()
+    assert main([*command, "--", job_id]) == 1
+    assert f"{job_id!r} is no job's id" in capsys.readouterr().err
+    assert all(request.startswith("GET /api/version") for request in server.requests), "no request about it was sent"
+
+
+def test_an_id_that_no_job_can_have_is_refused_before_anything_is_uploaded(
+    server: JobServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.requests.clear()
+    assert main(["submit", "--id", "a/b", "--dry-run", "--", "grid", "run", "demo", "--storage", "s3://bucket/x"]) == 1
+    assert "'a/b' is no job's id" in capsys.readouterr().err and server.requests == []
+
+
+def test_commands_to_copy_hold_whatever_the_id_is(
+    server: JobServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "code.py").write_text("")
+    command = ["submit", "--id", "my job", "--no-wait", "--working-dir", str(tmp_path), "--", "grid", "run", "demo"]
+    assert main([*command, "--storage", "s3://bucket/results"]) == 0
+    assert "job logs -f 'my job'" in capsys.readouterr().out
+
+
+def test_another_server_is_not_said_to_be_an_old_ray(server: JobServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["job", "status", "--address", f"{server.url}/elsewhere"]) == 1
+    assert f"what answers at {server.url}/elsewhere is no job server" in capsys.readouterr().err
+
+
 def test_a_submission_whose_answer_is_lost_is_followed(
     server: JobServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
