@@ -151,6 +151,10 @@ def _reason(error: Exception, session: botocore.session.Session) -> str:
         )
     if isinstance(error, OSError) and (token := _token_file(settings)) and str(error.filename) == token:
         return f"the token file {token}, for {role}, cannot be read: {error.strerror}; put it there"
+    if isinstance(error, boto.ParamValidationError):
+        if "WebIdentityToken" in str(error) and (token := _token_file(settings)):
+            return f"the token file {token}, for {role}, holds no token; have it written anew"
+        return f"{role} is not a role's name, which begins with arn:aws:iam::; correct it"
     if command := settings.get("credential_process"):
         return f"credential_process of {named} {_fault_of_command(error, command)}"
     if isinstance(error, (boto.SSOError, boto.TokenRetrievalError, boto.UnauthorizedSSOTokenError)):

@@ -140,7 +140,9 @@ def _experiment_record(data: bytes, place: str) -> dict[str, Any]:
                 assert trial["name"] and trial["config"]["run"]["epochs"] >= 1
             assert record["experiment"] and record["seeds"] >= 1
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError):
-        raise StorageError(f"{place}: is not a readable experiment record; launch the experiment again") from None
+        raise StorageError(
+            f"{place}: is not a readable experiment record; delete it, and launch the experiment again"
+        ) from None
     if layout != LAYOUT:
         raise StorageError(f"{place}: {_other_layout(layout)}")
     return dict(record)

@@ -162,6 +162,22 @@ def test_a_token_file_that_is_not_there_is_named(
     assert f"the token file {token}, for AWS_ROLE_ARN, cannot be read: No such file" in failure()
 
 
+def test_a_token_file_that_is_empty_is_named(
+    server: type[Answering], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = use_web_identity(tmp_path, monkeypatch)
+    token.write_text("")
+    assert f"the token file {token}, for AWS_ROLE_ARN, holds no token" in failure()
+
+
+def test_a_role_that_cannot_be_one_is_named(
+    server: type[Answering], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_web_identity(tmp_path, monkeypatch)
+    monkeypatch.setenv("AWS_ROLE_ARN", "runs")
+    assert "AWS_ROLE_ARN is not a role's name, which begins with arn:aws:iam::" in failure()
+
+
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
