@@ -29,6 +29,8 @@ from resnet_dist.errors import UserError
 
 START_SECONDS = 300.0
 """How long all nodes together may take to start."""
+PREFIX = "rd-"
+"""How the name of a cluster's directory begins: `down` deletes no other, whatever the record says."""
 DASHBOARD_PORT = 8265
 
 
@@ -89,7 +91,7 @@ def up(nodes: int, cpus: int) -> LocalCluster:
     if running := running_cluster():
         raise UserError(f"a cluster runs already, at {running.dashboard}; use it, or end it with `cluster down`")
     down()  # what is left of one whose head has died
-    directory = Path(tempfile.mkdtemp(prefix="rd-"))  # short: Ray makes sockets below it
+    directory = Path(tempfile.mkdtemp(prefix=PREFIX))  # short: Ray makes sockets below it
     with _interrupted_start(directory):
         cluster = _new(directory)
         _record(cluster)
@@ -233,6 +235,7 @@ def _recorded() -> LocalCluster | None:
     try:
         plain = json.loads(_record_path().read_bytes())
         nodes = tuple(Process(*map(int, node)) for node in plain["nodes"])
-        return LocalCluster(plain["dashboard"], plain["address"], plain["directory"], nodes)
+        ours = Path(plain["directory"]).name.startswith(PREFIX)
+        return LocalCluster(plain["dashboard"], plain["address"], plain["directory"], nodes) if ours else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
