@@ -61,7 +61,9 @@ def log_as_it_was() -> Iterator[None]:
     """A command that a test calls in this process may set up the log; the next test finds it as it was."""
     loggers = [logging.getLogger(name) for name in PACKAGES]
     before = [(list(logger.handlers), logger.propagate, logger.level) for logger in loggers]
+    root = logging.getLogger().level  # Ray Train lowers it in the process that starts workers
     yield
+    logging.getLogger().setLevel(root)
     for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
         logger.handlers[:] = handlers
         logger.propagate = propagate

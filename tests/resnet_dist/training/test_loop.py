@@ -12,7 +12,7 @@ from cluster.storage.opening import open_storage
 from resnet_dist.data.batches import Standardiser
 from resnet_dist.errors import DivergedError
 from resnet_dist.records.recorder import Recorder
-from resnet_dist.records.trial_record import decode_mask
+from resnet_dist.records.trial_record import decode_mask, parse_result
 from resnet_dist.training.loop import train
 from resnet_dist.training.state import Training
 from resnet_dist.workers import alone
@@ -75,7 +75,7 @@ def test_an_earlier_versions_result_without_a_test_loss_is_none(tmp_path: Path) 
     recorder = Recorder(storage, "training", "trial", config)
     result = train(config, small_dataset(), alone("cpu"), recorder)
     assert recorder.result() == result
-    record = json.loads(storage.get(recorder.keys.result) or b"")
+    record = parse_result(storage.get(recorder.keys.result) or b"", config.trial_id())
     storage.put(recorder.keys.result, json.dumps(record | {"test_loss": None}).encode())
     assert recorder.result() is None
 
