@@ -78,11 +78,14 @@ def test_the_overlay_of_ones_own_is_valid(checkout: Path) -> None:
         ("ConfigMap", "resnet-dist-dashboard"),
     }
 
-    # The session is the same cluster, with the same patches.
+    # The session is the same cluster, with the same patches, and a name of its own.
     session = the(documents(_execute(RUN[6], checkout)), "RayCluster", "session")
     assert errors(session, KUBERNETES[0]) == []
-    workers = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
-    assert session["spec"]["workerGroupSpecs"] == workers
+    workers, of_session = job["spec"]["rayClusterSpec"]["workerGroupSpecs"], session["spec"]["workerGroupSpecs"]
+    for groups, name in ((workers, "grid"), (of_session, "session")):
+        for group in groups:
+            assert group["template"]["metadata"]["labels"].pop("app.kubernetes.io/instance") == name
+    assert of_session == workers
 
 
 def test_the_second_grid_is_another_job_and_nothing_else_twice(checkout: Path) -> None:
