@@ -62,14 +62,14 @@ def run_in_actor(job: Job, **observers: Any) -> dict[str, Any]:
     return _train_recorded(job, Workers(0, 1, assigned_device()), **observers)
 
 
-def worker_group(workers: int, ray_storage: dict[str, Any], use_gpu: bool, cpus_per_worker: float = 1) -> "WorkerGroup":
+def worker_group(workers: int, ray_storage: dict[str, Any], use_gpu: bool) -> "WorkerGroup":
     """So many Ray Train workers of a Ray cluster that is connected already, to train one run after another.
 
     `ray_storage` is as `WorkerGroup` takes it.
     """
     from resnet_dist.worker_group import WorkerGroup
 
-    return WorkerGroup(_train_worker, workers, ray_storage, use_gpu, cpus_per_worker)
+    return WorkerGroup(_train_worker, workers, ray_storage, use_gpu)
 
 
 def run_on_workers(job: Job, group: "WorkerGroup", on_epoch: "OnEpoch") -> dict[str, Any]:

@@ -73,9 +73,7 @@ class Mailbox:
 class WorkerGroup:
     """Workers of a Ray cluster that is connected already. They live until `close`, or as long as this process."""
 
-    def __init__(
-        self, do: Do, workers: int, ray_storage: dict[str, Any], use_gpu: bool, cpus_per_worker: float = 1
-    ) -> None:
+    def __init__(self, do: Do, workers: int, ray_storage: dict[str, Any], use_gpu: bool) -> None:
         """Start the workers, each with a GPU if `use_gpu`, without waiting for them.
 
         `ray_storage` says where Ray keeps its own state of the group, as arguments of Ray's `RunConfig` say it: a
@@ -86,7 +84,7 @@ class WorkerGroup:
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._mailbox: Any = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
-        self._trainer = _trainer(self._mailbox, do, workers, ray_storage, use_gpu, cpus_per_worker)
+        self._trainer = _trainer(self._mailbox, do, workers, ray_storage, use_gpu)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._fit, name="worker group", daemon=True)
         self._thread.start()
@@ -129,9 +127,7 @@ class WorkerGroup:
         self._thread.join()
 
 
-def _trainer(
-    mailbox: Any, do: Do, workers: int, ray_storage: dict[str, Any], use_gpu: bool, cpus_per_worker: float
-) -> Any:
+def _trainer(mailbox: Any, do: Do, workers: int, ray_storage: dict[str, Any], use_gpu: bool) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -139,7 +135,7 @@ def _trainer(
 
     # A group whose nodes are still being started by an autoscaler takes longer than Ray's minute.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1800")
-    resources = {"CPU": cpus_per_worker, **({"GPU": 1} if use_gpu else {})}
+    resources = {"CPU": 1, **({"GPU": 1} if use_gpu else {})}
     return TorchTrainer(
         _serve,
         train_loop_config={"mailbox": mailbox, "do": do},

@@ -31,7 +31,7 @@ resnet_dist.configuration
 resnet_dist.storage
 resnet_dist.workers resnet_dist.gpus resnet_dist.logs resnet_dist.cache_directory resnet_dist.installed_packages
 resnet_dist.credentials resnet_dist.file_kinds
-resnet_dist.paths
+resnet_dist.paths resnet_dist.environment
 resnet_dist.errors resnet_dist.plurals resnet_dist.nearest_name resnet_dist.durations
 """
 """From the top: a room may import rooms of lower lines, not its neighbours. The same picture is in architecture.md."""

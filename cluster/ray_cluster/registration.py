@@ -1,11 +1,11 @@
 """Workers that have not joined the cluster yet, as after a start of its head, are waited for, so long as is stated."""
 
-import os
 import time
 from collections.abc import Callable, Iterable
 
 from cluster.ray_cluster.connection import Resources, present_resources
 from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.environment import seconds_of
 from resnet_dist.errors import UserError
 
 VARIABLE = "RESNET_DIST_WORKERS_SECONDS"
@@ -46,11 +46,4 @@ def _missing(runs: Iterable[TrainingConfig], resources: Resources) -> str:
 
 def seconds_from_environment() -> float:
     """Seconds that a launch waits: `RESNET_DIST_WORKERS_SECONDS`, or a minute."""
-    text = os.environ.get(VARIABLE, "")
-    try:
-        seconds = float(text or DEFAULT)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= 86_400:
-        raise UserError(f"{VARIABLE}={text!r} is not allowed; it must be seconds from 0 to 86400")
-    return seconds
+    return seconds_of(VARIABLE, DEFAULT, least=0, most=86_400)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from resnet_dist.errors import UserError
+from resnet_dist.environment import seconds_of
 from resnet_dist.heartbeat import Sign, forget, signs
 
 LOGGER = logging.getLogger(__name__)
@@ -167,11 +167,4 @@ def _kill(process: int) -> bool:
 
 def seconds_from_environment() -> float:
     """`RESNET_DIST_HANG_SECONDS`, or 300."""
-    text = os.environ.get(VARIABLE, "")
-    try:
-        seconds = float(text or DEFAULT_SECONDS)
-    except ValueError:
-        seconds = 0.0
-    if not 1 <= seconds <= 1e6:
-        raise UserError(f"{VARIABLE}={text!r} is not allowed; it must be seconds from 1 to 1000000")
-    return seconds
+    return seconds_of(VARIABLE, DEFAULT_SECONDS, least=1, most=1_000_000)

@@ -34,6 +34,7 @@ from typing import Any
 
 from cluster.processes import start_time
 from cluster.signals import interrupted_by_sigterm
+from resnet_dist.environment import seconds_of
 from resnet_dist.errors import StorageError, UserError
 from resnet_dist.storage.interface import Storage
 
@@ -298,14 +299,7 @@ class Lease:
 
 def duration_from_environment() -> float:
     """Seconds that a lease lasts: `RESNET_DIST_LEASE_SECONDS`, or 600."""
-    text = os.environ.get(DURATION_VARIABLE, "")
-    try:
-        seconds = float(text or DEFAULT_DURATION)
-    except ValueError:
-        seconds = 0.0
-    if not 1 <= seconds <= 86_400:
-        raise UserError(f"{DURATION_VARIABLE}={text!r} is not allowed; it must be seconds from 1 to 86400")
-    return seconds
+    return seconds_of(DURATION_VARIABLE, DEFAULT_DURATION, least=1, most=86_400)
 
 
 def describe_process() -> str:

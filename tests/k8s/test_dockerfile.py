@@ -29,6 +29,7 @@ from resnet_dist.records.git_state import source_state
 from tests.k8s.rendering import ROOT
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+UNASKED = not os.environ.get("RESNET_DIST_IMAGE_INSTALL")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -276,10 +277,7 @@ def clean_image(tmp_path: Path) -> Image:
 
 @pytest.mark.integration
 @pytest.mark.timeout(1800)
-@pytest.mark.skipif(
-    not os.environ.get("RESNET_DIST_IMAGE_INSTALL"),
-    reason="asks package indexes for half a minute; RESNET_DIST_IMAGE_INSTALL=dry runs it",
-)
+@pytest.mark.skipif(UNASKED, reason="asks package indexes for half a minute; RESNET_DIST_IMAGE_INSTALL=dry runs it")
 def test_the_install_steps_find_all_that_is_pinned_and_nothing_else(clean_image: Image) -> None:
     every = stages()
     for done in clean_image.run(every["build"]):

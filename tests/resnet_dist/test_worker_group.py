@@ -73,7 +73,7 @@ def test_workers_ask_for_a_gpu_each_if_the_run_is_to_have_some_and_their_devices
 ) -> None:
     asked: dict[str, Any] = {}
     monkeypatch.setattr(ray.train.torch.TorchTrainer, "__init__", lambda self, *_, **settings: asked.update(settings))
-    worker_group._trainer(None, pids, 2, {"storage_path": "/nowhere"}, use_gpu, 1)
+    worker_group._trainer(None, pids, 2, {"storage_path": "/nowhere"}, use_gpu)
     scaling = asked["scaling_config"]
     assert (scaling.num_workers, scaling.use_gpu, scaling.resources_per_worker) == (2, use_gpu, resources)
     assert isinstance(asked["torch_config"], ProcessGroupConfig) and asked["torch_config"].backend is None

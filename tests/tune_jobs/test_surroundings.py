@@ -25,7 +25,7 @@ def latin_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     try:
         directory.mkdir()
     except OSError:
-        pytest.skip("this file system has only names in Unicode")
+        pytest.skip(reason="this file system has only names in Unicode")
     monkeypatch.chdir(directory)
     return directory
 

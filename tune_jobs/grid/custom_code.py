@@ -8,7 +8,7 @@ from resnet_dist import custom_code
 from resnet_dist.configuration.code import CodeConfig
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import ConfigurationError
-from tune_jobs.grid.experiment_file import Experiment, naming
+from tune_jobs.grid.experiment_file import Experiment, naming, with_configs
 
 
 def bind_experiment(experiment: Experiment, asked: Experiment | str) -> Experiment:
@@ -30,14 +30,7 @@ def bind_experiment(experiment: Experiment, asked: Experiment | str) -> Experime
                 everything |= custom_code.collect(custom_code.named(cell.config), folders)
     custom_code.install(everything)
     checked: set[str] = set()
-    tables = []
-    for table in experiment.tables:
-        cells = []
-        for cell in table.cells:
-            with naming(f"table {table.name!r}, cell {cell.label!r}"):
-                cells.append(replace(cell, config=_bound(cell.config, checked)))
-        tables.append(replace(table, cells=tuple(cells)))
-    return replace(experiment, tables=tuple(tables))
+    return with_configs(experiment, lambda config: _bound(config, checked))
 
 
 def bind_config(config: TrainingConfig, modules: Mapping[str, str] | None = None) -> TrainingConfig:

@@ -20,6 +20,7 @@ from tune_jobs.grid.experiment_file import (
     naming,
     registry,
     require_possible,
+    with_configs,
 )
 from tune_jobs.grid.trial_names import settings_identity, trial_names
 
@@ -72,21 +73,17 @@ def load_experiment(
         raise ConfigurationError(f"epochs: {epochs} is not allowed; it must be at least 1")
     if "run.seed" in (overrides or {}):
         raise ConfigurationError("run.seed: an experiment does not set it; choose the number of seeds with --seeds")
-    tables = tuple(_with_settings(table, dict(overrides or {}), epochs) for table in declared.tables)
+    settings = dict(overrides or {})
+
+    def changed(config: TrainingConfig) -> TrainingConfig:
+        # Shortened first, so that milestones and epochs that the user names are taken as they are.
+        return (config if epochs is None else config.shortened(epochs)).override(settings)
+
+    tables = with_configs(declared, changed).tables
     for table in tables:
         with naming(f"{declared.name}: table {table.name!r}"):
             _refuse_equal_cells(table)
     return replace(declared, tables=tables, deviations=_deviations(declared.tables, tables))
-
-
-def _with_settings(table: Table, overrides: dict[str, Any], epochs: int | None) -> Table:
-    cells = []
-    for cell in table.cells:
-        # Shortened first, so that milestones and epochs that the user names are taken as they are.
-        config = cell.config if epochs is None else cell.config.shortened(epochs)
-        with naming(f"table {table.name!r}, cell {cell.label!r}"):
-            cells.append(replace(cell, config=config.override(overrides)))
-    return replace(table, cells=tuple(cells))
 
 
 def _refuse_equal_cells(table: Table) -> None:

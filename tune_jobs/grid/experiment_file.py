@@ -5,9 +5,9 @@ import math
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from os import PathLike, fspath
 from pathlib import Path
@@ -142,6 +142,18 @@ def naming(place: str) -> Iterator[None]:
         yield
     except ConfigurationError as error:
         raise ConfigurationError(f"{place}: {error}") from None
+
+
+def with_configs(experiment: Experiment, change: Callable[[TrainingConfig], TrainingConfig]) -> Experiment:
+    """The experiment with each cell's configuration changed. A `ConfigurationError` names table and cell."""
+    tables = []
+    for table in experiment.tables:
+        cells = []
+        for cell in table.cells:
+            with naming(f"table {table.name!r}, cell {cell.label!r}"):
+                cells.append(replace(cell, config=change(cell.config)))
+        tables.append(replace(table, cells=tuple(cells)))
+    return replace(experiment, tables=tuple(tables))
 
 
 def read_experiment_file(path: Path, find: "Mapping[str, Path]", parents: tuple[Path, ...] = ()) -> Experiment:

@@ -14,7 +14,7 @@ from resnet_dist.configuration.network import NetworkConfig
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import ConfigurationError, UserError
 from resnet_dist.storage.interface import Storage, TrialKeys, weights_key
-from tune_jobs.grid.experiment_file import Experiment, naming
+from tune_jobs.grid.experiment_file import Experiment, with_configs
 
 
 def bind_initial_state(config: TrainingConfig, storage: BrowsableStorage) -> TrainingConfig:
@@ -34,14 +34,7 @@ def bind_initial_state(config: TrainingConfig, storage: BrowsableStorage) -> Tra
 
 def bind_experiment_state(experiment: Experiment, storage: BrowsableStorage) -> Experiment:
     """The same for every cell of an experiment."""
-    tables = []
-    for table in experiment.tables:
-        cells = []
-        for cell in table.cells:
-            with naming(f"table {table.name!r}, cell {cell.label!r}"):
-                cells.append(replace(cell, config=bind_initial_state(cell.config, storage)))
-        tables.append(replace(table, cells=tuple(cells)))
-    return replace(experiment, tables=tuple(tables))
+    return with_configs(experiment, lambda config: bind_initial_state(config, storage))
 
 
 def begins_from(config: TrainingConfig) -> tuple[str, str]:
