@@ -66,8 +66,6 @@ def heartbeat(experiment: str, trial: str, name: str, rank: int, size: int) -> I
     node = ray.get_runtime_context().get_node_id()
     sign = Sign(trial, name, rank, size, os.getpid(), platform.node(), node, attempt=secrets.token_hex(8))
     beating = _Heart(store, f"{experiment}/{trial}/{rank}".encode(), sign)
-    thread = threading.Thread(target=beating.beat_on, name="heartbeat", daemon=True)
-    thread.start()
     try:
         yield beating.step
     except BaseException as error:
@@ -75,8 +73,6 @@ def heartbeat(experiment: str, trial: str, name: str, rank: int, size: int) -> I
         raise
     else:
         beating.end("")
-    finally:
-        thread.join()
 
 
 class _Heart:
@@ -84,12 +80,14 @@ class _Heart:
         self._store, self._key = store, key
         self._sign: dict[str, Any] = asdict(sign)
         self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
+        self._thread.start()
 
     def step(self, step: int) -> None:
         self._sign["first_step"] = self._sign["first_step"] or step
         self._sign["step"] = step
 
-    def beat_on(self) -> None:
+    def _beat_on(self) -> None:
         failed = False
         while True:
             self._sign["beat"] += 1
@@ -105,6 +103,8 @@ class _Heart:
 
     def end(self, reason: str) -> None:
         self._stop.set()
+        # A sign under way would come after the last one, and stay: who watches would take it for a worker that hangs.
+        self._thread.join()
         self._sign["ended"] = reason or "finished"
         try:
             if reason:

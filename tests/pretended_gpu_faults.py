@@ -37,7 +37,7 @@ PRETENDED_GPU_FAULTS: tuple[Fault, ...] = (
         "copy-that-waits",
         "what was drawn for a step goes to the GPU from memory that is not pinned",
         "resnet_dist/data/batches.py",
-        "            drawn = drawn.pin_memory()",
+        "            values = values.pin_memory()",
         "            pass",
         NO_WAIT,
     ),

@@ -1,5 +1,7 @@
 """Threads of the product: what nobody foresaw in one of them is said, and the run or the view goes on."""
 
+import contextlib
+import json
 import re
 import sys
 import threading
@@ -94,6 +96,36 @@ def test_signs_of_life_are_given_again(monkeypatch: pytest.MonkeyPatch, caplog: 
         assert put.worked.wait(60)
     assert caplog.text.count("a sign of life cannot be given, trying again: ZeroDivisionError") == 1
     assert deleted == [b"grid/trial/0"]
+
+
+@pytest.mark.parametrize("error", [None, ZeroDivisionError("a bug")])
+def test_the_last_sign_of_life_comes_last(error: Exception | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One under way that came after it would stay, and be taken for that of a worker that hangs."""
+    node = SimpleNamespace(get_node_id=lambda: "node")
+    ray = SimpleNamespace(is_initialized=lambda: True, get_runtime_context=lambda: node)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    under_way, ended = threading.Event(), threading.Event()
+    kept: dict[bytes, Any] = {}
+
+    def put(key: bytes, data: bytes, **_: Any) -> None:
+        sign = json.loads(data)
+        if not sign["ended"]:
+            under_way.set()
+            ended.wait(0.2)  # long enough for what does not wait for it
+        kept[key] = sign
+
+    def delete(key: bytes, **_: Any) -> None:
+        ended.set()
+        kept.pop(key, None)
+
+    store = SimpleNamespace(_internal_kv_put=put, _internal_kv_del=delete)
+    monkeypatch.setattr(heartbeat, "_store", lambda: store)
+    with contextlib.suppress(ZeroDivisionError), heartbeat.heartbeat("grid", "trial", "name", 0, 2):
+        assert under_way.wait(60)
+        if error:
+            raise error
+    said = [sign["ended"] for sign in kept.values()]
+    assert said == (["ZeroDivisionError: a bug"] if error else [])
 
 
 def test_a_view_of_tensorboard_goes_on(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import sys
-import threading
+import time
 from pathlib import Path
 
 from cluster.signals import interrupted_by_sigterm
@@ -59,7 +59,7 @@ def keep(ray_directory: Path, storage: Storage, pod: str, kept: dict[Path, tuple
     return written
 
 
-def main(ray_directory: Path, storage: Storage, pod: str, period: float = PERIOD) -> None:
+def main(ray_directory: Path, storage: Storage, pod: str) -> None:
     """Keep the logs until SIGTERM or Ctrl-C, and then once more."""
     kept: dict[Path, tuple[int, int]] = {}
 
@@ -74,7 +74,7 @@ def main(ray_directory: Path, storage: Storage, pod: str, period: float = PERIOD
         with interrupted_by_sigterm():
             while True:
                 look()
-                threading.Event().wait(period)
+                time.sleep(PERIOD)
     except KeyboardInterrupt:
         look()
 

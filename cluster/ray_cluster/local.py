@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.processes import Process, end, of_session, start_time
+from cluster.ray_cluster.own_ray import TIMED_OUT
 from resnet_dist.cache_directory import cache_directory
 from resnet_dist.errors import UserError
 
@@ -173,7 +174,7 @@ def _start_node(cluster: LocalCluster, options: list[str], deadline: float, clie
             time.sleep(0.2)
         said = log.read_text(errors="replace").strip().splitlines()
         # Ray gives each half a minute, which is too little where processors are busy.
-        if not any("timed out during startup" in line or "ray_client_server" in line for line in said):
+        if not any(TIMED_OUT in line or "ray_client_server" in line for line in said):
             raise UserError(f"a node did not start: {said[-1].strip()[:200] if said else 'it does not say why'}")
         end(of_session(cluster.nodes[-1]), patience=2.0)
         cluster = replace(cluster, nodes=cluster.nodes[:-1])

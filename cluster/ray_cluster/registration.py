@@ -1,7 +1,7 @@
 """Workers that have not joined the cluster yet, as after a start of its head, are waited for, so long as is stated."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 from cluster.ray_cluster.connection import Resources, present_resources
 from resnet_dist.configuration.training import TrainingConfig
@@ -15,7 +15,7 @@ PAUSE = 1.0
 """Seconds between two looks."""
 
 
-def awaited(runs: Iterable[TrainingConfig], resources: Resources, say: Callable[[str], None]) -> Resources:
+def awaited(runs: Sequence[TrainingConfig], resources: Resources, say: Callable[[str], None]) -> Resources:
     """What the connected cluster has once the largest of these runs fits; `say` is told of a wait, once.
 
     Raises a `UserError` that says what is missing when the time is over, and at once where nobody else can join: in a
@@ -34,8 +34,8 @@ def awaited(runs: Iterable[TrainingConfig], resources: Resources, say: Callable[
     return resources
 
 
-def _missing(runs: Iterable[TrainingConfig], resources: Resources) -> str:
-    """Why the largest of these runs does not fit; empty if it does."""
+def _missing(runs: Sequence[TrainingConfig], resources: Resources) -> str:
+    """Why the smallest of those that do not fit does not; empty if all fit."""
     try:
         for config in sorted(runs, key=lambda config: config.run.workers):
             resources.require_workers(config.run.workers, resources.uses_gpu(config.run.device))

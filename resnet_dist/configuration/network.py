@@ -1,6 +1,6 @@
 """What of a configuration concerns the network."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 from resnet_dist.configuration.code import choose, is_custom
@@ -118,9 +118,12 @@ class NetworkConfig(Section):
             object.__setattr__(self, "width", default_width(self.family))
         self._check_depth()
         self.require("width", 1 <= self.channels <= WIDEST, f"from 1 to {WIDEST:,}")
-        defaults = {item.name: item.default for item in fields(self)}
         for name, families in EFFECTIVE.items():
-            if self.family in FAMILIES and self.family not in families and getattr(self, name) != defaults[name]:
+            if (
+                self.family in FAMILIES
+                and self.family not in families
+                and getattr(self, name) != getattr(type(self), name)
+            ):
                 raise ConfigurationError(
                     f"network.{name}: {getattr(self, name)!r} has no effect on a {self.family} network; leave it out"
                 )

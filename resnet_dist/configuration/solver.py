@@ -60,7 +60,9 @@ class SolverConfig(Section):
         if is_custom(self.kind):
             self.require("learning_rate", self.learning_rate is not None, "given: a solver of your own has no default")
         defaults = SOLVER_DEFAULTS.get(self.kind, {})
-        for item in () if is_custom(self.kind) else fields(self)[1:-2]:
+        for item in () if is_custom(self.kind) else fields(self):
+            if item.name in ("kind", "state", "state_fingerprint"):
+                continue
             if item.name in defaults:
                 if getattr(self, item.name) is None:
                     object.__setattr__(self, item.name, defaults[item.name])

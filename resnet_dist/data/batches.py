@@ -129,11 +129,11 @@ class TrainingBatches:
         draws = map(self.order.draw, steps)
         return torch.from_numpy(np.stack([np.column_stack([d.indices, d.shifts, d.flips]) for d in draws]))
 
-    def on_device(self, drawn: Tensor) -> Tensor:
-        """A copy of what was drawn where the images are, for which nobody waits."""
+    def on_device(self, values: Tensor) -> Tensor:
+        """A copy of values made here, where the images are, for which nobody waits."""
         if self.device.type == "cuda":
-            drawn = drawn.pin_memory()  # from other memory a copy waits for all that the GPU has yet to do
-        return drawn.to(self.device, non_blocking=True)
+            values = values.pin_memory()  # from other memory a copy waits for all that the GPU has yet to do
+        return values.to(self.device, non_blocking=True)
 
     def parts(self, drawn: Tensor) -> Iterator[list[Batch]]:
         """This worker's shards of each sub-batch of one step's whole batch, [B, 4] on the device."""

@@ -1,5 +1,7 @@
 """What residual networks are made of: shortcuts and the shapes of their blocks."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,6 +36,16 @@ class PointwiseConvolution(nn.Conv2d):
         down, across = self.stride
         pixels = input[:, :, ::down, ::across].contiguous(memory_format=torch.channels_last)
         return F.conv2d(pixels, self.weight, self.bias)
+
+
+def shortcut_of(
+    kind: str, in_channels: int, out_channels: int, stride: int, projected: Callable[[], nn.Module]
+) -> nn.Module:
+    """The shortcut of kind A, B or C for a block; `projected` makes a projection, which only some of them have."""
+    changes_shape = stride != 1 or in_channels != out_channels
+    if kind == "C" or (kind == "B" and changes_shape):
+        return projected()
+    return SubsampledIdentity(in_channels, out_channels, stride) if changes_shape else nn.Identity()
 
 
 def projection(

@@ -14,7 +14,7 @@ from resnet_dist.configuration.network import NetworkConfig
 from resnet_dist.custom_code import call
 from resnet_dist.errors import ConfigurationError
 from resnet_dist.networks.batch_norm import SynchronisedBatchNorm
-from resnet_dist.networks.blocks import SubsampledIdentity, block_shapes, projection
+from resnet_dist.networks.blocks import block_shapes, projection, shortcut_of
 
 
 class Block(nn.Module):
@@ -36,16 +36,10 @@ class Block(nn.Module):
         self.norm2 = SynchronisedBatchNorm(out_channels, batch_norm.eps)
         self.relu_after_addition = network.relu_after_addition
         self.norm_after_addition = network.batch_norm_position == "after"
-        changes_shape = stride != 1 or in_channels != out_channels
-        self.shortcut: nn.Module | None
-        if network.family == "plain":
-            self.shortcut = None
-        elif network.shortcut == "C" or (network.shortcut == "B" and changes_shape):
-            self.shortcut = projection(in_channels, out_channels, stride, batch_norm)
-        elif changes_shape:
-            self.shortcut = SubsampledIdentity(in_channels, out_channels, stride)
-        else:
-            self.shortcut = nn.Identity()
+        shape = in_channels, out_channels, stride
+        self.shortcut: nn.Module | None = None
+        if network.family != "plain":
+            self.shortcut = shortcut_of(network.shortcut, *shape, lambda: projection(*shape, batch_norm))
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, C, H, W] → [N, C', H', W']."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from resnet_dist.configuration.batch_norm import BatchNormConfig
 from resnet_dist.configuration.network import NetworkConfig
 from resnet_dist.networks.batch_norm import SynchronisedBatchNorm
-from resnet_dist.networks.blocks import PointwiseConvolution, SubsampledIdentity, block_shapes, projection
+from resnet_dist.networks.blocks import PointwiseConvolution, block_shapes, projection, shortcut_of
 from resnet_dist.networks.max_pooling import MaxPool
 
 FINAL_MAP = 7
@@ -70,15 +70,10 @@ class ImageNetBlock(_Path):
         super().__init__(in_channels, out_channels, stride, network, batch_norm)
         self.relu_after_addition = network.relu_after_addition
         self.norm_after_addition = network.batch_norm_position == "after"
-        changes_shape = stride != 1 or in_channels != out_channels
-        if network.family == "imagenet-plain":
-            self.shortcut = None
-        elif network.shortcut == "C" or (network.shortcut == "B" and changes_shape):
-            self.shortcut = projection(in_channels, out_channels, stride, batch_norm, bias=False)
-        elif changes_shape:
-            self.shortcut = SubsampledIdentity(in_channels, out_channels, stride)
-        else:
-            self.shortcut = nn.Identity()
+        shape = in_channels, out_channels, stride
+        self.shortcut = None
+        if network.family != "imagenet-plain":
+            self.shortcut = shortcut_of(network.shortcut, *shape, lambda: projection(*shape, batch_norm, bias=False))
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, C, H, W] → [N, C', H', W']."""
@@ -114,14 +109,12 @@ class ImageNetPreactivationBlock(_Path):
         if is_first:
             del self.norm1
         self.is_first = is_first
-        changes_shape = stride != 1 or in_channels != out_channels
-        self.activates_shortcut = changes_shape
-        if network.shortcut == "C" or (network.shortcut == "B" and changes_shape):
-            self.shortcut = PointwiseConvolution(in_channels, out_channels, 1, stride, bias=False)
-        elif changes_shape:
-            self.shortcut = SubsampledIdentity(in_channels, out_channels, stride)
-        else:
-            self.shortcut = nn.Identity()
+        self.activates_shortcut = stride != 1 or in_channels != out_channels
+
+        def projected() -> nn.Module:
+            return PointwiseConvolution(in_channels, out_channels, 1, stride, bias=False)
+
+        self.shortcut = shortcut_of(network.shortcut, in_channels, out_channels, stride, projected)
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, C, H, W] → [N, C', H', W']."""

@@ -58,7 +58,7 @@ def initialise(network: nn.Module, config: NetworkConfig, seed: int) -> None:
 
 def _last_scales(network: nn.Module) -> list[nn.Parameter]:
     assert isinstance(network, ResidualNetwork | ImageNetNetwork)
-    return [norms[-1].weight for block in network.blocks if (norms := _norms_of_path(block))]
+    return [_norms_of_path(block)[-1].weight for block in network.blocks]
 
 
 def _norms_of_path(block: nn.Module) -> list[SynchronisedBatchNorm]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from resnet_dist.configuration.batch_norm import BatchNormConfig
 from resnet_dist.configuration.network import NetworkConfig
 from resnet_dist.networks.batch_norm import SynchronisedBatchNorm
-from resnet_dist.networks.blocks import PointwiseConvolution, SubsampledIdentity, block_shapes
+from resnet_dist.networks.blocks import PointwiseConvolution, block_shapes, shortcut_of
 
 
 class PreactivationBlock(nn.Module):
@@ -36,15 +36,12 @@ class PreactivationBlock(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1)
         self.norm2 = SynchronisedBatchNorm(out_channels, batch_norm.eps)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        changes_shape = stride != 1 or in_channels != out_channels
-        self.activates_shortcut = is_first or changes_shape
-        self.shortcut: nn.Module
-        if network.shortcut == "C" or (network.shortcut == "B" and changes_shape):
-            self.shortcut = PointwiseConvolution(in_channels, out_channels, 1, stride)
-        elif changes_shape:
-            self.shortcut = SubsampledIdentity(in_channels, out_channels, stride)
-        else:
-            self.shortcut = nn.Identity()
+        self.activates_shortcut = is_first or stride != 1 or in_channels != out_channels
+
+        def projected() -> nn.Module:
+            return PointwiseConvolution(in_channels, out_channels, 1, stride)
+
+        self.shortcut = shortcut_of(network.shortcut, in_channels, out_channels, stride, projected)
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, C, H, W] → [N, C', H', W']."""

@@ -74,7 +74,7 @@ def _appended_zeros(weights: dict[str, Tensor], network: NetworkConfig) -> dict[
             if name in changed and changed[name].ndim > dimension:
                 changed[name] = changed[name].index_select(dimension, order)
 
-    if weights.get("linear.weight", order).shape[-1] != network.channels << (len(network.groups) - 1):
+    if weights["linear.weight"].shape[-1] != network.channels << (len(network.groups) - 1):
         return changed  # of another width, which is told where it does not fit
     for number, (channels, wider, _) in enumerate(block_shapes(network)):
         take(f"blocks.{number}.conv1", 1)

@@ -29,7 +29,7 @@ from resnet_dist.records import checkpoints, trial_record
 
 MODEL, RESULT = "model.pt", "result.json"
 
-_STATISTIC, _COUNT = "running_var", "num_batches_tracked"
+_STATISTIC, COUNT = "running_var", "num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def encode_model(network: nn.Module, config: TrainingConfig, dataset: Dataset) -
     """The content of `model.pt`."""
     return checkpoints.encode(
         {
-            "network": _with_counts(network, _batches(config, dataset)),
+            "network": with_counts(network, _batches(config, dataset)),
             "config": config.to_dict(),
             "classes": list(dataset.classes),
             "mean": dataset.mean.clone(),
@@ -115,7 +115,7 @@ class _UnfitError(Exception):
 def _difference(state: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
     """In what weights are not those of a network, whose state is given; empty if they fit."""
     for name in weights:
-        if name not in state and not name.endswith(_COUNT):
+        if name not in state and not name.endswith(COUNT):
             return f"they have {name!r}, which it lacks"
     for name, own in state.items():
         if name not in weights:
@@ -147,11 +147,11 @@ def _batches(config: TrainingConfig, dataset: Dataset) -> int:
     return plan.first_step(config.run.epochs) * config.data.accumulation
 
 
-def _with_counts(network: nn.Module, batches: int) -> dict[str, Tensor]:
+def with_counts(network: nn.Module, batches: int) -> dict[str, Tensor]:
     """The network's state, with the count of batches beside the statistics of each batch norm."""
     state = network.state_dict()
     for name in [name for name in state if name.endswith(f".{_STATISTIC}")]:
-        state[name.removesuffix(_STATISTIC) + _COUNT] = torch.tensor(batches)
+        state[name.removesuffix(_STATISTIC) + COUNT] = torch.tensor(batches)
     return state
 
 
@@ -176,10 +176,7 @@ def _content(path: Path) -> bytes:
 
     Raises a `DamagedError` if they are not those that were written.
     """
-    try:
-        content, result = exported(path, MODEL), exported(path, RESULT)
-    except checkpoints.ARCHIVE_ERRORS as error:
-        raise checkpoints.DamagedError(str(error)) from None
+    content, result = exported(path, MODEL), exported(path, RESULT)
     if content is None:
         content, beside = path.read_bytes(), path.with_name(RESULT)
         result = beside.read_bytes() if path.name == MODEL and beside.is_file() else None
@@ -190,12 +187,18 @@ def _content(path: Path) -> bytes:
 
 
 def exported(file: Path | io.BytesIO, record: str) -> bytes | None:
-    """A record of a trial in the archive that was exported; None if the file is another one."""
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            for name in archive.namelist():
-                if name.rpartition("/")[2] == record:
-                    return archive.read(name)
+    """A record of a trial in the archive that was exported; None if the file is another one.
+
+    Raises a `DamagedError` if the archive is damaged.
+    """
+    try:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                for name in archive.namelist():
+                    if name.rpartition("/")[2] == record:
+                        return archive.read(name)
+    except checkpoints.ARCHIVE_ERRORS as error:
+        raise checkpoints.DamagedError(str(error)) from None
     return None
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import UserError
 from resnet_dist.networks.state_dicts import to_torchvision
-from resnet_dist.records.model_file import Model
+from resnet_dist.records.model_file import Model, with_counts
 from resnet_dist.records.weights_file import STANDARDISATION
 
 ONNX_PACKAGES = ("onnx", "onnxscript")
@@ -24,9 +24,7 @@ def torchvision_file(model: Model) -> bytes:
     """
     if said := _not_torchvisions(model.config):
         raise UserError(f"--format torchvision: torchvision has no such network ({said}); give safetensors or onnx")
-    state = to_torchvision(model.network.state_dict(), model.config.network)
-    for name in [name for name in state if name.endswith(".running_var")]:
-        state[name.replace("running_var", "num_batches_tracked")] = torch.tensor(0)
+    state = to_torchvision(with_counts(model.network, 0), model.config.network)
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()

@@ -42,19 +42,23 @@ def encode_metrics(lines: Iterable[Mapping[str, Any]]) -> bytes:
 
 def parse(data: bytes) -> dict[str, Any]:
     """A record. Raises a `ValueError` if it is none."""
-    try:
-        value = json.loads(data)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+    value = _loads(data)
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     return value
 
 
+def _loads(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def parse_metrics(data: bytes) -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl`, in order of epochs. Raises a `ValueError`, `KeyError` or `TypeError`."""
     # In one go: line by line it takes half as long again, and a large grid has a million of them.
-    return _checked(json.loads(b"[" + b",".join(line for line in data.splitlines() if line.strip()) + b"]"))
+    return _checked(_loads(b"[" + b",".join(line for line in data.splitlines() if line.strip()) + b"]"))
 
 
 def encode_result(result: Mapping[str, Any]) -> bytes:

@@ -15,15 +15,13 @@ from torch import Tensor
 
 from resnet_dist.errors import UserError
 from resnet_dist.records import checkpoints
-from resnet_dist.records.model_file import MODEL, exported, what_it_is
+from resnet_dist.records.model_file import COUNT, MODEL, exported, what_it_is
 
 HOLDERS = ("network", "state_dict", "model_state_dict", "model")
 """Names under which a file may hold its state dict: ours, then those of other trainers."""
 
 STANDARDISATION = "standardise."
 """Names of tensors that a safetensors file of ours has beside the weights begin so."""
-
-_COUNT = "num_batches_tracked"
 
 
 def read_weights(data: bytes, place: str) -> dict[str, Tensor]:
@@ -44,7 +42,7 @@ def read_weights(data: bytes, place: str) -> dict[str, Tensor]:
     return {
         name: value
         for name, value in weights.items()
-        if not name.endswith(_COUNT) and not name.startswith(STANDARDISATION)
+        if not name.endswith(COUNT) and not name.startswith(STANDARDISATION)
     }
 
 

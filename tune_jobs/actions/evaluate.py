@@ -39,7 +39,7 @@ class Mistake:
     """An image that a model takes for another class."""
 
     image: "NDArray[uint8]"
-    """[32, 32, 3]"""
+    """[size, size, 3]"""
     true_class: str
     number: int
     """Its number in its class, from 0; in a folder, by file name."""
@@ -69,7 +69,7 @@ class Evaluation:
     classes: tuple[str, ...]
     """Names by index."""
     pixels: "Tensor"
-    """The images: uint8 [N, 3, 32, 32]."""
+    """The images: uint8 [N, 3, size, size]."""
     labels: "Tensor"
     """Index of the class of each: int64 [N]."""
     predicted: "Tensor"

@@ -21,7 +21,6 @@ from tune_jobs.grid.plan import KNOWN_SIZES, Plan, make_plan
 from tune_jobs.grid.reuse import take_over
 from tune_jobs.report.write import Report, write_report
 from tune_jobs.results.experiment_record import with_earlier_plans
-from tune_jobs.results.trials import read_experiment
 
 Place = str | PathLike[str]
 """A directory or a file; of a storage also `s3://…`."""
@@ -121,14 +120,15 @@ def run_grid(
         flush_before_launch(opened, say)
         planned = make_plan(experiment, opened, seeds, epochs, dict(settings or {}))
         started = _launch(planned, opened, retry_failed, scheduler, epochs, observer, say)
-        results = Results.of(read_experiment(opened, name))
+        report = write_report(opened, name)
+        results = Results.of(report.summary.results)
         searching = scheduler != "fifo"
         unfinished = [
             trial.trial_id
             for trial in results.trials.values()
             if trial.state != "finished" and not (searching and trial.state == "early-stopped")
         ]
-        return GridRun(started, tuple(unfinished), results, write_report(opened, name))
+        return GridRun(started, tuple(unfinished), results, report)
 
 
 def _launch(

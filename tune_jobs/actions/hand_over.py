@@ -67,7 +67,7 @@ class Given:
         seconds = 0.0
         for line in self.trial.metrics:
             seconds += line.get("seconds") or 0.0
-            numbers = {name: float(v) for name, v in line.items() if isinstance(v, int | float) and v is not None}
+            numbers = {name: float(v) for name, v in line.items() if isinstance(v, int | float)}
             yield line["epoch"], seconds, {name: v for name, v in numbers.items() if name not in NO_METRICS}
 
     @property
@@ -106,7 +106,10 @@ def _given(storage: BrowsableStorage, name: str, trial_id: str, record: Any) -> 
     with tempfile.TemporaryDirectory(prefix="resnet-dist-hand-over-") as folder:
         for item in storage.list(prefix):
             file = item.key.removeprefix(prefix)
-            if "/" not in file and (data := storage.get(item.key)) is not None:
+            if "/" in file:
+                continue
+            data = trial.model if file == "model.pt" else storage.get(item.key)
+            if data is not None:
                 (Path(folder) / file).write_bytes(data)
         yield Given(trial, "; ".join(cells), Path(folder))
 

@@ -37,7 +37,8 @@ class Results(ExperimentResults):
 
     def to_arrow(self, rows: Rows = "trials") -> "pyarrow.Table":
         """One tidy table: a row a trial, or `"epochs"`: a row an epoch; every setting that varies a column."""
-        return arrow_table(ResultTable(self.record, rows).columns, self.rows(rows))
+        table = ResultTable(self.record, rows)
+        return arrow_table(table.columns, table.rows(iter(self.trials.values())))
 
     def to_pandas(self, rows: Rows = "trials") -> "pandas.DataFrame":
         """The same as a pandas frame. Raises a `UserError` if pandas is not installed."""

@@ -96,7 +96,7 @@ def train(
     say = say or nothing
     with display or contextlib.nullcontext():
         opened = open_storage(str(storage))
-        config = prepared(config, opened, name, say)
+        config = _prepared(config, opened, name, say)
         trial_name = f"{config.network.depth}-layers/{config.trial_id()}"
         job = Job(config, name, trial_name, functools.partial(open_storage, opened.uri), code_of(config))
         result = _run(job, opened, say, on_epoch or (display.epoch if display else nothing), on_step)
@@ -126,7 +126,7 @@ def with_data(config: TrainingConfig, storage: BrowsableStorage) -> TrainingConf
     return config.with_fingerprint(dataset.fingerprint)
 
 
-def prepared(config: TrainingConfig, storage: BrowsableStorage, name: str, say: Say) -> TrainingConfig:
+def _prepared(config: TrainingConfig, storage: BrowsableStorage, name: str, say: Say) -> TrainingConfig:
     """The configuration of a run that can begin: its storage can be written, and its data is there."""
     config = check(config, name)
     storage.check_writable()

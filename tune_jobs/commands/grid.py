@@ -338,7 +338,7 @@ def report(args: argparse.Namespace) -> int:
 
     def write(again: bool) -> Report:
         return write_report(
-            args.experiment,
+            name,
             args.storage,
             into=args.into,
             smallest_difference=args.smallest_difference,

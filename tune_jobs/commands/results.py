@@ -68,8 +68,6 @@ def results_command(args: argparse.Namespace) -> int:
     if args.best and (args.format == "parquet" or args.rows != "trials"):
         raise UserError("--best: is one answer, in words or with --format json; leave out --rows and --format parquet")
     storage, name = open_experiment(args.experiment)
-    record = read_record(storage, name)
-    trials = iterate_trials(storage, name, record["trials"])
     if args.to:
         handed = _hand_over(args.to, storage, name)
         if args.format == "json":
@@ -77,6 +75,8 @@ def results_command(args: argparse.Namespace) -> int:
         else:
             make_console().print(handed.line(), markup=False, soft_wrap=True)
         return 0
+    record = read_record(storage, name)
+    trials = iterate_trials(storage, name, record["trials"])
     if args.best:
         found = best(record, trials, args.best)
         said = json_text(found) if args.format == "json" else "\n".join(lines(found))

@@ -11,6 +11,7 @@ from typing import Any
 from cluster.storage.keys import BrowsableStorage
 from cluster.storage.opening import open_storage
 from resnet_dist.configuration.network import NetworkConfig
+from resnet_dist.configuration.solver import SolverConfig
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import ConfigurationError, UserError
 from resnet_dist.storage.interface import Storage, TrialKeys, weights_key
@@ -34,7 +35,17 @@ def bind_initial_state(config: TrainingConfig, storage: BrowsableStorage) -> Tra
 
 def bind_experiment_state(experiment: Experiment, storage: BrowsableStorage) -> Experiment:
     """The same for every cell of an experiment."""
-    return with_configs(experiment, lambda config: bind_initial_state(config, storage))
+    read: dict[tuple[NetworkConfig, SolverConfig], tuple[NetworkConfig, SolverConfig]] = {}
+
+    def bound(config: TrainingConfig) -> TrainingConfig:
+        asked = config.network, config.solver
+        if asked not in read:  # many cells begin from one file
+            found = bind_initial_state(config, storage)
+            read[asked] = found.network, found.solver
+        network, solver = read[asked]
+        return replace(config, network=network, solver=solver)
+
+    return with_configs(experiment, bound)
 
 
 def begins_from(config: TrainingConfig) -> tuple[str, str]:
@@ -50,9 +61,12 @@ def require_fit(config: TrainingConfig, storage: BrowsableStorage, classes: int)
     from resnet_dist.records.checkpoints import decode
     from resnet_dist.records.initial_state import load_weights
 
-    stored = storage.get(weights_key(config.network.weights_fingerprint))
-    weights = decode(stored) if stored is not None else _found(config, storage)["weights"][1]
-    load_weights(make_network(config.network, config.batch_norm, classes, size=config.data.size), weights, config)
+    network = config.network
+    stored = storage.get(weights_key(network.weights_fingerprint))
+    if stored is None and not network.weights:
+        raise _missing(network.weights_fingerprint, storage)
+    weights = decode(stored) if stored is not None else _weights(network.weights, network, storage)[1]
+    load_weights(make_network(network, config.batch_norm, classes, size=config.data.size), weights, config)
 
 
 def put_initial_state(config: TrainingConfig, source: BrowsableStorage, storage: Storage) -> None:
@@ -69,10 +83,12 @@ def put_initial_state(config: TrainingConfig, source: BrowsableStorage, storage:
             source.get(weights_key(fingerprint)) if fingerprint not in read else checkpoints.encode(read[fingerprint])
         )
         if data is None:
-            raise UserError(
-                f"{source.uri}/{weights_key(fingerprint)}: is missing, and so is the file that it was made of"
-            )
+            raise _missing(fingerprint, source)
         storage.put(weights_key(fingerprint), data)
+
+
+def _missing(fingerprint: str, storage: Storage) -> UserError:
+    return UserError(f"{storage.uri}/{weights_key(fingerprint)}: is missing, and so is the file that it was made of")
 
 
 def _found(config: TrainingConfig, storage: BrowsableStorage) -> dict[str, tuple[str, dict[str, Any]]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from resnet_dist.configuration.identity import NOT_IDENTITY
 from resnet_dist.plurals import counted
+from resnet_dist.records import trial_record
 from resnet_dist.storage.interface import Storage, TrialKeys
 
 _THREADS = 16
@@ -77,9 +78,9 @@ def note(others: list[OtherTrial], command: str) -> str:
 
 def _told(data: bytes | None) -> tuple[str, dict[str, Any]]:
     try:
-        told = json.loads(data or b"")
+        told = trial_record.parse(data or b"")
         return str(told["name"]), {section: dict(values) for section, values in told["config"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return "", {}
 
 

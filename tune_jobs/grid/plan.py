@@ -160,7 +160,7 @@ class Plan:
     def hours_with(self, slots: int) -> float | None:
         """Hours until all is done on a cluster that runs so many workers at a time, as a launch goes about it.
 
-        Trials of each number of workers after those of fewer, the longest first, each as soon as there is room.
+        Trials of each number of workers by themselves, the longest first, each as soon as there is room.
         """
         if self.hours is None:
             return None

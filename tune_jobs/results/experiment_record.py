@@ -1,7 +1,6 @@
 """`experiment.json`: how it is read, and how it is kept for runs started one by one with `resnet-dist train`."""
 
 import contextlib
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,8 +57,8 @@ def with_earlier_plans(storage: Storage, record: dict[str, Any]) -> dict[str, An
 
 def _legible(storage: Storage, name: str) -> dict[str, Any]:
     """The record as it is stored, of whatever layout; empty if there is none or it cannot be read."""
-    with contextlib.suppress(ValueError, TypeError, RecursionError):
-        return dict(json.loads(storage.get(experiment_key(name)) or b""))
+    with contextlib.suppress(ValueError, TypeError):
+        return trial_record.parse(storage.get(experiment_key(name)) or b"")
     return {}
 
 
@@ -103,11 +102,11 @@ def _unlisted_runs(storage: Storage, experiment: str, listed: dict[str, Any]) ->
 def _run(config: bytes) -> dict[str, Any] | None:
     """Name and configuration of a run, from its `config.json`; None if that cannot be used."""
     try:
-        told = json.loads(config)
+        told = trial_record.parse(config)
         run = told["config"]["run"]
         assert told["layout"] == LAYOUT and told["name"] and run["epochs"] >= 1 and run["seed"] >= 0
         return {"name": told["name"], "config": told["config"]}
-    except (ValueError, KeyError, TypeError, AssertionError, RecursionError):
+    except (ValueError, KeyError, TypeError, AssertionError):
         return None
 
 
@@ -130,7 +129,7 @@ def _new_record(experiment: str) -> dict[str, Any]:
 
 def _experiment_record(data: bytes, place: str) -> dict[str, Any]:
     try:
-        record = json.loads(data)
+        record = trial_record.parse(data)
         layout = record["layout"]
         if layout == LAYOUT:
             for table in record["tables"]:
@@ -139,7 +138,7 @@ def _experiment_record(data: bytes, place: str) -> dict[str, Any]:
             for trial in record["trials"].values():
                 assert trial["name"] and trial["config"]["run"]["epochs"] >= 1
             assert record["experiment"] and record["seeds"] >= 1
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
         raise StorageError(
             f"{place}: is not a readable experiment record; delete it, and launch the experiment again"
         ) from None

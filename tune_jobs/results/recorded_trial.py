@@ -83,7 +83,7 @@ def _read(storage: BrowsableStorage, experiment: str, trial_id: str) -> Recorded
         data = storage.get(key)
         try:
             return None if data is None else parse(data)
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             raise StorageError(f"{storage.uri}/{key}: is corrupt") from None
 
     written = record(keys.config)

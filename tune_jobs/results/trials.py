@@ -178,7 +178,7 @@ def _read_trial(
             return None
         try:
             return parse(data)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _CorruptRecordError(f"{name} is corrupt: {_one_line(error)}") from None
 
     trial = TrialResults(keys.trial_id, str(asked["name"]), asked["config"], "missing")

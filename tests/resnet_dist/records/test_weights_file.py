@@ -82,6 +82,14 @@ def bad_files(tmp_path: Path) -> dict[str, tuple[bytes, str]]:
         "a bare pickle": (pickle.dumps(evil), "w: "),
         "cut off": (whole[:-40], "w: "),
         "flipped": (whole.replace(torch.ones(2).numpy().tobytes(), b"flipped!"), "is damaged"),
+        "a flipped archive of export": (
+            zipped(whole.replace(torch.ones(2).numpy().tobytes(), b"flipped!")),
+            "is damaged",
+        ),
+        "an archive of export that is damaged itself": (
+            zipped(whole).replace(torch.ones(2).numpy().tobytes(), b"flipped!"),
+            "is damaged",
+        ),
         "cut-off safetensors": (tensors[:-4], "is damaged"),
         "empty": (b"", "holds no weights"),
         "text": (b"<!DOCTYPE html><html>no such page", "holds no weights (it is"),

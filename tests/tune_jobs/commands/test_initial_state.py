@@ -13,7 +13,7 @@ from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import ConfigurationError
 from resnet_dist.extension import DecodedImages
 from resnet_dist.records import checkpoints
-from resnet_dist.records.initial_state import InitialState
+from resnet_dist.records.initial_state import InitialState, fetch
 from resnet_dist.records.recorder import Recorder
 from resnet_dist.storage.interface import TrialKeys, weights_key
 from resnet_dist.training.loop import train
@@ -118,6 +118,38 @@ def test_weights_that_are_not_there_are_one_line(
     assert main(["train", "--storage", str(tmp_path / "r"), *SMALL, "--network.weights", place]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line and not (tmp_path / "r" / "train").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--network.weights_fingerprint", "ab" * 8], f".data/weights/{'ab' * 8}.pt: is missing, and so is the file"),
+        (["--network.weights", "right.pth", "--network.weights_fingerprint", "ab" * 8], f"not {'ab' * 8}"),
+        (["--network.weights", "folder.pth"], "network.weights: folder.pth: cannot be read: Is a directory"),
+        (["--solver.kind", "adam", "--solver.state", "x"], "solver.state: is of no use to adam"),
+        (["--network.reset", "linear"], "network.reset"),
+    ],
+)
+def test_what_a_run_cannot_begin_from_is_one_line(
+    options: list[str],
+    said: str,
+    weights: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    weights.rename("right.pth")
+    Path("folder.pth").mkdir()
+    assert main(["train", "--storage", str(tmp_path / "r"), *SMALL, *options]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line and not (tmp_path / "r" / "train").exists()
+
+
+def test_what_was_put_into_storage_and_is_gone_is_one_line(tmp_path: Path) -> None:
+    config = small_config().override(BOUND)
+    with pytest.raises(ConfigurationError, match=r"network\.weights: .*f\.pt is missing; launch the run again"):
+        fetch(config, LocalStorage(tmp_path))
 
 
 def test_a_run_goes_on_with_the_solvers_state_of_another() -> None:
