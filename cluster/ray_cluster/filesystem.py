@@ -11,6 +11,7 @@ Nothing of ours is read from Ray's state. So a write that fails ends no run: it 
 import functools
 import io
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,7 @@ class _Bucket(FileSystemHandler):  # type: ignore[misc]
     def __init__(self, bucket: str) -> None:
         self.bucket = bucket
         self.failing = False
+        self._one_at_a_time = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.bucket,)
@@ -149,14 +151,15 @@ class _Bucket(FileSystemHandler):  # type: ignore[misc]
         return data
 
     def _write(self, write: Callable[[], object]) -> None:
+        failed = None
         try:
             write()
         except StorageError as error:
-            if not self.failing:
-                LOGGER.warning("Ray's own state is not kept for the time being, and nothing depends on it: %s", error)
-            self.failing = True
-        else:
-            self.failing = False
+            failed = error
+        with self._one_at_a_time:  # Arrow copies several files at once
+            first, self.failing = failed is not None and not self.failing, failed is not None
+        if first:
+            LOGGER.warning("Ray's own state is not kept for the time being, and nothing depends on it: %s", failed)
 
 
 class _Upload(io.BytesIO):

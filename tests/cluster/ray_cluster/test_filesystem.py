@@ -186,15 +186,17 @@ def test_a_profiles_role_serves_everything(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_rays_state_that_cannot_be_written_ends_nothing_and_is_said_once(
-    bucket: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     place = ray_storage(f"s3://{bucket}/x", "grid")
     store, root = place["storage_filesystem"], place["storage_path"]
     with monkeypatch.context() as outage:
         outage.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         outage.setenv("RESNET_DIST_STORAGE_TIMEOUT", "0.2")
-        for number in range(2):
-            with store.open_output_stream(f"{root}/{number}") as stream:
-                stream.write(b"{}")
-            store.delete_file(f"{root}/{number}")
+        written = tmp_path / "several"
+        written.mkdir()
+        for number in range(8):
+            (written / str(number)).write_text("{}")
+        pyarrow.fs.copy_files(str(written), root, destination_filesystem=store)  # in several threads, as Tune does
+        store.delete_file(f"{root}/0")
     assert caplog.text.count("Ray's own state is not kept for the time being") == 1
