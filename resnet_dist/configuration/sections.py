@@ -84,6 +84,11 @@ def describe_type(hint: Any) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
+def literals(hint: Any) -> tuple[str, ...]:
+    """The words that a field accepts as they are."""
+    return tuple(str(c) for option in _options(hint) if get_origin(option) is Literal for c in get_args(option))
+
+
 def convert(name: str, value: Any, hint: Any) -> Any:
     """`value`, which may be text from a command line, as the declared type; else a `ConfigurationError`."""
     if isinstance(value, str):
@@ -92,11 +97,12 @@ def convert(name: str, value: Any, hint: Any) -> Any:
         converted = _convert_one(value, option)
         if converted is not _NO:
             return converted
-    literals = [str(c) for option in _options(hint) if get_origin(option) is Literal for c in get_args(option)]
     wanted = describe_type(hint)
     if _is_infinite(value):
         wanted = wanted.replace("a number", "a finite number")
-    raise ConfigurationError(f"{name}: {value!r} is not allowed; it must be {wanted}{suggestion(str(value), literals)}")
+    raise ConfigurationError(
+        f"{name}: {value!r} is not allowed; it must be {wanted}{suggestion(str(value), literals(hint))}"
+    )
 
 
 def choices(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -197,6 +197,12 @@ def test_a_shell_completes_commands_settings_experiments_and_files(
         ["grid", "st"],
         ["train", "--network.de"],
         ["grid", "run", "demo", "--scheduler", "as"],
+        ["train", "--network.family", "pre"],
+        ["train", "--batch_norm.momentum", ""],
+        ["grid", "run", "demo", "--schedule.kind", "c"],
+        ["train", "--exact", "f"],
+        ["train", "--exact", "--network.de"],
+        ["train", "--network.weights", "pets."],
         ["grid", "run", "model"],
         ["grid", "run", "pets."],
         ["train", "--config", "pets."],
@@ -209,8 +215,19 @@ def test_a_shell_completes_commands_settings_experiments_and_files(
         found.append(done.stdout.strip())
     assert found == [
         *("grid", "status", "--network.depth", "asha"),
+        *("preactivation", "dynamic", "constant cosine", "false", "--network.depth", "pets.toml"),
         *("model-size", "pets.toml", "pets.toml", "photos", "photos"),
     ]
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_the_other_shells_are_told_the_same_values(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--completion", shell])
+    lines = capsys.readouterr().out.splitlines()
+    for option, values in (("batch_norm_position", "before after"), ("solver.nesterov", "true false")):
+        assert [values in line for line in lines if option in line].count(True) == 3, "of train, plan and run"
+    assert any("architecture-deep architecture-shallow" in line for line in lines)
 
 
 def test_a_shell_is_completed_by_a_library_that_may_be_missing(
