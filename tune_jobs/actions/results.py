@@ -12,7 +12,7 @@ from resnet_dist.errors import UserError
 from resnet_dist.nearest_name import suggestion
 from resnet_dist.plurals import counted
 from resnet_dist.storage.interface import experiment_key
-from tune_jobs.grid.experiment import Experiment, is_file, load_experiment
+from tune_jobs.grid.experiment import Experiment, load_experiment
 from tune_jobs.results.html_table import html_table
 from tune_jobs.results.tidy_table import Column, Kind, ResultTable, Rows, Value
 from tune_jobs.results.trials import STATES, ExperimentResults, read_experiment
@@ -104,26 +104,30 @@ def read_results(experiment: "Experiment | str | PathLike[str]", storage: "str |
 
 
 def stored_name(experiment: "Experiment | str | PathLike[str]", storage: BrowsableStorage) -> str:
-    """The name under which an experiment is stored: its own, or what the TOML file at a path says.
+    """The name under which an experiment is stored, as `asked_name` says.
 
     Raises a `UserError` that names those that are there unless it is one of them.
     """
-    if isinstance(experiment, Experiment):
-        name = experiment.name
-    else:
-        name = fspath(experiment)
-        if name.endswith(".toml") and is_file(name):
-            name = load_experiment(name).name
+    name = asked_name(experiment)
     if storage.get(experiment_key(name)) is not None:
         return name
+    held = others(name, storage)
+    start = f"; start one with: resnet-dist grid run EXPERIMENT --storage {storage.uri}" if held == "none" else ""
+    raise UserError(f"{name}: no such experiment in {storage.uri}, which holds {held}{start}")
+
+
+def asked_name(experiment: "Experiment | str | PathLike[str]") -> str:
+    """An experiment's own name, or what the TOML file at a path says."""
+    if isinstance(experiment, Experiment):
+        return experiment.name
+    name = fspath(experiment)
+    return load_experiment(name).name if name.endswith(".toml") else name
+
+
+def others(name: str, storage: BrowsableStorage) -> str:
+    """The experiments that a storage holds, or `none`, with the one that may have been meant by `name`."""
     stored = tuple(folder for folder in storage.folders("") if storage.get(experiment_key(folder)) is not None)
-    if not stored:
-        raise UserError(
-            f"{name}: no such experiment in {storage.uri}, which holds none; start one with: resnet-dist "
-            f"grid run EXPERIMENT --storage {storage.uri}"
-        )
-    near = suggestion(name, stored)
-    raise UserError(f"{name}: no such experiment in {storage.uri}, which holds {', '.join(stored)}{near}")
+    return f"{', '.join(stored)}{suggestion(name, stored)}" if stored else "none"
 
 
 def arrow_schema(columns: tuple[Column, ...]) -> "pyarrow.Schema":

@@ -1,6 +1,6 @@
 """`grid status --follow` and `grid report --follow`: look again and again, until nothing is left to wait for.
 
-A launch that has just begun, with more seeds say, has not told storage yet what it will run: its lease is waited for.
+A launch that has just begun has not told storage yet what it will run: it is waited for.
 """
 
 import time
@@ -12,11 +12,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from cluster.storage.keys import BrowsableStorage
 from cluster.storage.lease import is_held
 from resnet_dist.durations import in_words
 from resnet_dist.errors import StorageError
 from resnet_dist.plurals import counted
-from resnet_dist.storage.interface import Storage
+from resnet_dist.storage.interface import Storage, experiment_key
+from tune_jobs.actions.results import asked_name, others
 from tune_jobs.report.write import Report
 from tune_jobs.results.trials import TrialResults
 from tune_jobs.results.watch import Look, Watch, seconds_an_epoch
@@ -25,6 +27,17 @@ SECONDS = 5
 """Between two looks, if nothing else is asked for."""
 MOST_WAITING = 3
 """Trials that wait and are named."""
+
+
+def launched(experiment: str, storage: BrowsableStorage, seconds: float, console: Console) -> str:
+    """The name under which an experiment is stored, once its launch has put it there; says so if it has to wait."""
+    name = asked_name(experiment)
+    if storage.get(experiment_key(name)) is None:
+        said = f"{name}: waiting for its launch; {storage.uri} holds {others(name, storage)}"
+        console.print(said, markup=False, soft_wrap=True)
+    while storage.get(experiment_key(name)) is None:
+        time.sleep(seconds)
+    return name
 
 
 def follow_status(storage: Storage, name: str, seconds: float, console: Console) -> None:

@@ -20,7 +20,7 @@ from resnet_dist.plurals import counted
 from tune_jobs.actions.grid import run_grid
 from tune_jobs.actions.report import write_report
 from tune_jobs.actions.results import Results, stored_name
-from tune_jobs.commands.follow import SECONDS, follow_report, follow_status
+from tune_jobs.commands.follow import SECONDS, follow_report, follow_status, launched
 from tune_jobs.commands.options import Parser, add_json, add_storage, positive
 from tune_jobs.commands.output import print_json, program
 from tune_jobs.commands.plan import MANY, add_grid_settings, add_launch, add_plan, dry_run
@@ -255,12 +255,13 @@ class _Display:
 def status(args: argparse.Namespace) -> int:
     """Print each trial's state, from storage alone."""
     storage = open_storage(args.storage)
-    name = stored_name(args.experiment, storage)
     if args.follow:
         _require_no_json(args)
         with contextlib.suppress(KeyboardInterrupt):
+            name = launched(args.experiment, storage, args.follow, make_console())
             follow_status(storage, name, args.follow, make_console())
         return 0
+    name = stored_name(args.experiment, storage)
     results = Results.of(read_experiment(storage, name, details=False))
     edited = _edits(args.experiment, results.record)
     if args.json:
@@ -333,7 +334,14 @@ def prune(args: argparse.Namespace) -> int:
 def report(args: argparse.Namespace) -> int:
     """Print the tables and write the report, from storage alone."""
     storage = open_storage(args.storage)
-    name = stored_name(args.experiment, storage)
+    if args.follow:
+        _require_no_json(args)
+        try:
+            name = launched(args.experiment, storage, args.follow, make_console())
+        except KeyboardInterrupt:
+            return 0
+    else:
+        name = stored_name(args.experiment, storage)
     edited = _edits(args.experiment, read_record(storage, name))
 
     def write(again: bool) -> Report:
@@ -348,7 +356,6 @@ def report(args: argparse.Namespace) -> int:
         )
 
     if args.follow:
-        _require_no_json(args)
         try:
             written = follow_report(storage, name, write, args.follow, make_console())
         except KeyboardInterrupt:

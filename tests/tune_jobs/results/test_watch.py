@@ -88,6 +88,35 @@ def test_a_launch_that_has_not_said_yet_what_it_adds_is_waited_for(
     assert said in capsys.readouterr().out.splitlines()[0]
 
 
+@pytest.mark.parametrize("command", ["status", "report"])
+def test_an_experiment_of_which_there_is_nothing_yet_is_waited_for(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def sleep(seconds: float) -> None:
+        storage, trials = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
+        for trial in trials:
+            record_result(storage, "two-rows", trial, 0.1)
+
+    monkeypatch.setattr("tune_jobs.commands.follow.time.sleep", sleep)
+    stored = str(tmp_path / "storage")
+    assert main(["grid", command, "two-rows", "--storage", stored, "--follow", "7"]) == 0
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first == f"two-rows: waiting for its launch; {stored} holds none"
+    assert rest
+
+
+@pytest.mark.parametrize("command", ["status", "report"])
+def test_waiting_for_a_launch_ends_with_an_interrupt(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tune_jobs.commands.follow.time.sleep", interrupt)
+    assert main(["grid", command, "two-rows", "--storage", str(tmp_path), "--follow", "7"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_a_launch_that_died_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage, trials = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
     for trial in trials:
