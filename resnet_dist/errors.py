@@ -4,6 +4,10 @@
 class UserError(Exception):
     """Something the user can put right. The message is one line that says what is wrong and what to do."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython, and so a notebook, shows instead of a traceback."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class ConfigurationError(UserError, ValueError):
     """A setting is unknown or has an impossible value."""

@@ -19,7 +19,7 @@ GPUs, so that a grid can be tried on machines that have none (`ray start --num-g
 LEAST_MEMORY = 2 * 2**30
 """Bytes of a GPU that training needs: CUDA's context and libraries, the images of CIFAR, a small batch."""
 
-ELSEWHERE = "or give --device cpu, or start Ray there with --num-gpus=0"
+ELSEWHERE = "or give run.device cpu, or start Ray there with --num-gpus=0"
 
 
 class DeviceError(UserError):

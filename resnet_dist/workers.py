@@ -111,9 +111,7 @@ def choose_device(wanted: str, gpu: torch.device = FIRST_GPU) -> torch.device:
     """The device of a worker from `run.device`; a `UserError` if CUDA is asked for and there is none."""
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
-        raise UserError(
-            "run.device: this machine has no CUDA device that PyTorch can use; leave out --device or give cpu"
-        )
+        raise UserError("run.device: this machine has no CUDA device that PyTorch can use; leave it out or give cpu")
     return gpu if available and wanted != "cpu" else torch.device("cpu")
 
 

@@ -4,6 +4,8 @@ import importlib
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,17 @@ def test_its_outputs_are_of_a_run_on_real_images_and_name_no_machine() -> None:
     assert "airplane" in shown and "Warning" not in shown
     assert sum("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs) == 2
     assert not re.search(r"/(?:work|tmp|home|root|Users)/", json.dumps(cells))
+
+
+def test_an_error_of_the_users_is_one_line_in_a_notebook(tmp_path: Path) -> None:
+    code = 'from resnet_dist import TrainingConfig\nTrainingConfig().override({"network.depth": 21})'
+    command = [sys.executable, "-m", "IPython", "--quick", "--colors=NoColor", "--HistoryManager.enabled=False"]
+    done = subprocess.run(
+        [*command, "-c", code], capture_output=True, text=True, env=os.environ | {"IPYTHONDIR": str(tmp_path)}
+    )
+    assert done.stdout.strip() == (
+        "ConfigurationError: network.depth: 21 is not 6n+2 for any n >= 1; the nearest are 20 and 26"
+    )
 
 
 @pytest.mark.integration

@@ -63,8 +63,8 @@ class Resources:
         if workers <= places:
             return
         wanted = f"run.workers: {workers} worker{' needs' if workers == 1 else 's need'} {workers} {kind}{_s(workers)}"
-        fewer = f"give --workers {places} or fewer, or " if places else ""
-        remedy = f"{fewer}add nodes{', or give --device cpu' if use_gpu else ''}"
+        fewer = f"give run.workers {places} or fewer, or " if places else ""
+        remedy = f"{fewer}add nodes{', or give run.device cpu' if use_gpu else ''}"
         if not have:
             raise UserError(f"{wanted} and the cluster has none; {remedy}")
         if workers <= have:

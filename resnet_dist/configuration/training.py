@@ -41,13 +41,13 @@ class TrainingConfig:
             )
         if self.network.family == "caffenet" and self.data.size < 63:
             raise ConfigurationError(
-                f"network.family: 'caffenet' takes images of 63 pixels or more, not {self.data.size}; give --data.size",
+                f"network.family: 'caffenet' takes images of 63 pixels or more, not {self.data.size}; give data.size",
                 setting="network.family",
             )
         if self.network.stem_and_head == "script" and not 193 <= self.data.size <= 224:
             raise ConfigurationError(
                 f"network.stem_and_head: 'script' takes images of 193 to 224 pixels, not {self.data.size}; "
-                "give --data.size 224",
+                "give data.size 224",
                 setting="network.stem_and_head",
             )
 

@@ -148,7 +148,7 @@ def _require_size(data: DataConfig, images: DecodedImages) -> None:
     if (rows, columns) != (data.size, data.size):
         raise DataError(
             f"data.size: the images of {data.source} are {rows}x{columns} pixels, not {data.size}x{data.size}; "
-            f"give --data.size {rows}"
+            f"give data.size {rows}"
         )
 
 

@@ -134,12 +134,12 @@ _OTHERS = (
     (r"\.\.", "leads out of it; pack it again from inside the folder that holds train/ and test/"),
     (
         r"cifar-100-python.*",
-        "is CIFAR-100's own archive; give --data.source cifar100, which looks for it in downloads/ of the cache "
+        "is CIFAR-100's own archive; give data.source cifar100, which looks for it in downloads/ of the cache "
         "directory before it downloads it",
     ),
     (
         r"cifar-10-batches-(py|bin)|cifar-10-python.*|data_batch_\d.*",
-        "is CIFAR-10's own archive; give --data.source cifar10, which looks for it in downloads/ of the cache "
+        "is CIFAR-10's own archive; give data.source cifar10, which looks for it in downloads/ of the cache "
         "directory before it downloads it",
     ),
     (

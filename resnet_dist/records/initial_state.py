@@ -92,7 +92,7 @@ def _is_convolutions_bias(network: nn.Module, name: str) -> bool:
 
 
 def _refuse_shape(place: str, name: str, given: Tensor, wanted: Tensor) -> None:
-    remedy = "; give --network.reset linear to begin that layer anew" if name.startswith("linear.") else ""
+    remedy = "; give network.reset linear to begin that layer anew" if name.startswith("linear.") else ""
     raise ConfigurationError(
         f"{place}: its {name} has the shape {list(given.shape)}, and this network's {list(wanted.shape)}{remedy}"
     )

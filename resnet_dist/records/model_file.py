@@ -221,7 +221,7 @@ def _install_code(path: Path, config: TrainingConfig, run_code: bool) -> None:
             files = ", ".join(sorted(archived))
             raise ConfigurationError(
                 f"{path}: its network is made by code of the trial's author ({files}), whose text is in its "
-                "provenance.json; read it, and give --run-code to run it"
+                "provenance.json; read it, and give run_code (--run-code) to run it"
             ) from None
         raise
     install(modules)

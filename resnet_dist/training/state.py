@@ -39,7 +39,7 @@ class Training:
         if run.exact and workers.size > run.virtual_shards:
             raise ConfigurationError(
                 f"run.virtual_shards: {run.virtual_shards} shards cannot be shared by {workers.size} workers; "
-                f"give --virtual-shards {1 << (workers.size - 1).bit_length()} or fewer workers"
+                f"give run.virtual_shards {1 << (workers.size - 1).bit_length()} or fewer workers"
             )
         weights_seed, order_seed, augmentation_seed = run.seeds
         network = make_network(config.network, config.batch_norm, len(dataset.classes), weights_seed, config.data.size)

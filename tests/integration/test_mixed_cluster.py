@@ -137,7 +137,7 @@ def seen(experiment: Path) -> list[dict[str, Any]]:
     return [json.loads(file.read_text()) for file in (experiment.parent / "seen").iterdir()]
 
 
-NO_DRIVER = "Ray offers {} GPU{}, and there is no NVIDIA driver; install it, or give --device cpu"
+NO_DRIVER = "Ray offers {} GPU{}, and there is no NVIDIA driver; install it, or give run.device cpu"
 without_cuda = pytest.mark.skipif("__import__('torch').cuda.is_available()", reason="this machine has CUDA")
 
 

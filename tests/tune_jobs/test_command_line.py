@@ -34,7 +34,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
         (["--solver.kind", "sgdd"], "did you mean 'sgd'?"),
         (["--epochs", "none"], "run.epochs: 'none' is not allowed; it must be a whole number"),
         (["--data.source", "folder:/nowhere/at/all"], "/nowhere/at/all"),
-        (["--name", "a/b"], "--name: 'a/b' is not allowed"),
+        (["--name", "a/b"], "name: 'a/b' is not allowed"),
         (["--config", "/nowhere.toml"], "--config /nowhere.toml: cannot be read"),
         (["--data.batch_size", "64", "--data.train_limit", "32"], "data.batch_size"),
         (

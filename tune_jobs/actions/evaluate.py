@@ -192,13 +192,13 @@ def _evaluate(
     except DataError as error:
         if source is not None:
             raise
-        raise DataError(f"{error} ({shown} was trained with it; --data.source names other images)") from error
+        raise DataError(f"{error} ({shown} was trained with it; give other images as its source)") from error
     classes = tests.classes
     # A file without names is matched by position to the data that it was trained with, and to no other unasked.
     known = model.classes or (classes if data.source == model.config.data.source else ())
     if len(classes) != model.class_count:
         raise UserError(
-            f"--data.source {data.source}: has {len(classes)} classes, and {shown} tells {model.class_count} apart"
+            f"{data.source}: has {len(classes)} classes, and {shown} tells {model.class_count} apart"
             f"{_difference(known, classes)}; give data with the model's classes"
         )
     positions = _positions(known, classes)
@@ -206,9 +206,9 @@ def _evaluate(
     if positions is None:
         if not classes_by_position:
             raise UserError(
-                f"--data.source {data.source}: its classes cannot be told to be those of {shown}"
-                f"{_difference(known, classes)}; give data with the model's classes, or --classes-by-position to take "
-                "them to be the same in their order"
+                f"{data.source}: its classes cannot be told to be those of {shown}"
+                f"{_difference(known, classes)}; give data with the model's classes, or classes_by_position to take "
+                "them to be the same in their order (--classes-by-position)"
             )
         positions = list(range(len(classes)))
     warnings = []

@@ -16,6 +16,7 @@ from cluster.storage.keys import BrowsableStorage
 from resnet_dist.errors import UserError
 from resnet_dist.plurals import counted
 from resnet_dist.storage.interface import TrialKeys
+from tune_jobs.actions.said import Say
 from tune_jobs.results.recorded_trial import RecordedTrial, find_trial
 from tune_jobs.results.trials import read_experiment
 
@@ -78,14 +79,20 @@ class Given:
 
 
 def hand_over(
-    storage: BrowsableStorage, name: str, where: str, there: Callable[[str], bool], give: Callable[[Given], None]
+    storage: BrowsableStorage,
+    name: str,
+    where: str,
+    there: Callable[[str], bool],
+    give: Callable[[Given], None],
+    say: Say,
 ) -> HandedOver:
-    """Give each finished trial of an experiment, unless it is `there`, by its id."""
+    """Give each finished trial of an experiment, unless it is `there`, by its id; say which, for each takes a while."""
     results = read_experiment(storage, name, details=False)
     finished = [trial_id for trial_id, trial in results.trials.items() if trial.state == "finished"]
     added = 0
-    for trial_id in finished:
+    for number, trial_id in enumerate(finished, 1):
         if not there(trial_id):
+            say(f"[{number}/{len(finished)}] {results.trials[trial_id].name}")
             with _given(storage, name, trial_id, results.record) as given:
                 give(given)
             added += 1

@@ -29,4 +29,4 @@ def write_predictions(
                 writer.writerow((names[label], counts[label], names[found], same, *shown))
                 counts[label] += 1
     except OSError as error:
-        raise UserError(f"--predictions {path}: cannot be written: {error.strerror or error}") from error
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error

@@ -6,6 +6,7 @@ from typing import Any
 from cluster.storage.keys import BrowsableStorage
 from resnet_dist.errors import UserError
 from tune_jobs.actions.hand_over import Given, HandedOver, hand_over, missing
+from tune_jobs.actions.said import Say
 
 TRIAL = "resnet_dist.trial"
 """The tag by which a run is known to be a trial's."""
@@ -13,7 +14,7 @@ AT_A_TIME = 900
 """Metrics of a request; MLflow takes at most 1,000."""
 
 
-def to_mlflow(storage: BrowsableStorage, name: str, uri: str) -> HandedOver:
+def to_mlflow(storage: BrowsableStorage, name: str, uri: str, say: Say) -> HandedOver:
     """Give the finished trials of an experiment to the MLflow experiment of its name at a tracking URI.
 
     Raises a `UserError` if MLflow is not installed, or its server cannot be reached or refuses.
@@ -55,6 +56,6 @@ def to_mlflow(storage: BrowsableStorage, name: str, uri: str) -> HandedOver:
     try:
         found = client.get_experiment_by_name(name)
         experiment = found.experiment_id if found else client.create_experiment(name)
-        return hand_over(storage, name, f"{uri}, experiment {name}", there, give)
+        return hand_over(storage, name, f"{uri}, experiment {name}", there, give, say)
     except MlflowException as error:
         raise UserError(f"--to mlflow {uri}: {' '.join(str(error).split())[:300]}") from error

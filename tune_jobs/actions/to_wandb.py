@@ -6,12 +6,13 @@ from typing import Any
 
 from cluster.storage.keys import BrowsableStorage
 from tune_jobs.actions.hand_over import Given, HandedOver, hand_over, missing
+from tune_jobs.actions.said import Say
 
 COMPLETE = "resnet_dist.complete"
 """The file in a run's directory that says that all of it is there."""
 
 
-def to_wandb(storage: BrowsableStorage, name: str, directory: Path) -> HandedOver:
+def to_wandb(storage: BrowsableStorage, name: str, directory: Path, say: Say) -> HandedOver:
     """Write the finished trials of an experiment as runs of the project of its name, below `<directory>/wandb/`.
 
     Nothing is sent, and nothing of this machine is recorded. Raises a `UserError` if wandb is not installed.
@@ -65,4 +66,4 @@ def to_wandb(storage: BrowsableStorage, name: str, directory: Path) -> HandedOve
         (written / COMPLETE).touch()
 
     directory.mkdir(parents=True, exist_ok=True)
-    return hand_over(storage, name, f"{directory}/wandb, project {name}", there, give)
+    return hand_over(storage, name, f"{directory}/wandb, project {name}", there, give, say)

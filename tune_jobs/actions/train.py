@@ -107,7 +107,7 @@ def check(config: TrainingConfig, name: str) -> TrainingConfig:
     """The configuration bound to code of the user's own, if it names any. Raises a `UserError`."""
     config = bind_config(config)
     if not name or "/" in name or name.startswith("."):
-        raise UserError(f"--name: {name!r} is not allowed; give a name without '/' that does not begin with '.'")
+        raise UserError(f"name: {name!r} is not allowed; give a name without '/' that does not begin with '.'")
     from resnet_dist.workers import choose_device
 
     if config.run.workers == 1:  # several run where the cluster has what they need, and not here
@@ -172,7 +172,7 @@ def _note_on_schedule(config: TrainingConfig) -> Iterator[str]:
     if schedule.kind == "step" and schedule.milestones and epochs <= schedule.milestones[0] and scaled:
         yield (
             f"Note: within {epochs} epochs the learning rate does not drop (schedule.milestones "
-            f"{','.join(map(str, schedule.milestones))}); the study's, scaled: --schedule.milestones "
+            f"{','.join(map(str, schedule.milestones))}); the study's, scaled: schedule.milestones "
             f"{','.join(map(str, scaled))}"
         )
 

@@ -207,12 +207,14 @@ class _Display:
         self.console.print(text, markup=False, soft_wrap=True)
 
     def launch(self, trials: list[Trial]) -> None:
-        """Start the bar."""
+        """Start the bar, or say in a file or pipe what the first seconds go into."""
         self.done = {trial.trial_id: 0 for trial in trials}
         self.total = sum(trial.config.run.epochs for trial in trials)
         self.bar.update(self.task, total=self.total, detail="starting Ray")
         if trials:
             self.bar.start()
+            if not self.console.is_terminal:
+                self.say("Starting Ray")
 
     def start(self, trial: Trial) -> None:
         """Say that a worker group starts, which takes seconds, or longer where a node has to come first."""

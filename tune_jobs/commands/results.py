@@ -19,6 +19,7 @@ from resnet_dist.errors import UserError
 from resnet_dist.storage.interface import experiment_key
 from tune_jobs.actions.hand_over import HandedOver
 from tune_jobs.actions.results import arrow_schema, arrow_table
+from tune_jobs.actions.said import Say
 from tune_jobs.commands.best import MEASURES, best, lines
 from tune_jobs.commands.options import Parser
 from tune_jobs.commands.output import json_text, print_json
@@ -69,11 +70,12 @@ def results_command(args: argparse.Namespace) -> int:
         raise UserError("--best: is one answer, in words or with --format json; leave out --rows and --format parquet")
     storage, name = open_experiment(args.experiment)
     if args.to:
-        handed = _hand_over(args.to, storage, name)
+        console = make_console(quiet=args.format == "json")
+        say = functools.partial(console.print, markup=False, soft_wrap=True)
+        handed = _hand_over(args.to, storage, name, say)
+        say(handed.line())
         if args.format == "json":
             print_json(asdict(handed))
-        else:
-            make_console().print(handed.line(), markup=False, soft_wrap=True)
         return 0
     record = read_record(storage, name)
     trials = iterate_trials(storage, name, record["trials"])
@@ -92,15 +94,15 @@ def results_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def _hand_over(to: list[str], storage: BrowsableStorage, name: str) -> HandedOver:
+def _hand_over(to: list[str], storage: BrowsableStorage, name: str, say: Say) -> HandedOver:
     if to[0] == "mlflow" and len(to) == 2:
         from tune_jobs.actions.to_mlflow import to_mlflow
 
-        return to_mlflow(storage, name, to[1])
+        return to_mlflow(storage, name, to[1], say)
     if to[0] == "wandb" and len(to) <= 2:
         from tune_jobs.actions.to_wandb import to_wandb
 
-        return to_wandb(storage, name, Path(to[1] if len(to) == 2 else "."))
+        return to_wandb(storage, name, Path(to[1] if len(to) == 2 else "."), say)
     raise UserError(f"--to {' '.join(to)}: is not known; give `mlflow URI` or `wandb [DIR]`")
 
 

@@ -72,7 +72,7 @@ def load_experiment(
     if epochs is not None and epochs < 1:
         raise ConfigurationError(f"epochs: {epochs} is not allowed; it must be at least 1")
     if "run.seed" in (overrides or {}):
-        raise ConfigurationError("run.seed: an experiment does not set it; choose the number of seeds with --seeds")
+        raise ConfigurationError("run.seed: an experiment does not set it; a launch is told how many seeds to run")
     settings = dict(overrides or {})
 
     def changed(config: TrainingConfig) -> TrainingConfig:

@@ -300,7 +300,7 @@ def _settings(raw: dict[str, Any], key: str) -> dict[str, Any]:
 
 def _refuse_seed(settings: "Mapping[str, Any] | list[str]") -> None:
     if "run.seed" in settings:
-        raise ConfigurationError("run.seed: an experiment does not set it; choose the number of seeds with --seeds")
+        raise ConfigurationError("run.seed: an experiment does not set it; a launch is told how many seeds to run")
 
 
 def _known_keys(raw: dict[str, Any], known: tuple[str, ...]) -> None:

@@ -255,7 +255,7 @@ def make_plan(
         experiment = bind_experiment(load_experiment(what, overrides, epochs), what)
     elif by_content:
         raise UserError(
-            f"{experiment.name}: cells on different sources, {min(by_content)} among them; give one with --data.source"
+            f"{experiment.name}: cells on different sources, {min(by_content)} among them; give one as data.source"
         )
     experiment = bind_experiment_state(experiment, storage)
     refuse_other_record(storage, experiment.name)
@@ -263,7 +263,7 @@ def make_plan(
     notes = []
     if seeds is None and (last := int(earlier.get("seeds", 0))) > experiment.seeds:
         notes.append(
-            f"{counted(last, 'seed')}, as the last launch had; --seeds {experiment.seeds} is the experiment's own"
+            f"{counted(last, 'seed')}, as the last launch had; the experiment's own number is {experiment.seeds}"
         )
         seeds = last
     seeds = experiment.seeds if seeds is None else seeds

@@ -44,7 +44,7 @@ def experiment_notices(results: ExperimentResults, tests: Comparisons) -> list[s
         rows = "No row has a number" if results.searching else "Rows with such trials have no number"
         notices.append(
             f"A search, not a table: a scheduler stopped {stopped} of {len(results.trials)} trials early. {rows}, for "
-            "the trials that went on were chosen by their test error. A launch with --scheduler fifo brings every "
+            "the trials that went on were chosen by their test error. A launch with the scheduler fifo brings every "
             "trial to its end."
         )
     changed = {deviation["setting"]: deviation for deviation in record.get("deviations", [])}
@@ -175,7 +175,7 @@ def table_notes(
         )
     rows = [tests.rows[table["name"], cell["label"]] for cell in cells]
     if any((sample := row.sample()) and sample.n < LEAST_SEEDS and not row.diverged for row in rows):
-        advice = f" Use --seeds {LEAST_SEEDS} or more." if record["seeds"] < LEAST_SEEDS else ""
+        advice = f" Run {LEAST_SEEDS} seeds or more." if record["seeds"] < LEAST_SEEDS else ""
         yield (
             f"A row with fewer than {LEAST_SEEDS} finished seeds has no test and no verdict: so few runs do not show "
             f"how much runs differ.{advice}"

@@ -39,7 +39,7 @@ def refuse_other_record(storage: Storage, name: str) -> None:
         raise StorageError(f"{storage.uri}: {experiment_key(name)}: {_other_layout(layout)}")
     if record.get("single_runs"):
         raise UserError(
-            f"{name}: {storage.uri} holds runs of `train --name {name}`; give the experiment another name, or another "
+            f"{name}: {storage.uri} holds single runs of that name; give the experiment another name, or another "
             "storage"
         )
 
@@ -71,7 +71,7 @@ def record_single_run(storage: Storage, experiment: str, config: TrainingConfig,
     if storage.get(experiment_key(experiment)) is not None:
         record = read_record(storage, experiment)
         if not record.get("single_runs"):
-            raise UserError(f"--name {experiment}: this storage holds a grid of that name; give the run another --name")
+            raise UserError(f"{experiment}: this storage holds a grid of that name; give the run another name")
     _add_run(record, config.trial_id(), name, config.to_dict())
     storage.put(experiment_key(experiment), trial_record.encode(record))
 

@@ -48,7 +48,7 @@ def test_what_is_there_is_not_waited_for(looks: list[Resources]) -> None:
 
 
 def test_a_cluster_of_this_process_gets_no_more(looks: list[Resources]) -> None:
-    with pytest.raises(UserError, match=r"give --workers 2 or fewer, or add nodes$"):
+    with pytest.raises(UserError, match=r"give run.workers 2 or fewer, or add nodes$"):
         awaited(_runs(4, device="cpu"), _has(WORKER, is_ours=True), pytest.fail)
 
 

@@ -79,7 +79,7 @@ def test_a_configuration_cannot_be_changed() -> None:
         ),
         (
             {"network.family": "imagenet-residual", "network.depth": 34, "network.stem_and_head": "script"},
-            "network.stem_and_head: 'script' takes images of 193 to 224 pixels, not 32; give --data.size 224",
+            "network.stem_and_head: 'script' takes images of 193 to 224 pixels, not 32; give data.size 224",
         ),
         (
             {"data.size": 64, "data.source": "cifar10"},

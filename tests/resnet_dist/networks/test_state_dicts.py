@@ -128,7 +128,7 @@ def test_weights_of_another_network_are_refused_in_one_line(settings: dict[str, 
 
 def test_other_classes_need_a_new_last_layer() -> None:
     theirs = randomised(AkamastersNetwork(1, 4)).state_dict()
-    with pytest.raises(ConfigurationError, match=r"linear.weight has the shape \[10, 16\].*--network.reset linear"):
+    with pytest.raises(ConfigurationError, match=r"linear.weight has the shape \[10, 16\].*network.reset linear"):
         loaded(theirs, 3, depth=8, width=4)
     ours = loaded(theirs, 3, depth=8, width=4, weights="w.pt", reset="linear")
     assert ours.state_dict()["linear.weight"].eq(7).all()  # as it was drawn

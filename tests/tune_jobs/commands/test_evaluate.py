@@ -96,7 +96,7 @@ def test_errors_are_told_by_class_and_predictions_by_image(
     assert main(["evaluate", str(perfect), "--data", f"folder:{folder}"]) == 0
     assert re.search(r"^bee +2 +50\.00 %$", capsys.readouterr().out, re.MULTILINE)
     assert main(["evaluate", str(perfect), "--data", f"folder:{folder}", "--predictions", "/nowhere/x.csv"]) == 1
-    assert "--predictions /nowhere/x.csv: cannot be written" in capsys.readouterr().err
+    assert "/nowhere/x.csv: cannot be written" in capsys.readouterr().err
 
 
 def test_predictions_ask_the_network_once(
@@ -129,7 +129,7 @@ def test_other_names_are_refused_and_named_unless_positions_are_asked_for(
 ) -> None:
     folder = write_directory(tmp_path / "images", images_of(("bee", "cat", "wolf")))
     line = refusal(perfect, folder, capsys)
-    assert "(it lacks 'dog', it has 'wolf'); give data with the model's classes, or --classes-by-position" in line
+    assert "(it lacks 'dog', it has 'wolf'); give data with the model's classes, or classes_by_position" in line
     assert main(["evaluate", str(perfect), "--data", f"folder:{folder}", "--classes-by-position"]) == 0
     shown = capsys.readouterr()
     assert ": 0.00 % (" in shown.out and "6 images; classes by position, not by name\n" in shown.out

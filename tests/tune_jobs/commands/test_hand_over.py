@@ -16,6 +16,7 @@ import pytest
 from cluster.storage.keys import BrowsableStorage
 from tests.s3_server import free_ports
 from tests.tune_jobs.recorded import TWO_ROWS, experiment_from, record_experiment, record_failure, record_result
+from tune_jobs.actions.hand_over import hand_over
 from tune_jobs.command_line import main
 from tune_jobs.grid.experiment import Trial
 
@@ -117,6 +118,14 @@ def test_wandb_has_each_finished_trial_once_offline(
     (run / "resnet_dist.complete").unlink()
     assert handed(storage, capsys, "wandb", str(folder)) == (1, 2, 1)
     assert len(list((folder / "wandb").glob("offline-run-*"))) == 3
+
+
+def test_each_trial_is_named_as_it_is_given(stored: tuple[BrowsableStorage, tuple[Trial, ...]]) -> None:
+    storage, (first, second, third, _) = stored
+    said = list[str]()
+    done = hand_over(storage, "two-rows", "there", lambda trial: trial == second.trial_id, lambda _: None, said.append)
+    assert said == [f"[1/3] {first.name}", f"[3/3] {third.name}"]
+    assert done.line() == "there: 2 trials added, 1 there already; 1 trial not finished yet"
 
 
 @pytest.mark.parametrize(

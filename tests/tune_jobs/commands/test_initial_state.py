@@ -93,7 +93,7 @@ def test_fine_tuning_draws_the_last_layer_for_other_classes(
     assert main(arguments) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "its linear.weight has the shape [10, 16], and this network's [4, 16]" in line
-    assert line.endswith("give --network.reset linear to begin that layer anew")
+    assert line.endswith("give network.reset linear to begin that layer anew")
     assert not (tmp_path / "r" / "train").exists()
     result = trained(tmp_path / "r", "--network.weights", str(weights), "--network.reset", "linear", capsys=capsys)
     assert network_of(tmp_path / "r", result["trial"])["linear.weight"].shape == (4, 16)

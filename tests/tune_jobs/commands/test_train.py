@@ -75,7 +75,7 @@ def test_a_grid_does_not_take_the_place_of_single_runs(
 ) -> None:
     storage.put(experiment_key("demo"), json.dumps({"layout": 1, "experiment": "demo", "single_runs": True}).encode())
     line = error_of(["grid", "run", "demo", "--storage", storage.uri], capsys)
-    assert "holds runs of `train --name demo`; give the experiment another name" in line
+    assert "holds single runs of that name; give the experiment another name" in line
     assert not list(storage.list("demo/trials/"))
 
 
@@ -122,7 +122,10 @@ def test_a_bug_on_a_worker_keeps_its_traceback() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (["--epochs", "20"], ["Note: within 20 epochs the learning rate does not drop", "--schedule.milestones 8,12"]),
+        (
+            ["--epochs", "20"],
+            ["Note: within 20 epochs the learning rate does not drop", "scaled: schedule.milestones 8,12"],
+        ),
         (["--epochs", "20", "--schedule.milestones", "8,12"], []),
         (["--epochs", "20", "--schedule.kind", "cosine"], []),
         (["--epochs", "1"], []),

@@ -133,7 +133,7 @@ def test_seeds_that_are_not_given_are_those_of_the_last_launch_if_it_had_more(
     assert launch(path, storage, seeds=3)[0].seeds == 3
     planned, started = launch(path, storage)
     assert planned.seeds == 3 and started == []
-    assert planned.notes == ("3 seeds, as the last launch had; --seeds 2 is the experiment's own",)
+    assert planned.notes == ("3 seeds, as the last launch had; the experiment's own number is 2",)
     fewer, _ = launch(path, storage, seeds=1)
     assert fewer.seeds == 1 and "4 trials in storage are no part of this: 4 finished with other seeds" in fewer.notes[0]
 

@@ -65,7 +65,7 @@ def test_too_few_seeds_give_no_verdict_and_say_why(seeds: int, finished: Finishe
     assert report.summary.tests.baseline == report.summary.tests.document == {}
     for text in (text_of(storage, "report.md"), text_of(storage, "report.html"), " ".join(shown(report).split())):
         assert "A row with fewer than 3 finished seeds has no test and no verdict" in text
-        assert "Use --seeds 3 or more." in text
+        assert "Run 3 seeds or more." in text
 
 
 def test_a_running_grid_shows_how_far_it_is(tmp_path: Path) -> None:
