@@ -174,8 +174,8 @@ def _trouble(storage: "SpooledStorage") -> dict[str, str]:
 
 def _content(data: DataConfig) -> DataConfig:
     """The configuration reduced to what decides which images there are, so that trials share one data set."""
-    kept = ("source", "size", "fingerprint", "train_limit", "test_limit", "holdout")
-    return replace(DataConfig(), batch_size=2, **{name: getattr(data, name) for name in kept})
+    kept = ("train_limit", "test_limit", "holdout")
+    return replace(data.images_alone(), batch_size=2, **{name: getattr(data, name) for name in kept})
 
 
 @functools.lru_cache(maxsize=1)

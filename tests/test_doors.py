@@ -37,7 +37,7 @@ def test_a_data_source_has_an_entry_in_the_cache(kind: str, tmp_path: Path) -> N
     (tmp_path / "train").mkdir()
     source = f"folder:{tmp_path}" if kind == "folder" else kind
     assert DataConfig(source=source).source == source
-    key, decode = importlib.import_module(SOURCES[kind]).cache_entry(source, tmp_path, 32)
+    key, decode = importlib.import_module(SOURCES[kind]).cache_entry(DataConfig(source=source), tmp_path)
     assert key and callable(decode)
 
 

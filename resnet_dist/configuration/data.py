@@ -15,7 +15,7 @@ SOURCES = {
     "cifar100": "resnet_dist.data.downloads",
     "folder": "resnet_dist.data.image_folder",
 }
-"""Module of each kind of source; its `cache_entry(source, cache, size)` gives a name in the cache and what decodes."""
+"""Module of each kind of source; its `cache_entry(data, cache)` gives a name in the cache and what decodes."""
 
 
 def _names_a_place(source: str) -> bool:
@@ -28,11 +28,17 @@ class DataConfig(Section):
 
     source: str = "synthetic"
     """`synthetic` (built in), `cifar10`, `cifar100` (downloaded), or `folder:PATH`, a directory or a .tar,
-    .tar.gz, .tar.xz or .zip archive with train/<class>/ and test/<class>/ images of 32x32 pixels; or a source of your
-    own, as `module:callable`."""
+    .tar.gz, .tar.xz or .zip archive with train/<class>/ and test/<class>/ images; or a source of your own, as
+    `module:callable`."""
     size: int = 32
-    """Rows and columns of the images. `synthetic` is drawn in any size; a source of your own says by it what it gives;
-    the others have images of 32x32 pixels."""
+    """Rows and columns of the images. `synthetic` is drawn in any size; of a folder or a source of your own it says
+    what they have, or, with `resize`, what a folder's get; downloads have images of 32x32 pixels."""
+    resize: Literal["none", "crop"] = "none"
+    """What becomes of a folder's images of other sizes: `none` refuses them; `crop` scales the shorter side of each
+    to `size`, and takes the middle."""
+    split: float = 0.0
+    """Of a folder of class folders alone, without train/ and test/: about this part of the images is trained on, and
+    the rest is for the test. A hash of its pixels decides for each image. 0 means that the folder is split."""
     fingerprint: str = ""
     """Hash of the decoded images and labels. Filled in when the data is loaded; give it to insist on it."""
     train_limit: int = 0
@@ -79,9 +85,18 @@ class DataConfig(Section):
             f"from 1 to {self.batch_size // 2} (batch norm needs two images in each sub-batch)",
         )
         self.require("size", 8 <= self.size <= 4096, "from 8 to 4,096")
-        if self.size != 32 and kind != "synthetic" and not is_custom(self.source):
+        if self.size != 32 and kind in ("cifar10", "cifar100"):
             raise ConfigurationError(f"data.size: {self.size} is not allowed: images of {self.source} are 32x32 pixels")
+        self.require("split", 0 <= self.split < 1, "at least 0 and below 1, such as 0.8")
+        for name, is_given in (("resize", self.resize != "none"), ("split", self.split > 0)):
+            if is_given and kind != "folder":
+                raise ConfigurationError(f"data.{name}: is for images in a folder (folder:PATH), not for {self.source}")
         self.require("shift", 0 <= self.shift < self.size, f"from 0 to {self.size - 1}")
+
+    def images_alone(self) -> "DataConfig":
+        """What decides which images the source gives, before limits and holdout; the rest as it is by default."""
+        kept = ("source", "size", "resize", "split", "fingerprint")
+        return DataConfig(**{name: getattr(self, name) for name in kept})
 
     @property
     def identified_by_content(self) -> bool:

@@ -14,6 +14,8 @@ ADDED: dict[str, Any] = {
     "solver.beta1": None,
     "solver.beta2": None,
     "data.size": 32,
+    "data.resize": "none",
+    "data.split": 0.0,
     "network.weights_fingerprint": "",
     "network.reset": "nothing",
     "solver.state_fingerprint": "",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from resnet_dist.configuration.data import DataConfig
 from resnet_dist.custom_code import call, fingerprint, installed, one_line, part, resolve
 from resnet_dist.data import image_folder
 from resnet_dist.data.cache import content_entry, opened
@@ -19,8 +20,9 @@ from resnet_dist.errors import DataError, UserError
 from resnet_dist.paths import absolute
 
 
-def cache_entry(source: str, cache: Path, size: int) -> tuple[str, Callable[[], DecodedImages]]:
+def cache_entry(data: DataConfig, cache: Path) -> tuple[str, Callable[[], DecodedImages]]:
     """Name of the source's entry in the cache directory, and what decodes it."""
+    source = data.source
     inputs = _inputs(source)
     if inputs is None:  # what it depends on is not known: what it gives decides
         decoded = custom_images(source).interleaved()

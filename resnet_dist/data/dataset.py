@@ -173,7 +173,7 @@ def _decoder(data: DataConfig, cache: Path) -> tuple[str, Callable[[], DecodedIm
     module = importlib.import_module(
         "resnet_dist.data.custom_source" if custom else SOURCES[data.source.partition(":")[0]]
     )
-    entry: tuple[str, Callable[[], DecodedImages]] = module.cache_entry(data.source, cache, data.size)
+    entry: tuple[str, Callable[[], DecodedImages]] = module.cache_entry(data, cache)
     return entry
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_dist.configuration.data import DataConfig
 from resnet_dist.data.cache import writing
 from resnet_dist.data.decoded_images import DecodedImages
 from resnet_dist.errors import DataError
@@ -23,16 +24,16 @@ TIMEOUT = 20.0
 """Seconds without an answer after which a download is given up."""
 
 
-def cache_entry(source: str, cache: Path, size: int) -> tuple[str, Callable[[], DecodedImages]]:
+def cache_entry(data: DataConfig, cache: Path) -> tuple[str, Callable[[], DecodedImages]]:
     """Name of the source's entry in the cache directory, and what decodes it."""
 
     def download() -> DecodedImages:
         directory = cache / "downloads"
         with writing(cache):
             directory.mkdir(parents=True, exist_ok=True)
-        return downloaded_images(cast(Literal["cifar10", "cifar100"], source), directory)
+        return downloaded_images(cast(Literal["cifar10", "cifar100"], data.source), directory)
 
-    return source, download
+    return data.source, download
 
 
 def downloaded_images(name: Literal["cifar10", "cifar100"], directory: Path) -> DecodedImages:

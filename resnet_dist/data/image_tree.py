@@ -1,36 +1,45 @@
 """Images of class folders, as the members of a directory or archive come by."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Generic, TypeVar
 
 from resnet_dist.data.archives import Member
-from resnet_dist.data.decoded_images import DecodedImages
-from resnet_dist.data.image_decoding import SIZE, NotAnImageError, decode_image
+from resnet_dist.data.image_decoding import NotAnImageError
 from resnet_dist.data.splits import DEPTH, Place, Splits, choose, is_split, is_system, look_alike, printable
 from resnet_dist.errors import DataError
 
 LOGGER = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 LARGEST_FILE = 64 * 2**20
-"""Bytes; anything larger is no image of 32x32 pixels and is not read into memory."""
+"""Bytes; anything larger is taken for no image and not read into memory."""
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")
 
-Images = Mapping[str, Mapping[str, bytes]]
-"""Pixels of each image as bytes [32, 32, 3], by class and file name."""
+Images = Mapping[str, Mapping[str, T]]
+"""What was taken of each image, by class and file name."""
+
+
+@dataclass(frozen=True)
+class FoundImages(Generic[T]):
+    """The images of a data set."""
+
+    train: Images[T]
+    test: Images[T]
+    classes: tuple[str, ...]
+    """Their names, sorted."""
 
 
 @dataclass
-class _Folder:
+class _Folder(Generic[T]):
     """What has been found in one folder that is named like a split."""
 
-    classes: dict[str, dict[str, bytes]] = field(default_factory=dict)
-    """Pixels of each image as bytes [32, 32, 3], by class and file name."""
+    classes: dict[str, dict[str, T]] = field(default_factory=dict)
+    """What was taken of each image, by class and file name."""
     wrong: DataError | None = None
     """The first thing that makes it no folder of images."""
 
@@ -39,20 +48,21 @@ class _WrongMemberError(DataError):
     """A member that no data set can have; it matters if it lies in one."""
 
 
-class ImageTree:
-    """What has been found so far, of whatever could be a data set; which of it is one shows at the end."""
+class ImageTree(Generic[T]):
+    """What has been found so far, of whatever could be a data set; which of it is one shows at the end.
 
-    def __init__(self, path: Path) -> None:
+    `take` gives what is kept of an image file. It raises a `NotAnImageError` for what a data set cannot have.
+    """
+
+    def __init__(self, path: Path, take: Callable[[Member], T]) -> None:
         self.path = path
-        self.folders: dict[Place, _Folder] = {}
+        self.take = take
+        self.folders: dict[Place, _Folder[T]] = {}
         """By place."""
         self.beside: dict[str, None] = {}
         """Names at the top."""
-        self.images = 0
         self.ignored: list[str] = []
         """Files that are in no class folder."""
-        self.odd: list[str] = []
-        """What the decoder warned of."""
 
     def add(self, member: Member) -> None:
         """Take in one member, which is ignored if it is a system's or no part of a data set."""
@@ -76,21 +86,21 @@ class ImageTree:
         except _WrongMemberError as error:
             folder.wrong = folder.wrong or error
 
-    def _add(self, folder: _Folder, member: Member, split: str, inside: Place) -> None:
+    def _add(self, folder: _Folder[T], member: Member, split: str, inside: Place) -> None:
         if member.special:
             raise self._wrong(member, f"is {member.special}, not an image file")
         if member.is_directory:
             if len(inside) == 1:
                 folder.classes.setdefault(inside[0], {})
         elif len(inside) == 2:
-            folder.classes.setdefault(inside[0], {})[inside[1]] = self._decode(member)
+            folder.classes.setdefault(inside[0], {})[inside[1]] = self._taken(member)
         elif inside[1:] or member.name.lower().endswith(IMAGE_SUFFIXES):
             raise self._wrong(member, f"is not of the form {split}/<class>/<image>")
         else:
             self.ignored.append(member.name)
 
-    def decoded(self) -> DecodedImages:
-        """The images, ordered by class and file name."""
+    def found(self) -> FoundImages[T]:
+        """The images of the data set; a `DataError` if it is none."""
         found: dict[Place, list[str]] = {}
         for *top, name in self.folders:
             found.setdefault(tuple(top), []).append(name)
@@ -100,10 +110,9 @@ class ImageTree:
             if folder.wrong:
                 raise folder.wrong
         self._say(splits)
-        empty = _Folder()
+        empty: _Folder[T] = _Folder()
         train, test = (chosen.get(split, empty).classes for split in ("train", "test"))
-        names = _classes(self.path, train, test, splits)
-        return DecodedImages(*_arrays(train, names), *_arrays(test, names), classes=names)
+        return FoundImages(train, test, _classes(self.path, train, test, splits))
 
     def _say(self, splits: Splits) -> None:
         shown = {split: "/".join([*splits.top, name]) for split, name in splits.folders.items()}
@@ -122,28 +131,20 @@ class ImageTree:
             LOGGER.info(
                 "%s: ignoring %d files in no class folder, the first %r", self.path, len(self.ignored), self.ignored[0]
             )
-        if self.odd:
-            LOGGER.warning("%s: of %d images the decoder warns, the first %s", self.path, len(self.odd), self.odd[0])
 
-    def _decode(self, member: Member) -> bytes:
+    def _taken(self, member: Member) -> T:
         if member.size > LARGEST_FILE:
-            raise self._wrong(member, f"is {member.size:,} bytes, too large for an image of 32x32 pixels")
+            raise self._wrong(member, f"is {member.size:,} bytes, too large for an image")
         try:
-            pixels, warned = decode_image(member.read())
+            return self.take(member)
         except NotAnImageError as error:
             raise self._wrong(member, str(error)) from error
-        if warned:
-            self.odd.append(f"{printable(member.name)}: {warned}")
-        self.images += 1
-        if self.images % 10_000 == 0:
-            LOGGER.info("%s: decoded %d images", self.path, self.images)
-        return pixels
 
     def _wrong(self, member: Member, what: str) -> DataError:
         return _WrongMemberError(f"data.source: {printable(member.name)} in {self.path} {what}")
 
 
-def _classes(path: Path, train: Images, test: Images, splits: Splits) -> tuple[str, ...]:
+def _classes(path: Path, train: Images[T], test: Images[T], splits: Splits) -> tuple[str, ...]:
     """Names of the classes, sorted; a `DataError` unless each split has images of the same two or more.
 
     Where there are test images alone, these have.
@@ -174,12 +175,3 @@ def _classes(path: Path, train: Images, test: Images, splits: Splits) -> tuple[s
     if len(test) < 2:
         raise DataError(f"data.source: {path} has one class, {printable(next(iter(test)))}; at least 2 are needed")
     return tuple(sorted(test))
-
-
-def _arrays(images: Images, classes: tuple[str, ...]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Images uint8 [N, 3, 32, 32] and labels int64 [N] of one split."""
-    folders = [images.get(name, {}) for name in classes]
-    pixels = b"".join(folder[name] for folder in folders for name in sorted(folder))
-    array = np.frombuffer(pixels, np.uint8).reshape(-1, *SIZE, 3).transpose(0, 3, 1, 2)
-    labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(folder) for folder in folders])
-    return np.ascontiguousarray(array), labels

@@ -162,4 +162,5 @@ def _instead(path: Path, names: list[str]) -> str:
         for name in (path.name, *names):
             if re.fullmatch(pattern, name, re.IGNORECASE):
                 return f"{found}: {name} {remedy}"
-    return f"{found}. It must hold train/<class>/<image> and test/<class>/<image>"
+    form = "train/<class>/<image> and test/<class>/<image>"
+    return f"{found}. It must hold {form}, or give --data.split 0.8 to split class folders"

@@ -32,7 +32,7 @@ LOGGER = logging.getLogger(__name__)
 ROOT = ".data/"
 
 
-def stage(source: str, found: CachedImages, storage: Storage) -> bool:
+def stage(data: DataConfig, found: CachedImages, storage: Storage) -> bool:
     """Put a decoded data set into storage. False if it was there already."""
     fingerprint, images = found.fingerprint, found.images
     fresh = storage.get(_meta_key(fingerprint)) is None
@@ -43,8 +43,8 @@ def stage(source: str, found: CachedImages, storage: Storage) -> bool:
             storage.put(f"{ROOT}{fingerprint}/{name}.npy", buffer.getvalue())
         meta = {"fingerprint": fingerprint, "classes": list(images.classes)}
         storage.put(_meta_key(fingerprint), (json.dumps(meta, indent=1) + "\n").encode())
-    named = {"source": source, "fingerprint": fingerprint}
-    storage.put(_source_key(source), (json.dumps(named, indent=1) + "\n").encode())
+    named = {"source": data.source, "fingerprint": fingerprint}
+    storage.put(_source_key(data), (json.dumps(named, indent=1) + "\n").encode())
     return fresh
 
 
@@ -111,7 +111,7 @@ def _found(data: DataConfig, storage: Storage) -> tuple[str, bytes | None]:
     """Fingerprint and `meta.json` of the copy in storage; None if there is none."""
     # Of a source that its name identifies, the name decides, or its entry in the cache would be any data insisted on.
     insisted = data.fingerprint if data.identified_by_content else ""
-    fingerprint = insisted or _fingerprint_of(data.source, storage)
+    fingerprint = insisted or _fingerprint_of(data, storage)
     return fingerprint, storage.get(_meta_key(fingerprint)) if fingerprint else None
 
 
@@ -133,9 +133,9 @@ def _fetched(storage: Storage, fingerprint: str, meta: bytes) -> DecodedImages:
     return images
 
 
-def _fingerprint_of(source: str, storage: Storage) -> str:
+def _fingerprint_of(data: DataConfig, storage: Storage) -> str:
     try:
-        return str(json.loads(storage.get(_source_key(source)) or b"{}").get("fingerprint", ""))
+        return str(json.loads(storage.get(_source_key(data)) or b"{}").get("fingerprint", ""))
     except (ValueError, AttributeError):
         return ""
 
@@ -144,7 +144,10 @@ def _meta_key(fingerprint: str) -> str:
     return f"{ROOT}{fingerprint}/meta.json"
 
 
-def _source_key(source: str) -> str:
+def _source_key(data: DataConfig) -> str:
+    source = data.source
+    if (data.resize, data.split) != ("none", 0):  # which make other images of it
+        source = f"{source} {data.size} {data.resize} {data.split}"
     if is_custom(source):
         source = f"{source} {code_of(source)}"  # another text may give other images
     return f"{ROOT}sources/{hashlib.sha256(source.encode()).hexdigest()[:16]}.json"

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_dist.configuration.data import DataConfig
 from resnet_dist.data.decoded_images import DecodedImages
 
 VERSION = 1
@@ -46,10 +47,10 @@ _RADIUS = (9, 15)
 _ROOTS = np.array([math.isqrt(square) for square in range(2 * 64 * 64)], np.int32)
 
 
-def cache_entry(source: str, cache: Path, size: int) -> tuple[str, Callable[[], DecodedImages]]:
+def cache_entry(data: DataConfig, cache: Path) -> tuple[str, Callable[[], DecodedImages]]:
     """Name of the source's entry in the cache directory, and what decodes it."""
-    suffix = "" if size == 32 else f"-{size}"
-    return f"{source}-{VERSION}{suffix}", functools.partial(synthetic_images, size)
+    suffix = "" if data.size == 32 else f"-{data.size}"
+    return f"{data.source}-{VERSION}{suffix}", functools.partial(synthetic_images, data.size)
 
 
 def synthetic_images(size: int = 32) -> DecodedImages:

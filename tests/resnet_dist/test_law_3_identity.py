@@ -68,6 +68,8 @@ CONTEXT: dict[str, dict[str, Any]] = {
     "network.stem_and_head": IMAGENET,
     "data.source": FOLDER,
     "data.fingerprint": FOLDER,
+    "data.resize": FOLDER,
+    "data.split": FOLDER,
     "solver.alpha": {"solver.kind": "rmsprop"},
     "solver.rho": {"solver.kind": "adadelta"},
     "solver.eps": {"solver.kind": "adagrad"},

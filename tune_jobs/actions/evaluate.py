@@ -185,7 +185,8 @@ def _evaluate(
             custom.install({**custom.installed(), **custom.collect({"--data.source": source}, [Path.cwd()])})
         data = replace(data, source=source, fingerprint="")
         if model.mean is not None:
-            data = DataConfig(source=source, size=data.size)
+            resize = data.resize if source.startswith("folder:") else "none"
+            data = DataConfig(source=source, size=data.size, resize=resize)
     data = replace(data, test_limit=data.test_limit if test_limit is None else test_limit)
     try:
         tests = load_test_images(data)

@@ -32,6 +32,8 @@ def add_arguments(parser: Parser) -> None:
     action.add_argument(
         "--data.size", dest="size", type=positive, default=32, metavar="N", help="as for train (default: 32)"
     )
+    action.add_argument("--data.resize", dest="resize", choices=("none", "crop"), default="none", help="as for train")
+    action.add_argument("--data.split", dest="split", type=float, default=0.0, metavar="PART", help="as for train")
     action.add_argument("storage", metavar="DIR|s3://…", help="where the results of the runs go")
     action.add_argument(
         "--dry-run", action="store_true", help="decode the data set and say what would be stored; store nothing"
@@ -42,7 +44,7 @@ def add_arguments(parser: Parser) -> None:
 
 def stage_command(args: argparse.Namespace) -> int:
     """Decode a source and store it with its fingerprint, unless it is there."""
-    data = DataConfig(source=args.source, size=args.size)
+    data = DataConfig(source=args.source, size=args.size, resize=args.resize, split=args.split)
     if is_custom(data.source):
         custom_code.install(custom_code.collect({"SOURCE": data.source}, [Path.cwd()]))
     storage = open_storage(args.storage)
@@ -52,7 +54,7 @@ def stage_command(args: argparse.Namespace) -> int:
     if args.dry_run:
         fresh, now = not is_staged(replace(data, fingerprint=found.fingerprint), storage), "would be put into"
     else:
-        fresh, now = stage(data.source, found, storage), "are now in"
+        fresh, now = stage(data, found, storage), "are now in"
     if args.json:
         print_json({"source": data.source, "fingerprint": found.fingerprint, "stored": fresh and not args.dry_run})
         return 0

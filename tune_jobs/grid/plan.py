@@ -244,13 +244,11 @@ def make_plan(
     sources = {cell.config.data.source for table in experiment.tables for cell in table.cells}
     by_content = {source for source in sources if replace(TrainingConfig().data, source=source).identified_by_content}
     if len(sources) == 1 and by_content:
-        (source,) = sources
         from resnet_dist.data.dataset import dataset_fingerprint
         from resnet_dist.data.staged import bring
 
-        size = experiment.tables[0].cells[0].config.data.size
-        fingerprint = overrides.get("data.fingerprint", "")
-        data = replace(TrainingConfig().data, source=source, size=size, fingerprint=fingerprint)
+        data = experiment.tables[0].cells[0].config.data.images_alone()
+        data = replace(data, fingerprint=overrides.get("data.fingerprint", ""))
         overrides = overrides | {"data.fingerprint": dataset_fingerprint(bring(data, storage))}
         experiment = bind_experiment(load_experiment(what, overrides, epochs), what)
     elif by_content:

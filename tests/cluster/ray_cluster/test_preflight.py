@@ -59,7 +59,7 @@ def test_whether_a_node_can_have_the_data_is_known(source: DataConfig, storage: 
     assert not data_is_reachable(gone, storage, no_network)
     cifar10 = DataConfig(source="cifar10")
     assert not data_is_reachable(cifar10, storage, no_network)
-    stage("cifar10", load_source(source), storage)
+    stage(cifar10, load_source(source), storage)
     assert data_is_reachable(cifar10, storage, no_network)
 
 

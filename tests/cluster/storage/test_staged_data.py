@@ -29,7 +29,7 @@ def storage(tmp_path: Path) -> LocalStorage:
 @pytest.fixture
 def elsewhere(source: DataConfig, storage: LocalStorage, tmp_path: Path) -> Path:
     """The empty cache of a host on which the staged folder does not exist."""
-    assert stage(source.source, load_source(source, tmp_path / "here"), storage)
+    assert stage(source, load_source(source, tmp_path / "here"), storage)
     shutil.rmtree(source.source.removeprefix("folder:"))
     return tmp_path / "there"
 
@@ -39,7 +39,7 @@ def test_a_host_without_the_folder_trains_on_the_same_images_under_the_same_iden
 ) -> None:
     original = load_dataset(source, tmp_path / "here")
     identity = TrainingConfig(data=replace(source, fingerprint=original.fingerprint)).trial_id()
-    stage(source.source, load_source(source, tmp_path / "here"), storage)
+    stage(source, load_source(source, tmp_path / "here"), storage)
     shutil.rmtree(source.source.removeprefix("folder:"))
     brought = bring(source, storage, tmp_path / "there")
     assert TrainingConfig(data=brought).trial_id() == identity
@@ -71,9 +71,9 @@ def test_a_host_fetches_a_data_set_once(source: DataConfig, storage: LocalStorag
 
 def test_staging_again_stores_nothing_new(source: DataConfig, storage: LocalStorage, tmp_path: Path) -> None:
     found = load_source(source, tmp_path / "here")
-    assert stage(source.source, found, storage)
+    assert stage(source, found, storage)
     before = {item.key: item.version for item in storage.list(".data/") if item.key.endswith(".npy")}
-    assert not stage(source.source, found, storage)
+    assert not stage(source, found, storage)
     assert len(before) == 4
     assert before.items() <= {item.key: item.version for item in storage.list(".data/")}.items()
 
@@ -119,7 +119,7 @@ def test_a_downloaded_source_is_found_by_its_name(
 ) -> None:
     cifar10 = DataConfig(source="cifar10", batch_size=2)
     found = load_source(source, tmp_path / "here")  # any images will do
-    stage("cifar10", found, storage)
+    stage(cifar10, found, storage)
     assert bring(cifar10, storage) == cifar10
     assert load_dataset(cifar10).fingerprint == found.fingerprint
     # Whose images it insists on does not make any staged data CIFAR-10, here and for every later run.

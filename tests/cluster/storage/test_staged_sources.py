@@ -105,7 +105,7 @@ def test_a_host_without_the_files_uses_what_is_staged(
 ) -> None:
     custom_code.install({"mine.py": text_of(file, inputs.format(file=str(file)))})
     original = load_source(SOURCE)
-    assert stage(SOURCE.source, original, storage)
+    assert stage(SOURCE, original, storage)
     file.unlink()
     monkeypatch.setenv("RESNET_DIST_CACHE", str(tmp_path / "elsewhere"))
     with pytest.raises(DataError, match=r"faces\.npy"):
@@ -122,20 +122,20 @@ def test_a_worker_takes_what_is_staged_and_does_not_call_the_source(
     file: Path, storage: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = load_source(SOURCE)
-    stage(SOURCE.source, found, storage)
+    stage(SOURCE, found, storage)
     monkeypatch.setenv("RESNET_DIST_CACHE", str(tmp_path / "elsewhere"))
     bound = replace(SOURCE, fingerprint=found.fingerprint)
     assert load_source(bring(bound, storage)).fingerprint == found.fingerprint and calls(file) == 2
 
 
 def test_while_the_source_can_be_called_it_decides_and_not_what_was_staged(file: Path, storage: LocalStorage) -> None:
-    stage(SOURCE.source, load_source(SOURCE), storage)
+    stage(SOURCE, load_source(SOURCE), storage)
     write_images(file, 2)
     assert bring(SOURCE, storage).fingerprint == dataset_fingerprint(SOURCE)
 
 
 def test_images_staged_of_another_text_are_not_this_texts(file: Path, storage: LocalStorage, tmp_path: Path) -> None:
-    stage(SOURCE.source, load_source(SOURCE), storage)
+    stage(SOURCE, load_source(SOURCE), storage)
     custom_code.install({"mine.py": text_of(tmp_path / "nowhere.npy")})
     assert bring(SOURCE, storage) == SOURCE
     with pytest.raises(DataError, match="needs its images staged"):

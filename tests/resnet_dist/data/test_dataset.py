@@ -186,7 +186,7 @@ def test_a_cached_fingerprint_is_read_without_torch(cache: Path) -> None:
 
 def test_a_source_is_decoded_once(archive: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load_dataset(config(archive))
-    monkeypatch.setattr("resnet_dist.data.image_folder.folder_images", lambda _: pytest.fail("decoded again"))
+    monkeypatch.setattr("resnet_dist.data.image_folder.folder_images", lambda *_: pytest.fail("decoded again"))
     second = load_dataset(config(archive, train_limit=9))
     assert second.fingerprint == first.fingerprint and torch.equal(second.train_images, first.train_images[:9])
 
@@ -263,7 +263,7 @@ def test_a_directory_that_nothing_happened_to_is_decoded_once(
     dated: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = dataset_fingerprint(config(dated))
-    monkeypatch.setattr("resnet_dist.data.image_folder.folder_images", lambda _: pytest.fail("decoded again"))
+    monkeypatch.setattr("resnet_dist.data.image_folder.folder_images", lambda *_: pytest.fail("decoded again"))
     for path in dated.rglob("*.bmp"):
         path.read_bytes()
     assert dataset_fingerprint(config(dated)) == before

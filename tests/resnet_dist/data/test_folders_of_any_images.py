@@ -1,0 +1,80 @@
+"""Folders whose images are of any size, or not split, and the decoder that they share with shards."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnet_dist.data import image_decoding
+from resnet_dist.data.image_decoding import NotAnImageError
+from resnet_dist.data.image_folder import folder_images
+from resnet_dist.errors import DataError
+from tests.image_trees import CLASSES, encoded, image_tree, pixels, write_archive, write_directory
+
+
+def test_images_of_any_size_are_scaled_and_cut_to_their_middle(tmp_path: Path) -> None:
+    wide = pixels(7, (100, 60))
+    tree = image_tree() | {"train/ant/0.png": encoded(wide), "train/ant/1.jpg": encoded(pixels(1, (300, 31)), "JPEG")}
+    images = folder_images(write_directory(tmp_path, tree), 30, crop=True)
+    assert images.train_images.shape == (13, 3, 30, 30)
+    expected = np.asarray(Image.fromarray(wide[:, 20:80]).resize((30, 30), Image.Resampling.BILINEAR))
+    assert abs(images.train_images[0].transpose(1, 2, 0).astype(int) - expected).max() <= 1
+    grown = folder_images(tmp_path, 64, crop=True).train_images
+    assert grown.shape == (13, 3, 64, 64) and grown[0].min() >= 0
+
+
+def test_a_folder_without_splits_is_split_by_what_its_images_hold(tmp_path: Path) -> None:
+    tree = {
+        f"{name}/{index}.png": encoded(pixels(100 * number + index))
+        for number, name in enumerate(CLASSES)
+        for index in range(30)
+    }
+    found = folder_images(write_directory(tmp_path / "plain", tree), split=0.8)
+    train, test = len(found.train_labels), len(found.test_labels)
+    assert train + test == 90 and 60 < train < 84
+    renamed = {f"photos/{name.replace('/', '/x')}": data for name, data in tree.items()}
+    again = folder_images(write_archive(tmp_path / "a.zip", renamed), split=0.8)
+    assert again.fingerprint() == found.fingerprint()  # whatever the files' names
+    more = folder_images(write_directory(tmp_path / "plain", {"ant/99.png": encoded(pixels(999))}), split=0.8)
+    assert len(more.train_labels) + len(more.test_labels) == 91
+    moved = {image.tobytes() for image in more.train_images} ^ {image.tobytes() for image in found.train_images}
+    assert len(moved) <= 1
+
+
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        (image_tree(), "data.split: "),
+        ({"ant/0.png": encoded(pixels(0)), "ant/1.png": encoded(pixels(1))}, "two or more class folders side by side"),
+        ({"ant/0.png": encoded(pixels(0)), "bee/x/0.png": encoded(pixels(1))}, "two or more class folders"),
+        ({"ant/0.png": encoded(pixels(0)), "bee/0.png": encoded(pixels(1))}, "falls to the test images"),
+        ({"ant/0.png": b"no image", "bee/0.png": encoded(pixels(1))}, "ant/0.png"),
+    ],
+)
+def test_class_folders_that_cannot_be_split_are_refused(tmp_path: Path, tree: dict[str, bytes], said: str) -> None:
+    with pytest.raises(DataError, match=said) as caught:
+        folder_images(write_directory(tmp_path, tree), split=0.99)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["cut", "no end", "corrupt", "cmyk", "grey", "turned", "progressive"])
+def test_torchvisions_decoder_takes_a_jpeg_as_pillow_does(damage: str) -> None:
+    picture = Image.fromarray(np.add.outer(np.arange(45), np.arange(60)).astype(np.uint8)[..., None].repeat(3, 2))
+    picture = picture.convert({"cmyk": "CMYK", "grey": "L"}.get(damage, "RGB"))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", exif=exif if damage == "turned" else b"", progressive=damage == "progressive")
+    data = {"cut": buffer.getvalue()[:-60], "no end": buffer.getvalue()[:-2]}.get(damage, buffer.getvalue())
+    if damage == "corrupt":
+        data = data[:-40] + bytes(10) + data[-30:]
+    given: list[bytes] = []
+    for decoder in (image_decoding._by_pillow, image_decoding.decode):
+        try:
+            given.append(decoder(data, None)[0].numpy().tobytes())
+        except NotAnImageError as error:
+            given.append(str(error).encode())
+    assert given[0] == given[1]
+    assert (b"can be decoded" in given[1]) == (damage in ("cut", "no end"))
