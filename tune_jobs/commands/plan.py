@@ -150,7 +150,8 @@ def _expected(planned: Plan, memory: int) -> Iterator[str]:
     yield (
         f"Expected: {in_words(3600 * hours)} with {counted(planned.slots, 'worker')} at a time on {planned.machine}, "
         f"up to {_memory(memory)} of memory each ({_hours(hours)} hours, {_hours(work)} worker-hours; step times "
-        "measured, several workers taken to share the work evenly)"
+        "measured, several workers taken to share the work evenly; Ray takes some 10 s to start beyond that, and a "
+        "group of workers some 20 s)"
     )
     doubled = planned.hours_with(2 * planned.slots)
     if doubled is not None and doubled < 0.95 * hours:

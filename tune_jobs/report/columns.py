@@ -154,12 +154,17 @@ def cost_fields(cost: Cost) -> list[str]:
     """What the cost table shows of a group of trials, by `COST_TITLES`."""
     return [
         str(cost.trials),
-        f"{cost.hours:.2f}",
-        f"{cost.worker_hours:.2f}",
-        f"{cost.images / 1e6:,.2f}",
+        _amount(cost.hours),
+        _amount(cost.worker_hours),
+        _amount(cost.images / 1e6),
         NONE if cost.images_per_second is None else f"{cost.images_per_second:,.0f}",
         NONE if cost.kilowatt_hours is None else f"{cost.kilowatt_hours:.3g}",
     ]
+
+
+def _amount(value: float) -> str:
+    """Two decimals, or two digits of what has not as many."""
+    return f"{value:,.2f}" if value >= 0.1 or not value else f"{value:.2g}"
 
 
 def trial_fields(trial: TrialResults) -> dict[str, str]:

@@ -124,12 +124,13 @@ def _paint(axes: "Axes", table: TableSummary, curves: Sequence[Curve], measure: 
 
 
 def _highest_but_at_first(curves: Sequence[Curve]) -> float:
-    """The highest mean after the first tenth of the epochs, where every network errs, as in the paper's figure."""
+    """The highest error of a seed after the first tenth of the epochs, where every network errs, as in the paper's
+    figure."""
     first = max(curve.epochs[-1] for curve in curves) // 10
     return max(
         value
         for curve in curves
-        for epoch, value in zip(curve.epochs, curve.mean, strict=True)
+        for epoch, value in zip(curve.epochs, curve.high, strict=True)
         if epoch > first or epoch == curve.epochs[-1]
     )
 

@@ -8,7 +8,7 @@ from tune_jobs.report.columns import COST_TITLES, columns, cost_fields, percent,
 from tune_jobs.report.drawing import Drawing
 from tune_jobs.report.inline_figures import hover_values, inline_svg
 from tune_jobs.report.links import RecordLinks
-from tune_jobs.report.method import RATE_TITLES, method, rate_fields
+from tune_jobs.report.method import method, rate_fields, rate_titles
 from tune_jobs.report.summary import ReportSummary
 from tune_jobs.results.trials import STATES
 
@@ -59,9 +59,9 @@ def html_page(
         cost_energy=costs.about_energy(spent.total) if spent else "",
         duration=lambda trial: costs.duration(costs.trial_seconds(trial)),
         percent=percent,
-        method=method(summary.options),
-        rate_titles=RATE_TITLES,
-        rates=rate_fields(),
+        method=method(summary),
+        rate_titles=rate_titles(summary),
+        rates=rate_fields(summary),
     )
 
 

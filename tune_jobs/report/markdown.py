@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from tune_jobs.report import cost as costs
 from tune_jobs.report.columns import COST_TITLES, columns, cost_fields, percent, progress, trial_fields
 from tune_jobs.report.links import RecordLinks
-from tune_jobs.report.method import RATE_TITLES, method, rate_fields
+from tune_jobs.report.method import method, rate_fields, rate_titles
 from tune_jobs.report.summary import CellSummary, ReportSummary, TableSummary
 from tune_jobs.results.trials import TrialResults
 
@@ -36,8 +36,9 @@ def markdown(
         lines += ["## Cost", "", *_cost(spent)]
     lines += ["## Test images", "", f"{summary.images.sentence}\n"] if summary.images else []
     lines += ["## Trials", "", *_trials(summary, where), "", "## How to read this", ""]
-    lines += [f"{line}\n" for line in method(summary.options)]
-    lines += [*_grid(RATE_TITLES, [True] * len(RATE_TITLES), rate_fields()), ""]
+    lines += [f"{line}\n" for line in method(summary)]
+    titles = rate_titles(summary)
+    lines += [*_grid(titles, [True] * len(titles), rate_fields(summary)), ""]
     return "\n".join(lines)
 
 

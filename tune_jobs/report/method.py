@@ -1,7 +1,9 @@
 """How to read a report: what was measured and tested, and how often each verdict is right and wrong."""
 
+from collections.abc import Sequence
+
 from tune_jobs.report.statistics import LEAST_GROUPS, LEAST_SEEDS
-from tune_jobs.report.summary import ReportOptions
+from tune_jobs.report.summary import ReportSummary
 
 RATE_TITLES = (
     *("Seeds", "Truly off, %", "Document: equivalent", "consistent", "differs"),
@@ -34,10 +36,30 @@ WHOLE_STUDY = {(5, False): 40, (10, False): 76, (27, False): 100, (27, True): 37
 """Per cent of studies whose recipe is found to be 0.2 % points off, by independent differences of five seeds each, and
 whether every third varies five times as much as the others."""
 
+_APART = "less than {margin} apart, by two one-sided tests at 0.05, not corrected"
+_DOCUMENT = (
+    "The document's number is one run, which varies as ours do: our mean less it has the error sd √(1 + 1/n), n - 1 "
+    "degrees of freedom. Verdicts: differs (p < 0.05 of no difference, by Holm's method over all configurations of the "
+    f"experiment, each counted once); equivalent ({_APART}); consistent with the document's run (it may well be one "
+    "more run of ours: p ≥ 0.05, not corrected, where one more run is known to ± {margin}); undecided (anything else). "
+    "The p beside differs and equivalent is that of their own test; the other two are reached by none and have no p. "
+    "No verdict says that two recipes are the same."
+)
+_NO_DOCUMENT = (
+    f"Verdicts: differs (p < 0.05 of no difference, by Holm's method); equivalent ({_APART}); undecided (anything "
+    "else). The p beside differs and equivalent is that of their own test; undecided is reached by none and has no p. "
+    "No verdict says that two rows are the same."
+)
+_OF_THE_DOCUMENT = range(2, 6)
+"""Columns of the rates that are of comparisons with the document."""
 
-def method(options: ReportOptions) -> list[str]:
+
+def method(summary: ReportSummary) -> list[str]:
     """How the numbers came about, in a few sentences for readers of the tables."""
+    options, documented = summary.options, summary.has_references
     margin = f"{100 * options.smallest_difference:g} % points"
+    with_document = f" and {LOOKS['document']:g} of 100 with the document" if documented else ""
+    of_studies = ", or of studies" if documented else ""
     found = {study: f"{rate:g} %" for study, rate in WHOLE_STUDY.items()}
     said = [
         "The measure is the top-1 error on the test set after the last epoch, never the best epoch. Ours is the mean "
@@ -45,13 +67,7 @@ def method(options: ReportOptions) -> list[str]:
         'interval of the mean; "one run" is the 95 % prediction interval for one more. Seeds that diverged are '
         "outcomes: a row with any says how many, and nothing is concluded from the mean of the others, nor from "
         f"fewer than {LEAST_SEEDS} seeds.",
-        "The document's number is one run, which varies as ours do: our mean less it has the error sd √(1 + 1/n), "
-        "n - 1 degrees of freedom. Verdicts: differs (p < 0.05 of no difference, by Holm's method over all "
-        f"configurations of the experiment, each counted once); equivalent (less than {margin} apart, by two one-sided "
-        "tests at 0.05, not corrected); consistent with the document's run (it may well be one more run of ours: p ≥ "
-        f"0.05, not corrected, where one more run is known to ± {margin}); undecided (anything else). The p beside "
-        "differs and equivalent is that of their own test; the other two are reached by none and have no p. No verdict "
-        "says that two recipes are the same.",
+        (_DOCUMENT if documented else _NO_DOCUMENT).format(margin=margin),
         "Rows are tested against their table's baseline by Welch's t or, where runs of equal seeds share their "
         "training, by the differences of such pairs; Holm's method is over the table. The interval is the 95 % one of "
         "the difference, not corrected. Each table asks one question: of made-up studies with six such tables, of five "
@@ -62,7 +78,9 @@ def method(options: ReportOptions) -> list[str]:
         f"{LEAST_GROUPS} independent differences nothing is said: of made-up studies of five seeds, whose recipe is "
         f"0.2 % points off, {found[27, False]} find it with 27, {found[LEAST_GROUPS, False]} with {LEAST_GROUPS} and "
         f"{found[5, False]} with 5. Where some configurations vary more than others, the test errs in no more than "
-        f"5 %, and finds less: {found[27, True]} with 27, if every third varies five times as much as the others.",
+        f"5 %, and finds less: {found[27, True]} with 27, if every third varies five times as much as the others."
+        if documented
+        else "",
         "All of it is conditional on this test set, which is a sample, too: at an error of 8.29 % the same network on "
         "another 10,000 images would err by up to 0.54 % points more or less (95 %). Where trials have kept which "
         'images they get wrong, "other images" is the interval of the difference on other test sets of this size: it '
@@ -70,13 +88,14 @@ def method(options: ReportOptions) -> list[str]:
         "is no wider.",
         "Interim: read before the planned seeds have ended. Whoever looks at a comparison after each seed from the "
         "third to the tenth, and stops at p < 0.05, finds a difference that is not there in "
-        f"{LOOKS['baseline']:g} of 100 comparisons with a baseline and {LOOKS['document']:g} of 100 with the "
-        "document, not 5.",
+        f"{LOOKS['baseline']:g} of 100 comparisons with a baseline"
+        f"{with_document}, not 5.",
         "How often the verdicts are right and wrong, in made-up studies: 30 configurations, of which four are rows in "
         "pairs, all off by the same truth; runs with a standard deviation of 0.2 % points, differences in pairs with "
-        "0.06 %; a margin of 0.5 % points. Equivalent and consistent are wrong in rows that are 0.5 % off, and differs "
-        "in rows that are 0 % off. In per cent of rows, or of studies:",
+        f"0.06 %; a margin of 0.5 % points. Equivalent {'and consistent are' if documented else 'is'} wrong in rows "
+        f"that are 0.5 % off, and differs in rows that are 0 % off. In per cent of rows{of_studies}:",
     ]
+    said = [line for line in said if line]
     if options.best_epoch:
         said.insert(
             1,
@@ -86,6 +105,15 @@ def method(options: ReportOptions) -> list[str]:
     return said
 
 
-def rate_fields() -> list[list[str]]:
-    """The rows below `RATE_TITLES`; where nothing is tested, nothing."""
-    return [["—" if rate is None else f"{rate:g}" for rate in row] for row in RATES]
+def rate_titles(summary: ReportSummary) -> list[str]:
+    """The heading of the rates: without the document where no row has its number."""
+    return _shown(RATE_TITLES, summary)
+
+
+def rate_fields(summary: ReportSummary) -> list[list[str]]:
+    """The rows below it; where nothing is tested, nothing."""
+    return [_shown(["—" if rate is None else f"{rate:g}" for rate in row], summary) for row in RATES]
+
+
+def _shown(fields: Sequence[str], summary: ReportSummary) -> list[str]:
+    return [text for at, text in enumerate(fields) if summary.has_references or at not in _OF_THE_DOCUMENT]

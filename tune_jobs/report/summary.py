@@ -197,6 +197,11 @@ class ReportSummary:
     options: ReportOptions
 
     @property
+    def has_references(self) -> bool:
+        """Whether the document has a number for any row."""
+        return any(cell.reference is not None for table in self.tables for cell in table.cells)
+
+    @property
     def early_stopped(self) -> tuple[TrialResults, ...]:
         """Trials that a searching scheduler ended: they are in no table."""
         return tuple(trial for trial in self.results.trials.values() if trial.state == "early-stopped")

@@ -23,7 +23,7 @@ class Look:
     epochs: int
     """Of all trials that have not given up."""
     epochs_an_hour: float | None
-    """How many have ended since the watch began, by the time since then; None before the first has."""
+    """How many have ended since the watch or the first trial began, by the time since; None before the first has."""
     seconds_left: float | None
     """Until all is done, as fast as it went since then; None while nothing is known of it."""
 
@@ -62,7 +62,8 @@ class Watch:
             )
         )
         at = self.clock()
-        if self.first is None or self.first[1] > done:  # trials were removed
+        begun = any(trial.state != "missing" for trial in trials.values())  # before that, Ray starts
+        if self.first is None or not begun or self.first[1] > done:  # or trials were removed
             self.first = at, done, work
         began, before, work_before = self.first
         since, gained = at - began, work - work_before

@@ -56,6 +56,18 @@ def test_each_seed_is_a_thin_line_below_its_rows_mean(finished: Finished) -> Non
     )
 
 
+def test_no_seeds_line_leaves_the_figure_of_the_errors(tmp_path: Path) -> None:
+    storage, trials = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=2)
+    for trial, error in zip(trials, (0.1, 0.7, 0.1, 0.1), strict=True):
+        record_result(storage, "two-rows", trial, error)
+    (table,) = summarise_experiment(read_experiment(storage, "two-rows")).tables
+    drawing = draw(table, "test-error")
+    assert drawing is not None
+    (panel,) = drawing.panels
+    (highest, *_) = (drawn.y.offset + drawn.y.factor * max(drawn.curve.high) for drawn in panel.curves)
+    assert highest > panel.box[1], "70 % is below the upper edge"
+
+
 def test_many_rows_are_reported_with_the_best_drawn(tmp_path: Path) -> None:
     levels = ", ".join(f"{0.001 * i:.3f}" for i in range(1, 121))
     text = f'name = "two-rows"\n[[table]]\nname = "t"\n[table.grid]\n"solver.learning_rate" = [{levels}]\n'

@@ -1,6 +1,7 @@
 """What a report says."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -316,6 +317,20 @@ def test_cost_counts_what_was_trained_also_by_trials_that_failed(finished: Finis
     write_report(storage, "two-rows", NOW)
     for path in ("report.md", "report.html"):
         assert "Energy: not recorded by every trial." in text_of(storage, path)
+    assert "| All trials | 6 | 0.0067 | 0.0067 | 0.60 |" in text_of(storage, "report.md"), "24 s are not 0.00 hours"
+
+
+def test_a_report_without_numbers_of_the_document_does_not_explain_them(finished: Finished, tmp_path: Path) -> None:
+    with_them, _ = finished()
+    write_report(with_them, "two-rows", NOW)
+    text = "\n".join(line for line in TWO_ROWS.splitlines() if not line.startswith(("reference", "paper")))
+    without, _ = record_experiment(tmp_path / "other", experiment_from(text, tmp_path), seeds=2)
+    write_report(without, "two-rows", NOW)
+    for path in ("report.md", "report.html"):
+        assert "whole study" in text_of(with_them, path) and "The document" in text_of(with_them, path)
+        explained = text_of(without, path).rpartition("How to read this")[2].partition("<script>")[0]
+        assert "Baseline: equivalent" in explained
+        assert not re.search("[Dd]ocument|[Ww]hole study|consistent", explained)
 
 
 def test_energy_is_given_where_every_trial_has_recorded_it(finished: Finished) -> None:

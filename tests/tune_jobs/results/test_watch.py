@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster.storage.lease import Lease
+from resnet_dist.storage.interface import TrialKeys
 from tests.tune_jobs.recorded import TWO_ROWS, experiment_from, record_experiment, record_metrics, record_result
 from tune_jobs.command_line import main
 from tune_jobs.results.watch import Watch
@@ -32,6 +33,22 @@ def test_rate_and_time_left_are_of_what_has_ended_since_the_watch_began(tmp_path
     record_result(storage, "two-rows", first, 0.1)
     record_result(storage, "two-rows", second, 0.1)
     assert watch.look().over
+
+
+def test_the_rate_knows_nothing_of_the_time_before_the_first_trial_began(tmp_path: Path) -> None:
+    storage, (first, *_) = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path, epochs=10), seeds=1)
+    now = 0.0
+    watch = Watch(storage, "two-rows", lambda: now)
+    watch.look()
+    now = 500.0  # the launch was waited for, and Ray has started
+    watch.look()
+    storage.put(TrialKeys("two-rows", first.trial_id).config, b"{}")
+    watch.look()
+    record_metrics(storage, "two-rows", first, [0.5] * 4)
+    now = 540.0
+    look = watch.look()
+    assert look.epochs_an_hour == pytest.approx(4 * 3600 / 40)
+    assert look.seconds_left == pytest.approx(10 * (6 + 10 * 32 / 20))
 
 
 def test_what_is_finished_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
