@@ -20,7 +20,9 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from cluster.storage.bounded import UnansweredError, bounded
 from cluster.storage.keys import probe, validate_key, validate_prefix
+from cluster.storage.s3_answers import require_answers
 from cluster.storage.s3_errors import (
     KEYS_REFUSED,
     code_of,
@@ -29,7 +31,7 @@ from cluster.storage.s3_errors import (
     status_of,
     storage_error,
 )
-from cluster.storage.s3_keys import PATIENCE, KeysError, Sessions, current_keys, new_sessions
+from cluster.storage.s3_keys import PATIENCE, KeysError, Sessions, current_keys, new_sessions, unanswered
 from resnet_dist.errors import StorageError
 from resnet_dist.storage.counts import StorageCounts
 from resnet_dist.storage.interface import StoredObject
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
 T = TypeVar("T")
+Progress = Callable[[object], None]
+"""Called, with anything, by a request that gets on."""
 
 TIMEOUT_VARIABLE = "RESNET_DIST_STORAGE_TIMEOUT"
 DEFAULT_TIMEOUT = 60.0
@@ -47,6 +51,12 @@ CONNECT_TIMEOUT, READ_TIMEOUT = 5.0, 60.0
 PART_BYTES = 16 * 2**20
 MULTIPART_BYTES = 64 * 2**20
 """Objects of this size and more go in parts."""
+KEYS_SECONDS = 30.0
+"""What gives keys, such as a helper program, may take so long, or as long as the store."""
+LEAST_SECONDS = 5.0
+"""What any request has, however short the timeout: botocore itself waits a second for the word to send a body."""
+CHUNK_BYTES = 64 * 2**10
+"""So much of an object that is read is progress."""
 
 
 class S3Storage:
@@ -54,9 +64,9 @@ class S3Storage:
 
     Every request is tried again, with growing random pauses, while the failure is one that can pass (overload, a
     lost connection, a restarting server) and `timeout` seconds have not gone by; then a `StorageError` says what
-    failed. The last try may wait for an answer that does not come, so an operation ends after 1.5 × `timeout` at
-    the latest, apart from uploads of 64 MiB and more, which have this bound per part. Keys that cannot be had are asked
-    for again for a few seconds only: a run's writes wait on its disk meanwhile, and a user at the terminal does not.
+    failed. The last try may wait for an answer that does not come, or comes in drops, so an operation ends after 1.5 ×
+    `timeout` at the latest, or as long after the last bytes of a large object have gone or come. Keys that cannot be
+    had are asked for again for a few seconds only: a run's writes wait on its disk meanwhile, and a user does not.
     """
 
     _opened: Sessions | None
@@ -86,7 +96,7 @@ class S3Storage:
         """Write an object, replacing an older one."""
         name = self._name(key)
         if len(data) < MULTIPART_BYTES:
-            self._try("write", key, lambda: self._client().put_object(Bucket=self.bucket, Key=name, Body=data))
+            self._try("write", key, lambda _: self._client().put_object(Bucket=self.bucket, Key=name, Body=data))
             return
         transfer = TransferConfig(
             multipart_threshold=MULTIPART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=4
@@ -95,7 +105,9 @@ class S3Storage:
         self._try(
             "write",
             key,
-            lambda: self._client(attempts=6).upload_fileobj(io.BytesIO(data), self.bucket, name, Config=transfer),
+            lambda progress: self._client(attempts=6).upload_fileobj(
+                io.BytesIO(data), self.bucket, name, Config=transfer, Callback=progress
+            ),
         )
 
     def grow(self, key: str, data: bytes) -> None:
@@ -108,7 +120,7 @@ class S3Storage:
         writer = secrets.token_hex(8)
         tries = 0
 
-        def request() -> bool:
+        def request(_: Progress) -> bool:
             nonlocal tries
             tries += 1
             try:
@@ -128,9 +140,13 @@ class S3Storage:
         """Read an object; None if there is none."""
         name = self._name(key)
 
-        def request() -> bytes | None:
+        def request(progress: Progress) -> bytes | None:
             try:
-                data = self._client().get_object(Bucket=self.bucket, Key=name)["Body"].read()
+                chunks = []
+                for chunk in self._client().get_object(Bucket=self.bucket, Key=name)["Body"].iter_chunks(CHUNK_BYTES):
+                    chunks.append(chunk)
+                    progress(chunk)
+                data = b"".join(chunks)
                 self._counts.received(len(data))
                 return data
             except ClientError as error:
@@ -170,7 +186,7 @@ class S3Storage:
     def delete(self, key: str) -> None:
         """Remove an object. One that is not there is no error."""
         name = self._name(key)
-        self._try("delete", key, lambda: self._client().delete_object(Bucket=self.bucket, Key=name))
+        self._try("delete", key, lambda _: self._client().delete_object(Bucket=self.bucket, Key=name))
 
     def folders(self, prefix: str) -> tuple[str, ...]:
         """Names one level below `prefix` (empty, or ending in `/`) that have objects below them, sorted."""
@@ -189,12 +205,12 @@ class S3Storage:
 
     def endpoint(self) -> str:
         """URL of the store, without what may be secret in it."""
-        self._try("reach", "", self._client)
+        self.client()
         return self._endpoint
 
     def source_of_keys(self) -> str:
         """Where the keys come from, in a word or two."""
-        self._try("reach", "", self._client)
+        self.client()
         with self._lock:
             credentials = self._sessions().of_botocore.get_credentials()
         method = credentials.method if credentials else "nowhere"
@@ -203,11 +219,11 @@ class S3Storage:
     def signed_url(self, name: str) -> str:
         """A URL of an object, which tells where it lies and for a while gives access to it."""
         params = {"Bucket": self.bucket, "Key": name}
-        return self._try("reach", "", lambda: self._client().generate_presigned_url("head_object", params))
+        return self._try("reach", "", lambda _: self._client().generate_presigned_url("head_object", params))
 
     def client(self) -> "S3Client":
         """boto3's client, for questions that this interface does not answer; it tries again by itself."""
-        return self._try("reach", "", lambda: self._client(attempts=3))
+        return self._try("reach", "", lambda _: self._client(attempts=3))
 
     @property
     def _root(self) -> str:
@@ -231,14 +247,14 @@ class S3Storage:
             page: Any = self._try(
                 "list",
                 prefix,
-                lambda: self._client().list_objects_v2(Bucket=self.bucket, Prefix=self._root + prefix, **options),
+                lambda _: self._client().list_objects_v2(Bucket=self.bucket, Prefix=self._root + prefix, **options),
             )
             yield page
             if not page.get("IsTruncated"):
                 return
             options["ContinuationToken"] = page["NextContinuationToken"]
 
-    def _try(self, action: str, key: str, request: Callable[[], T]) -> T:
+    def _try(self, action: str, key: str, request: Callable[[Progress], T]) -> T:
         began = time.monotonic()
         longest_pause = 0.1
         target = f"{self.uri}/{key}".rstrip("/")
@@ -246,14 +262,20 @@ class S3Storage:
             keys = None
             pause = random.uniform(0, longest_pause)
             try:
-                keys = self._keys()
-                return request()
+                keys = bounded(lambda _: self._ready(), max(KEYS_SECONDS, self.timeout))
+                left = began + 1.5 * self.timeout - time.monotonic()
+                return bounded(request, max(left, self.timeout / 2, LEAST_SECONDS))
             except KeysError as error:
                 self._forget(None)
                 if not error.can_pass or time.monotonic() + pause > began + min(PATIENCE, self.timeout):
                     raise StorageError(f"cannot {action} {target}: {error}") from error.__cause__
             except StorageError:
                 raise
+            except UnansweredError as error:
+                if keys is None:
+                    said = unanswered(self._opened, error.seconds)
+                    raise StorageError(f"cannot {action} {target}: {said}") from None
+                raise storage_error(error, action, target, self._endpoint) from None
             except Exception as error:  # botocore passes on what Python and others raise below it
                 again = is_transient(error) or (code_of(error) in KEYS_REFUSED and self._forget(keys))
                 if not again or time.monotonic() + pause > began + self.timeout:
@@ -261,6 +283,12 @@ class S3Storage:
             time.sleep(pause)
             self._counts.retry()
             longest_pause = min(2 * longest_pause, 5.0)
+
+    def _ready(self) -> Any:
+        """The keys, and a client that has them."""
+        keys = self._keys()
+        self._client()
+        return keys
 
     def _keys(self) -> Any:
         """The keys, before each request: what is wrong with them is then known to be no answer of the store."""
@@ -291,7 +319,9 @@ class S3Storage:
         with self._lock:
             if attempts not in self._clients:
                 self._clients[attempts] = _new_client(self._sessions(), self.timeout, attempts)
-                self._clients[attempts].meta.events.register("before-send.s3", self._count)
+                events = self._clients[attempts].meta.events
+                events.register("before-send.s3", self._count)
+                require_answers(events)
                 self._endpoint = _without_user(self._clients[attempts].meta.endpoint_url)
             return self._clients[attempts]
 

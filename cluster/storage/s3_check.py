@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
 
+from cluster.storage.bounded import bounded
 from cluster.storage.check_outcome import ROUNDS, Seen, median_seconds
 from cluster.storage.s3 import S3Storage
 from cluster.storage.s3_errors import status_of, storage_error
@@ -38,7 +39,7 @@ def steps_of(storage: S3Storage) -> dict[str, Callable[[str], Seen]]:
     def step(action: str, question: Callable[["_Object"], Seen], folder: str) -> Seen:
         key = folder + "special"
         try:
-            return question(_Object(storage, key))
+            return bounded(lambda _: question(_Object(storage, key)), 1.5 * storage.timeout)
         except StorageError:
             raise
         except Exception as error:

@@ -9,7 +9,9 @@ from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import LocationParseError
 
+from cluster.storage.bounded import UnansweredError
 from cluster.storage.keys import RefusedError
+from cluster.storage.s3_answers import BrokenOffError, NotS3Error
 from resnet_dist.errors import StorageError
 
 TRANSIENT_CODES = frozenset(
@@ -28,6 +30,9 @@ TRANSIENT_CODES = frozenset(
 
 KEYS_REFUSED = frozenset({"ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"})
 """Codes after which keys are looked for anew: others may lie there by now."""
+
+_OF_THIS_REQUEST = frozenset({"AccessDenied", "NotImplemented", "MethodNotAllowed", "InvalidPart"})
+"""Codes that say nothing of other operations."""
 
 _CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 _ENDPOINT = "check AWS_ENDPOINT_URL_S3 / AWS_ENDPOINT_URL and that the server runs"
@@ -56,6 +61,8 @@ _BY_CODE: Mapping[str, str] = {
     "InvalidObjectState": "the object is in an archive; restore it, or take the rule that moves objects there from the "
     "bucket",
     "KMS.DisabledException": "the bucket's encryption key is disabled; have it enabled",
+    "InvalidPart": "the store does not know a part of an object by the version (ETag) that its own answer named; have "
+    "what changes answers between it and this machine looked at",
     "KeyTooLongError": "the key is too long; choose a shorter prefix or shorter names",
     "NotImplemented": "the server lacks a feature (writing only if absent?); use a newer server",
     "MissingContentLength": "the server wants no trailing checksums; set "
@@ -98,6 +105,7 @@ def is_transient(error: Exception) -> bool:
             boto.ReadTimeoutError,
             boto.ResponseStreamingError,
             boto.IncompleteReadError,
+            BrokenOffError,
         ),
     )
 
@@ -107,7 +115,7 @@ def storage_error(error: Exception, action: str, target: str, endpoint: str) -> 
 
     The texts that servers send are left out: some repeat the access key.
     """
-    kind = RefusedError if code_of(error) in ("AccessDenied", "NotImplemented", "MethodNotAllowed") else StorageError
+    kind = RefusedError if code_of(error) in _OF_THIS_REQUEST else StorageError
     return kind(f"cannot {action} {target} at {endpoint}: {_cause(error, action, endpoint)}")
 
 
@@ -123,9 +131,16 @@ def _cause(error: Exception, action: str, endpoint: str) -> str:
         (boto.ReadTimeoutError, f"the server accepts connections but does not answer in time; {_ENDPOINT}"),
         (boto.ProxyConnectionError, _proxy_cause(inner)),
         (boto.EndpointConnectionError, f"the server cannot be reached; {_ENDPOINT}"),
+        (UnansweredError, f"the server does not answer in time: {error}; {_ENDPOINT}"),
         (
-            (boto.ConnectionClosedError, boto.ResponseStreamingError, boto.IncompleteReadError),
-            "the server ends the connection before it has answered; "
+            (boto.ResponseStreamingError, boto.IncompleteReadError, BrokenOffError),
+            "the answer breaks off: the server, or a proxy before it, ends the connection in the middle; have that "
+            "looked at",
+        ),
+        (NotS3Error, f"what answers there is not S3, but a login page or a proxy perhaps: {error}; {_ENDPOINT}"),
+        (
+            boto.ConnectionClosedError,
+            "the server ends the connection before it has answered in full; "
             + (f"does it want https:// ? {_ENDPOINT}" if endpoint.startswith("http://") else _ENDPOINT),
         ),
         (ResponseParserError, f"what answers there is not S3; {_ENDPOINT}"),

@@ -123,6 +123,15 @@ def _can_pass(error: Exception) -> bool:
     return not isinstance(error, _LASTING)
 
 
+def unanswered(sessions: Sessions | None, seconds: float) -> str:
+    """Why there are no keys, where nothing has come of asking for them."""
+    profile, settings = _profile(sessions.of_botocore) if sessions else ("default", {})
+    if command := settings.get("credential_process"):
+        source = f"credential_process of profile {profile} ({command.split()[0]})"
+        return f"{source} prints nothing within {seconds:.0f} s; run it by itself and see what it waits for"
+    return f"what gives profile {profile} its keys does not answer within {seconds:.0f} s; have that looked at"
+
+
 def _reason(error: Exception, session: botocore.session.Session) -> str:
     profile, settings = _profile(session)
     named = f"profile {profile}"

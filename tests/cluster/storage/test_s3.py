@@ -241,7 +241,7 @@ class Faulty(BaseHTTPRequestHandler):
 
     def answer(self, status: int, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
-        for name, value in {"Content-Length": "0", **(headers or {})}.items():
+        for name, value in {"Content-Length": "0", "ETag": '"1"', **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
 

@@ -34,13 +34,14 @@ class Answering(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        status, said = 200, b""
+        status, said = 200, b"<ListBucketResult></ListBucketResult>" if self.command == "GET" else b""
         if b"Action=AssumeRole" in body:
             status, code = self.refusal or (200, "")
             said = f"<ErrorResponse><Error><Code>{code}</Code></Error></ErrorResponse>".encode()
         elif any(f"Credential={key}/" in self.headers.get("Authorization", "") for key in self.expired):
             status, said = 400, b"<Error><Code>ExpiredToken</Code></Error>"
         self.send_response(status)
+        self.send_header("ETag", '"1"')
         self.send_header("Content-Length", str(len(said)))
         self.end_headers()
         self.wfile.write(said)
@@ -103,6 +104,19 @@ def test_a_helper_program_that_gives_no_keys_is_named(
 ) -> None:
     program = by_command(tmp_path, printed, before)
     assert f"cannot write s3://bucket/x/a: credential_process of profile default {said} ({program})" in failure()
+
+
+def test_a_helper_program_that_waits_for_somebody_is_named(
+    server: type[Answering], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.storage.s3.KEYS_SECONDS", 0.1)
+    monkeypatch.setenv("RESNET_DIST_STORAGE_TIMEOUT", "0.1")
+    os.mkfifo(tmp_path / "forever")
+    program = by_command(tmp_path, "", f"read password < {tmp_path / 'forever'}")
+    try:
+        assert f"credential_process of profile default ({program}) prints nothing within 0 s; run it by" in failure()
+    finally:
+        os.close(os.open(tmp_path / "forever", os.O_RDWR))  # ends it
 
 
 def test_a_helper_program_that_is_not_there_is_named(server: type[Answering], tmp_path: Path) -> None:
@@ -297,7 +311,7 @@ def test_a_lease_lives_through_a_time_without_keys(server: type[Answering], tmp_
     program = by_command(tmp_path, json.dumps(KEYS))
     storage = S3Storage("s3://bucket/x")
     storage.put("a", b"1")
-    lease = Lease(storage, "grid", duration=4.0)
+    lease = Lease(storage, "grid", duration=30.0)
     lease.generation, lease._renewed = 1, time.monotonic()
     lease.renew = renewed = Renewals(lease.renew)  # type: ignore[method-assign]
     storage._forget(None)

@@ -147,7 +147,7 @@ def test_a_certificate_is_trusted_by_the_bundle_that_the_environment_names(
         ):
             open_storage(f"s3://{bucket}").put("a", b"1")
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url.replace("https:", "http:"))
-        with pytest.raises(StorageError, match=r"before it has answered; does it want https:// \?"):
+        with pytest.raises(StorageError, match=r"before it has answered in full; does it want https:// \?"):
             S3Storage(f"s3://{bucket}", timeout=0.5).put("a", b"1")
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
