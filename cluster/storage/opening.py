@@ -1,17 +1,22 @@
 """Storage by URI: a directory, or S3."""
 
 import re
+from os import PathLike, fspath
 
 from cluster.storage.keys import BrowsableStorage
 from cluster.storage.local import LocalStorage
 from resnet_dist.errors import StorageError
 
+Place = str | PathLike[str]
+"""A directory or a file; of a storage also `s3://…`."""
 
-def open_storage(uri: str) -> BrowsableStorage:
+
+def open_storage(place: Place) -> BrowsableStorage:
     """Storage at a directory (absolute or relative) or at `s3://bucket[/prefix]`.
 
     Nothing is read or written yet. The object can be pickled to other processes; it holds no credentials.
     """
+    uri = fspath(place)
     if uri.startswith("s3://"):
         # Imported here because only those who use S3 should pay for boto3, and because it imports this module.
         from cluster.storage.s3 import S3Storage

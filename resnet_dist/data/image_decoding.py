@@ -124,9 +124,9 @@ def _by_pillow(data: bytes, size: int | None) -> "tuple[Tensor, str]":
         except Exception as error:  # Pillow's decoders raise nearly everything on corrupt files
             raise NotAnImageError(f"is not an image that can be decoded ({', '.join(FORMATS)})") from error
     if pixels is None:
-        more = f"give --data.size {width} if all are, or " if width == height else "give "
+        more = f"give data.size {width} if all are, or " if width == height else "give "
         raise NotAnImageError(
-            f"is {width}x{height} pixels, not {size}x{size}; {more}--data.resize crop, which makes all {size}x{size}"
+            f"is {width}x{height} pixels, not {size}x{size}; {more}data.resize crop, which makes all {size}x{size}"
         )
     if mode == "F" or mode.startswith("I"):
         raise NotAnImageError("has more than 8 bits a channel; convert it to 8 bits")

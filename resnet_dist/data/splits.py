@@ -74,7 +74,11 @@ def choose(path: Path, found: Mapping[Place, Iterable[str]], beside: Iterable[st
     if len(first) > 1:
         both = ([*place, next(iter(places[place].folders.values()))] for place in first[:2])
         names = " and ".join(repr("/".join(names)) for names in both)
-        raise DataError(f"data.source: {path} holds more than one data set, {names}; give one of them")
+        one, other = (printable(place[-1]) for place in first[:2])
+        raise DataError(
+            f"data.source: {path} holds more than one data set, {names}; give one of them, or if {one} and {other} are "
+            f"classes, put their images into train/{one}/, train/{other}/, test/{one}/ and test/{other}/"
+        )
     if not first:
         raise DataError(f"data.source: {path} has no images in train/ or test/{_instead(path, sorted(set(beside)))}")
     return places[first[0]]
@@ -163,4 +167,4 @@ def _instead(path: Path, names: list[str]) -> str:
             if re.fullmatch(pattern, name, re.IGNORECASE):
                 return f"{found}: {name} {remedy}"
     form = "train/<class>/<image> and test/<class>/<image>"
-    return f"{found}. It must hold {form}, or give --data.split 0.8 to split class folders"
+    return f"{found}. It must hold {form}, or give data.split 0.8 to split class folders"

@@ -198,7 +198,7 @@ def test_images_of_another_size_train_with_the_option_that_the_message_names(cac
     text = DATA.replace("np.zeros((4, 3, 32, 32)", "np.ones((4, 3, 48, 48)")
     custom.install({"own.py": text.replace("return", "images[::2] = 9; return")})
     data = config_of(data__source="own:source", data__batch_size=2).data
-    with pytest.raises(DataError, match=r"data\.size: .* are 48x48 pixels, not 32x32; give --data\.size 48"):
+    with pytest.raises(DataError, match=r"data\.size: .* are 48x48 pixels, not 32x32; give data\.size 48"):
         load_dataset(data)
     dataset = load_dataset(replace(data, size=48))
     assert dataset.train_images.shape == (4, 3, 48, 48) and dataset.mean.shape == (3, 48, 48)

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.storage.opening import Place
 from resnet_dist.configuration.code import is_custom
 from resnet_dist.configuration.data import DataConfig
 from resnet_dist.data.splits import look_alike
@@ -98,11 +98,13 @@ class Evaluation:
             for probability, index in sorted(zip(sure.tolist(), wrong.tolist(), strict=True), reverse=True)[:most]
         ]
 
-    def write_predictions(self, file: "str | PathLike[str]") -> None:
+    def write_predictions(self, file: Place) -> None:
         """Write a CSV file with a row an image. Raises a `UserError` if it cannot be written."""
         from tune_jobs.actions.predictions import write_predictions
 
-        write_predictions(Path(file), self.classes, self.labels, self.predicted, self.probabilities)
+        write_predictions(
+            Path(file), self.classes, self.labels, self.predicted, self.probabilities, _numbers(self.labels)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers, as `evaluate --json` prints them."""
@@ -134,10 +136,10 @@ class Evaluation:
 
 
 def evaluate(
-    model: "str | PathLike[str]",
+    model: Place,
     source: str | None = None,
     *,
-    storage: "str | PathLike[str] | None" = None,
+    storage: Place | None = None,
     test_limit: int | None = None,
     device: str = "auto",
     run_code: bool = False,

@@ -2,28 +2,25 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from os import PathLike, fspath
+from os import fspath
 from typing import Any
 
 from cluster.storage.keys import BrowsableStorage
-from cluster.storage.opening import open_storage
+from cluster.storage.opening import Place, open_storage
 from resnet_dist.plurals import counted
 from resnet_dist.records import trial_record
 from resnet_dist.storage.interface import Storage, experiment_key
 from tune_jobs.actions.flush import flush_before_launch
 from tune_jobs.actions.notebook import grid_observer
 from tune_jobs.actions.results import Results
-from tune_jobs.actions.said import Say, nothing
+from tune_jobs.actions.said import Say
 from tune_jobs.grid.experiment import Experiment, experiment_record, load_experiment
 from tune_jobs.grid.initial_state import begins_from, put_initial_state
-from tune_jobs.grid.observer import Observer
+from tune_jobs.grid.observer import Observer, nothing
 from tune_jobs.grid.plan import KNOWN_SIZES, Plan, make_plan
 from tune_jobs.grid.reuse import take_over
 from tune_jobs.report.write import Report, write_report
 from tune_jobs.results.experiment_record import with_earlier_plans
-
-Place = str | PathLike[str]
-"""A directory or a file; of a storage also `s3://…`."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -72,7 +69,7 @@ def plan_grid(
 
     Raises a `UserError` of one line for whatever its caller can put right.
     """
-    opened, changed = open_storage(str(storage)), dict(settings or {})
+    opened, changed = open_storage(storage), dict(settings or {})
     experiment = _asked(experiment)
     if not measure:
         return make_plan(experiment, opened, seeds, epochs, changed)
@@ -113,7 +110,7 @@ def run_grid(
 
     observer = observer or (Observer() if say else grid_observer())
     experiment, say = _asked(experiment), say or nothing
-    opened = open_storage(str(storage))
+    opened = open_storage(storage)
     opened.check_writable()
     name = load_experiment(experiment, settings, epochs).name
     with lease(opened, name, on_wait=say):

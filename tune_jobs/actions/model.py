@@ -3,20 +3,17 @@
 import contextlib
 import tempfile
 from collections.abc import Iterator
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.storage.opening import open_storage
+from cluster.storage.opening import Place, open_storage
 from tune_jobs.results.recorded_trial import find_trial
 
 if TYPE_CHECKING:
     from resnet_dist.records.model_file import Model
 
 
-def load_model(
-    model: "str | PathLike[str]", storage: "str | PathLike[str] | None" = None, *, run_code: bool = False
-) -> "Model":
+def load_model(model: Place, storage: Place | None = None, *, run_code: bool = False) -> "Model":
     """A trained network, on the CPU, with its settings, class names, and the mean and deviation of its images.
 
     model: a trial's `model.pt`, or an archive that `resnet-dist export` made; with `storage`, a trial in it:
@@ -33,12 +30,12 @@ def load_model(
 
 
 @contextlib.contextmanager
-def model_file(model: "str | PathLike[str]", storage: "str | PathLike[str] | None") -> Iterator[Path]:
+def model_file(model: Place, storage: Place | None) -> Iterator[Path]:
     """The file of a model for the duration of the block: the one at this path, or a copy of a stored trial's."""
     if storage is None:
         yield Path(model)
         return
-    trial = find_trial(open_storage(str(storage)), str(model))
+    trial = find_trial(open_storage(storage), str(model))
     with tempfile.TemporaryDirectory(prefix="resnet-dist-model-") as folder:
         path = Path(folder) / "model.pt"
         path.write_bytes(trial.require_sound_model())

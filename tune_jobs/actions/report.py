@@ -1,17 +1,12 @@
 """The report of an experiment: what `resnet-dist grid report` and `tune_jobs.write_report` do."""
 
-from os import PathLike
-
-from cluster.storage.opening import open_storage
+from cluster.storage.opening import Place, open_storage
 from tune_jobs.actions.results import stored_name
 from tune_jobs.grid.experiment import Experiment
 from tune_jobs.report import write
 from tune_jobs.report.statistics import SMALLEST_DIFFERENCE
 from tune_jobs.report.summary import ReportOptions
 from tune_jobs.report.write import Report
-
-Place = str | PathLike[str]
-"""A directory or a file; of a storage also `s3://…`."""
 
 
 def write_report(
@@ -36,7 +31,7 @@ def write_report(
 
     Raises a `UserError` of one line if storage has no such experiment.
     """
-    opened = open_storage(str(storage))
+    opened = open_storage(storage)
     options = ReportOptions(smallest_difference, best_epoch, preface, renewed_after)
-    target = open_storage(str(into)) if into is not None else None
+    target = open_storage(into) if into is not None else None
     return write.write_report(opened, stored_name(experiment, opened), options=options, into=target)

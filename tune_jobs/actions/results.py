@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from os import PathLike, fspath
+from os import fspath
 from typing import TYPE_CHECKING, Any
 
 from cluster.storage.keys import BrowsableStorage
-from cluster.storage.opening import open_storage
+from cluster.storage.opening import Place, open_storage
 from resnet_dist.errors import UserError
 from resnet_dist.nearest_name import suggestion
 from resnet_dist.plurals import counted
@@ -15,7 +15,7 @@ from resnet_dist.storage.interface import experiment_key
 from tune_jobs.grid.experiment import Experiment, load_experiment
 from tune_jobs.results.html_table import html_table
 from tune_jobs.results.tidy_table import Column, Kind, ResultTable, Rows, Value
-from tune_jobs.results.trials import STATES, ExperimentResults, read_experiment
+from tune_jobs.results.trials import ExperimentResults, read_experiment, tally
 
 if TYPE_CHECKING:
     import pandas
@@ -78,20 +78,18 @@ class Results(ExperimentResults):
         }
 
     def __repr__(self) -> str:
-        counts = ", ".join(f"{count} {state}" for state in STATES if (count := self.count(state)))
-        return f"<results of {self.name}: {counted(len(self.trials), 'trial')}: {counts}>"
+        return f"<results of {self.name}: {counted(len(self.trials), 'trial')}: {tally(self.trials.values())}>"
 
     def _repr_html_(self) -> str:
         rows = []
         for trial in self.trials.values():
-            last = trial.result or (trial.metrics[-1] if trial.metrics else {})
-            error = f"{100 * last['top1_error']:.2f}" if last else ""
+            error = f"{100 * trial.last['top1_error']:.2f}" if trial.last else ""
             epochs = f"{trial.epochs_done} of {trial.epochs}"
             rows.append((trial.name, trial.state, epochs, error, trial.trial_id))
         return html_table(("trial", "state", "epochs", "test error, %", "id"), rows, str(self.record["title"]))
 
 
-def read_results(experiment: "Experiment | str | PathLike[str]", storage: "str | PathLike[str]") -> Results:
+def read_results(experiment: Experiment | Place, storage: Place) -> Results:
     """What storage holds of an experiment, also while it runs, and of single runs: `train` is their experiment.
 
     experiment: its name, the path of its TOML file, or an `Experiment`.
@@ -99,11 +97,11 @@ def read_results(experiment: "Experiment | str | PathLike[str]", storage: "str |
 
     Raises a `UserError` that names those that are there unless it is one of them.
     """
-    opened = open_storage(str(storage))
+    opened = open_storage(storage)
     return Results.of(read_experiment(opened, stored_name(experiment, opened)))
 
 
-def stored_name(experiment: "Experiment | str | PathLike[str]", storage: BrowsableStorage) -> str:
+def stored_name(experiment: Experiment | Place, storage: BrowsableStorage) -> str:
     """The name under which an experiment is stored, as `asked_name` says.
 
     Raises a `UserError` that names those that are there unless it is one of them.
@@ -116,7 +114,7 @@ def stored_name(experiment: "Experiment | str | PathLike[str]", storage: Browsab
     raise UserError(f"{name}: no such experiment in {storage.uri}, which holds {held}{start}")
 
 
-def asked_name(experiment: "Experiment | str | PathLike[str]") -> str:
+def asked_name(experiment: Experiment | Place) -> str:
     """An experiment's own name, or what the TOML file at a path says."""
     if isinstance(experiment, Experiment):
         return experiment.name

@@ -4,11 +4,10 @@ import contextlib
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from cluster.storage.keys import BrowsableStorage
-from cluster.storage.opening import open_storage
+from cluster.storage.opening import Place, open_storage
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import ConfigurationError, UserError
 from resnet_dist.launch import Job
@@ -17,9 +16,10 @@ from resnet_dist.storage.interface import Storage, TrialKeys, experiment_key
 from tune_jobs.actions.flush import flush_before_launch
 from tune_jobs.actions.job import placed, run_job
 from tune_jobs.actions.notebook import training_display
-from tune_jobs.actions.said import OnEpoch, OnStep, Say, nothing
+from tune_jobs.actions.said import OnEpoch, OnStep, Say
 from tune_jobs.grid.custom_code import bind_config, code_of
 from tune_jobs.grid.initial_state import bind_initial_state, put_initial_state, require_fit
+from tune_jobs.grid.observer import nothing
 from tune_jobs.results.experiment_record import read_record, record_single_run
 from tune_jobs.results.html_table import html_table
 
@@ -75,7 +75,7 @@ class TrainingRun:
 
 def train(
     config: TrainingConfig,
-    storage: "str | PathLike[str]",
+    storage: Place,
     name: str = "train",
     *,
     on_epoch: OnEpoch | None = None,
@@ -95,7 +95,7 @@ def train(
     display = training_display(config.run.epochs) if on_epoch is None and on_step is None and say is None else None
     say = say or nothing
     with display or contextlib.nullcontext():
-        opened = open_storage(str(storage))
+        opened = open_storage(storage)
         config = _prepared(config, opened, name, say)
         trial_name = f"{config.network.depth}-layers/{config.trial_id()}"
         job = Job(config, name, trial_name, functools.partial(open_storage, opened.uri), code_of(config))

@@ -20,7 +20,7 @@ from resnet_dist.plurals import counted
 from resnet_dist.storage.interface import Storage, experiment_key
 from tune_jobs.actions.results import asked_name, others
 from tune_jobs.report.write import Report
-from tune_jobs.results.trials import TrialResults
+from tune_jobs.results.trials import TrialResults, tally
 from tune_jobs.results.watch import Look, Watch, seconds_an_epoch
 
 SECONDS = 5
@@ -84,8 +84,7 @@ def _screen(look: Look, over: bool, trouble: str, height: int) -> Group:
 
 
 def _row(trial: TrialResults) -> tuple[str | Text, ...]:
-    last = trial.result or (trial.metrics[-1] if trial.metrics else {})
-    seconds = seconds_an_epoch(trial)
+    last, seconds = trial.last, seconds_an_epoch(trial)
     left = (trial.epochs - trial.epochs_done) * seconds if seconds and trial.state == "unfinished" else 0.0
     return (
         Text(trial.name),
@@ -101,8 +100,10 @@ def _row(trial: TrialResults) -> tuple[str | Text, ...]:
 def summary(look: Look, over: bool) -> str:
     """How far it is, in a line; `over` says that no launch is at work either."""
     states = [trial.state for trial in look.trials.values()]
-    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    said = [f"{counted(len(states), 'trial')}: {counts}", f"{look.epochs_done:,} of {look.epochs:,} epochs"]
+    said = [
+        f"{counted(len(states), 'trial')}: {tally(look.trials.values())}",
+        f"{look.epochs_done:,} of {look.epochs:,} epochs",
+    ]
     if look.epochs_an_hour:
         said.append(f"{look.epochs_an_hour:,.0f} an hour")
     if look.over:

@@ -31,7 +31,7 @@ from tune_jobs.grid.experiment import Trial, is_file, registered
 from tune_jobs.grid.observer import Observer
 from tune_jobs.report.write import Report
 from tune_jobs.results.experiment_record import read_record
-from tune_jobs.results.trials import STATES, read_experiment
+from tune_jobs.results.trials import read_experiment, tally
 
 LOGGER = logging.getLogger(__name__)
 
@@ -274,15 +274,11 @@ def status(args: argparse.Namespace) -> int:
     if len(results.trials) <= MANY or not sys.stdout.isatty():
         table = Table("trial", "name", "state", "epochs", "test error", "", box=None, pad_edge=False)
         for trial in results.trials.values():
-            last = trial.result or (trial.metrics[-1] if trial.metrics else {})
-            error = f"{100 * last['top1_error']:.2f} %" if last else ""
+            error = f"{100 * trial.last['top1_error']:.2f} %" if trial.last else ""
             epochs = f"{trial.epochs_done}/{trial.epochs}"
             table.add_row(trial.trial_id, escape(trial.name), trial.state, epochs, error, escape(trial.reason))
         console.print(table)
-    counts = {state: results.count(state) for state in STATES}
-    console.print(
-        f"{counted(len(results.trials), 'trial')}: " + ", ".join(f"{n} {state}" for state, n in counts.items() if n)
-    )
+    console.print(f"{counted(len(results.trials), 'trial')}: {tally(results.trials.values())}")
     return 0
 
 

@@ -22,7 +22,7 @@ from tune_jobs.grid.initial_state import bind_experiment_state
 from tune_jobs.grid.reuse import finished_elsewhere
 from tune_jobs.results.experiment_record import read_record, refuse_other_record
 from tune_jobs.results.html_table import html_table
-from tune_jobs.results.trials import read_trials
+from tune_jobs.results.trials import read_trials, tally
 
 if TYPE_CHECKING:
     from tune_jobs.grid.calibration import Calibration
@@ -87,8 +87,7 @@ class PlannedCell:
     @property
     def states(self) -> str:
         """What storage has of its trials: `1 finished, 2 missing`."""
-        states = [item.state for item in self.trials]
-        return ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+        return tally(self.trials)
 
 
 @dataclass(frozen=True, repr=False)

@@ -8,7 +8,7 @@ from tune_jobs.report.comparisons import Tested
 from tune_jobs.report.cost import Cost, duration, trial_seconds, workers
 from tune_jobs.report.statistics import Comparison, Summary
 from tune_jobs.report.summary import CellSummary, ReportSummary, TableSummary
-from tune_jobs.results.trials import STATES, ExperimentResults, TrialResults
+from tune_jobs.results.trials import ExperimentResults, TrialResults, tally
 
 NONE = "—"
 
@@ -141,10 +141,9 @@ def _paper_note(cell: CellSummary) -> str:
 
 def progress(results: ExperimentResults) -> str:
     """How far the experiment is: `34 trials: 30 finished, 1 failed, 3 missing`."""
-    counts = [f"{count} {state}" for state in STATES if (count := results.count(state))]
     seeds = int(results.record["seeds"])
     total = len(results.trials)
-    return f"{counted(total, 'trial')}, {counted(seeds, 'seed')} a row: {', '.join(counts)}"
+    return f"{counted(total, 'trial')}, {counted(seeds, 'seed')} a row: {tally(results.trials.values())}"
 
 
 COST_TITLES = ("Trials", "Hours", "Worker-hours", "Images, millions", "Images/s", "Energy, kWh")

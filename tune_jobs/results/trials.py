@@ -3,10 +3,11 @@
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from resnet_dist.records import trial_record
 from resnet_dist.storage.interface import Storage, StoredObject, TrialKeys
@@ -21,6 +22,15 @@ _AT_A_TIME = 256
 """Trials read ahead of whoever takes them."""
 _MANY_TRIALS = 500
 """Trials beyond which a listing takes so many pages that they are asked for side by side."""
+
+
+class HasState(Protocol):
+    """A trial, as storage has it or as it is planned."""
+
+    @property
+    def state(self) -> str:
+        """One of `STATES`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -65,9 +75,20 @@ class TrialResults:
         return int(self.config["run"]["epochs"])
 
     @property
+    def last(self) -> Mapping[str, Any]:
+        """The newest numbers: its result, or the line of its last epoch; empty while there is none."""
+        return self.result or (self.metrics[-1] if self.metrics else {})
+
+    @property
     def epochs_done(self) -> int:
         """Epochs that have been recorded."""
         return int(self.metrics[-1]["epoch"]) if self.metrics else int(self.result.get("epochs", 0))
+
+
+def tally(trials: Iterable[HasState]) -> str:
+    """How many trials are in each state: `34 finished, 1 failed`."""
+    counts = Counter(trial.state for trial in trials)
+    return ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
 
 
 @dataclass(frozen=True)

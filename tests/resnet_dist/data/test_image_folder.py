@@ -208,12 +208,12 @@ def test_a_class_whose_name_is_spelt_in_two_ways_of_unicode_is_shown_in_both(
 def test_an_image_of_another_size_is_named_with_its_size(tmp_path: Path) -> None:
     tree = image_tree() | {"test/cow/1.png": encoded(pixels(0, (48, 31)))}
     assert "test/cow/1.png" in (message := refusal(write_archive(tmp_path / "a.tar.gz", tree)))
-    assert "is 48x31 pixels, not 32x32; give --data.resize crop, which makes all 32x32" in message
+    assert "is 48x31 pixels, not 32x32; give data.resize crop, which makes all 32x32" in message
 
 
 def test_images_of_one_other_size_are_refused_with_the_option_that_takes_them(tmp_path: Path) -> None:
     message = refusal(write_directory(tmp_path, {name: encoded(pixels(0, (40, 40))) for name in image_tree()}))
-    assert "is 40x40 pixels, not 32x32; give --data.size 40 if all are, or --data.resize crop" in message
+    assert "is 40x40 pixels, not 32x32; give data.size 40 if all are, or data.resize crop" in message
     assert folder_images(tmp_path, 40).train_images.shape == (12, 3, 40, 40)
 
 

@@ -14,7 +14,9 @@ from tests.image_trees import CLASSES, encoded, image_tree, pixels, refusal, wri
 @pytest.mark.parametrize("kind", ["a.tar", "directory"])
 def test_two_data_sets_side_by_side_are_refused(tmp_path: Path, kind: str) -> None:
     tree = {f"{top}/{name}": data for top in "ab" for name, data in image_tree().items()}
-    assert "more than one data set, 'a/train' and 'b/train'; give one of them" in refusal(written(tmp_path, kind, tree))
+    line = refusal(written(tmp_path, kind, tree))
+    assert "more than one data set, 'a/train' and 'b/train'; give one of them, or if a and b are classes, put" in line
+    assert line.endswith("train/a/, train/b/, test/a/ and test/b/")
 
 
 BESIDE = {
