@@ -267,8 +267,8 @@ FAULTS: tuple[Fault, ...] = (
         "loss-by-own-count",
         "a worker divides its loss by its own number of images",
         "resnet_dist/training/gradients.py",
-        'reduction="sum") / size',
-        'reduction="sum") / max(1, len(batch.labels))',
+        "batch.labels) / size",
+        "batch.labels) / max(1, len(batch.labels))",
         LAW_1,
     ),
     _fault(

@@ -61,7 +61,7 @@ class Trace:
     losses: list[float]
     """Mean loss of each step's whole batch."""
     state: dict[str, torch.Tensor]
-    """Weights and running statistics at the end."""
+    """Weights and running statistics at the end, as they are evaluated."""
     evaluation: tuple[float, float, float]
 
 
@@ -81,6 +81,6 @@ def trace_of(config: TrainingConfig, dataset: Dataset, steps: int, workers: Work
         for _ in range(steps):
             training.start_epoch()
             losses.append(tree_sum(workers.sum(training.update().clone())).item())
-        test = training.test.evaluate(training.network, training.autocast())
-    state = {name: value.to("cpu", copy=True) for name, value in training.network.state_dict().items()}
+        test = training.test.evaluate(training.evaluated, training.autocast())
+    state = {name: value.to("cpu", copy=True) for name, value in training.evaluated.state_dict().items()}
     return Trace(losses, state, (test.loss, test.top1_error, test.top5_error))

@@ -27,6 +27,12 @@ ADDED: dict[str, Any] = {
     "network.activation_batch_norm": "none",
     "network.local_response_norm": False,
     "network.fully_connected": 4096,
+    "loss.kind": "cross_entropy",
+    "loss.label_smoothing": 0.0,
+    "solver.reference_batch": 0,
+    "solver.gradient_clip": 0.0,
+    "solver.average_decay": 0.0,
+    "schedule.warmup_shape": "constant",
     "code.fingerprint": "",
     "run.seed_initialisation": None,
     "run.seed_order": None,
@@ -69,12 +75,14 @@ def identity_of(plain: dict[str, Any], identified_by_content: bool) -> dict[str,
         section, _, key = name.partition(".")
         if plain[section][key] == value:
             del plain[section][key]
-    if not plain["code"]:
-        del plain["code"]
+    for section in ("loss", "code"):
+        if not plain[section]:
+            del plain[section]
     if plain["schedule"]["kind"] != "step":
         del plain["schedule"]["milestones"], plain["schedule"]["gamma"]
     if not plain["schedule"]["warmup_iterations"]:
         del plain["schedule"]["warmup_learning_rate"]
+        plain["schedule"].pop("warmup_shape", None)
     return {"version": IDENTITY_VERSION, **plain}
 
 

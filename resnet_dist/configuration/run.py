@@ -21,8 +21,9 @@ class RunConfig(Section):
     """Of shifts and flips alone; left out, it is `seed`."""
     epochs: int = 200
     """Passes over the training set. Milestones of the schedule stay where they are."""
-    precision: Literal["float64", "float32", "bfloat16"] = "float32"
-    """Arithmetic of the network; `bfloat16` is autocast with float32 weights and statistics."""
+    precision: Literal["float64", "float32", "bfloat16", "float16"] = "float32"
+    """Arithmetic of the network; `bfloat16` and `float16` are autocast with float32 weights and statistics, `float16`
+    with a loss that is scaled, so that small gradients do not vanish."""
     workers: int = 1
     """Processes that share each batch. It changes the result by rounding at most; with `exact`, not at all."""
     threads: int = 1

@@ -22,6 +22,9 @@ class ScheduleConfig(Section):
     """Updates at the start that use `warmup_learning_rate` (the study's runs of 110 layers: 400)."""
     warmup_learning_rate: float = 0.001
     """Learning rate during the warm-up."""
+    warmup_shape: Literal["constant", "linear"] = "constant"
+    """`constant`: `warmup_learning_rate` until the warm-up's end. `linear`: from there up to the full rate, by the same
+    amount at each update (arXiv:1706.02677)."""
 
     def check(self) -> None:
         """Refuse milestones out of order."""

@@ -19,6 +19,10 @@ SOLVER_DEFAULTS: dict[str, dict[str, float | bool]] = {
 }
 
 
+OF_EVERY_SOLVER = ("reference_batch", "gradient_clip", "average_decay")
+"""Settings that mean the same with any solver."""
+
+
 @dataclass(frozen=True)
 class SolverConfig(Section):
     """The solver. A setting left out takes the study's value for the chosen solver."""
@@ -29,6 +33,14 @@ class SolverConfig(Section):
     learning_rate: float | None = None
     """Step size before the schedule acts: by default 0.1 for sgd and adagrad, 0.01 for rmsprop, 1 for adadelta,
     0.001 for adam and adamw."""
+    reference_batch: int = 0
+    """Batch size for which `learning_rate` is meant: at another `data.batch_size` it is multiplied by their ratio
+    (the linear scaling rule, arXiv:1706.02677: 256). 0 takes it as it is."""
+    gradient_clip: float = 0.0
+    """Largest Euclidean norm of all gradients together; larger ones are scaled down to it. 0 means none."""
+    average_decay: float = 0.0
+    """Evaluate and keep, in place of the newest weights, their exponential moving average and that of the running
+    statistics, with this decay at each update (0.9999, say). 0 means no average."""
     momentum: float | None = None
     """Momentum of sgd: 0.9 by default."""
     nesterov: bool | None = None
@@ -61,7 +73,7 @@ class SolverConfig(Section):
             self.require("learning_rate", self.learning_rate is not None, "given: a solver of your own has no default")
         defaults = SOLVER_DEFAULTS.get(self.kind, {})
         for item in () if is_custom(self.kind) else fields(self):
-            if item.name in ("kind", "state", "state_fingerprint"):
+            if item.name in ("kind", "state", "state_fingerprint", *OF_EVERY_SOLVER):
                 continue
             if item.name in defaults:
                 if getattr(self, item.name) is None:
@@ -81,6 +93,9 @@ class SolverConfig(Section):
         for name in ("momentum", "alpha", "rho", "beta1", "beta2"):
             value = getattr(self, name)
             self.require(name, value is None or 0 <= value < 1, "at least 0 and less than 1")
+        for name in ("reference_batch", "gradient_clip"):
+            self.require(name, getattr(self, name) >= 0, "at least 0")
+        self.require("average_decay", 0 <= self.average_decay < 1, "at least 0 and less than 1")
         self.require("weight_decay", (self.weight_decay or 0) >= 0, "at least 0")
         if self.nesterov and not self.momentum:
             raise ConfigurationError(

@@ -12,11 +12,12 @@ from resnet_dist.configuration.batch_norm import BatchNormConfig
 from resnet_dist.configuration.code import CodeConfig, is_custom
 from resnet_dist.configuration.data import DataConfig
 from resnet_dist.configuration.identity import hash_of, identity_of
+from resnet_dist.configuration.loss import LossConfig
 from resnet_dist.configuration.network import NetworkConfig, default_width
 from resnet_dist.configuration.run import RunConfig
 from resnet_dist.configuration.schedule import ScheduleConfig
 from resnet_dist.configuration.sections import build, choices, to_plain
-from resnet_dist.configuration.solver import SolverConfig
+from resnet_dist.configuration.solver import OF_EVERY_SOLVER, SolverConfig
 from resnet_dist.errors import ConfigurationError
 
 
@@ -28,6 +29,7 @@ class TrainingConfig:
     data: DataConfig = field(default_factory=DataConfig)
     batch_norm: BatchNormConfig = field(default_factory=BatchNormConfig)
     solver: SolverConfig = field(default_factory=SolverConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     run: RunConfig = field(default_factory=RunConfig)
     code: CodeConfig = field(default_factory=CodeConfig)
@@ -69,15 +71,15 @@ class TrainingConfig:
     def override(self, settings: dict[str, Any]) -> "TrainingConfig":
         """A copy with settings replaced, given as {"section.field": value}; values may be text.
 
-        Changing `solver.kind` resets the solver's other settings to that solver's defaults, unless they are
-        given too; changing `network.family` takes a width that is the former family's default to the new one's.
+        Changing `solver.kind` resets the settings that not every solver has to that solver's defaults, unless they
+        are given too; changing `network.family` takes a width that is the former family's default to the new one's.
         """
         if not settings:
             return self
         plain = self.to_dict()
         kind = settings.get("solver.kind")
         if kind is not None and kind != self.solver.kind:
-            plain["solver"] = {}
+            plain["solver"] = {name: plain["solver"][name] for name in OF_EVERY_SOLVER}
         family = settings.get("network.family", self.network.family)
         if self.network.width == default_width(self.network.family) and isinstance(family, str):
             plain["network"]["width"] = default_width(family)

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from resnet_dist.configuration.code import is_custom
 from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.custom_code import named
 from resnet_dist.training.update import Update
 from resnet_dist.workers import Workers
 
@@ -27,10 +27,11 @@ def can_be_captured(config: TrainingConfig, workers: Workers) -> bool:
     """Whether a run's updates are replayed from a graph.
 
     Not those of several workers, whose messages may go through the host, nor of exact mode, whose threads meet there,
-    nor code of the user's own, which may ask the host whatever it likes.
+    nor of float16, in which the host asks whether gradients are finite, nor code of the user's own, which may ask it
+    whatever it likes.
     """
-    own = is_custom(config.solver.kind) or is_custom(config.network.family) or bool(config.network.block)
-    captured = config.run.cuda_graph and not config.run.exact and not own
+    own = bool(named(config).keys() - {"data.source"})
+    captured = config.run.cuda_graph and not config.run.exact and config.run.precision != "float16" and not own
     return captured and workers.size == 1 and workers.device.type == "cuda"
 
 

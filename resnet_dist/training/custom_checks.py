@@ -19,6 +19,7 @@ from resnet_dist.networks.initialisation import initialise
 from resnet_dist.networks.registry import make_network
 from resnet_dist.records import checkpoints
 from resnet_dist.training.exact import VirtualShards, gradient_of
+from resnet_dist.training.gradients import own_losses
 from resnet_dist.training.solvers import make_solver
 from resnet_dist.workers import alone
 
@@ -32,7 +33,7 @@ PATIENCE = 60.0
 
 
 def check_code(config: TrainingConfig) -> None:
-    """Raise a `ConfigurationError` of one line if the network, block or solver of a configuration breaks a law.
+    """Raise a `ConfigurationError` of one line if the network, block, loss or solver of a configuration breaks a law.
 
     Its code must have been installed. A data source is checked when it is decoded.
     """
@@ -40,6 +41,8 @@ def check_code(config: TrainingConfig) -> None:
     for setting in ("network.family", "network.block"):
         if setting in names:
             _guarded(setting, names[setting], _check_network, config)
+    if "loss.kind" in names:
+        _guarded("loss.kind", names["loss.kind"], _check_loss, config)
     if "solver.kind" in names:
         _guarded("solver.kind", names["solver.kind"], _check_solver, config)
 
@@ -143,6 +146,27 @@ def _check_evaluation(network: nn.Module, images: Tensor) -> None:
         apart = torch.cat([network(images[:2]), network(images[2:])])
     if not torch.allclose(together, apart, rtol=1e-9, atol=1e-12):
         raise ConfigurationError("lets an image's logits depend on its neighbours in evaluation (law 1)")
+
+
+def _check_loss(config: TrainingConfig) -> None:
+    own = custom.resolve("loss.kind", config.loss.kind)
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(IMAGES, CLASSES, dtype=torch.float64, generator=generator).requires_grad_()
+    labels = torch.arange(IMAGES)
+    losses = own_losses(own, logits, labels)
+    if not losses.requires_grad:
+        raise ConfigurationError("has no gradient with respect to the logits")
+    losses.sum().backward()
+    assert logits.grad is not None
+    if not (losses.isfinite().all() and logits.grad.isfinite().all()):
+        raise ConfigurationError("gives losses or gradients that are not finite")
+    if not torch.equal(own_losses(own, logits, labels), losses):
+        raise ConfigurationError("draws random numbers, so that a run could not be resumed to the same result (law 2)")
+    apart = torch.cat([own_losses(own, logits[:2], labels[:2]), own_losses(own, logits[2:], labels[2:])])
+    if not torch.allclose(losses, apart, rtol=1e-9, atol=1e-12):
+        raise ConfigurationError("lets an image's loss depend on its neighbours, which workers share (law 1)")
+    if own_losses(own, logits[:0], labels[:0]).shape != (0,):
+        raise ConfigurationError("must give no loss for no image: some workers have none in a batch")
 
 
 def _check_solver(config: TrainingConfig) -> None:

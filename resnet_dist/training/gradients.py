@@ -4,6 +4,7 @@ Which it is follows from the configuration and the number of workers, and is cho
 """
 
 import warnings
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Protocol
 
@@ -12,31 +13,60 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from resnet_dist.configuration.code import is_custom
+from resnet_dist.configuration.loss import LossConfig
 from resnet_dist.configuration.run import RunConfig
+from resnet_dist.custom_code import resolve
 from resnet_dist.data.batches import Batch
+from resnet_dist.errors import ConfigurationError
 from resnet_dist.networks.batch_norm import set_momentum
 from resnet_dist.training.exact import VirtualShards
+from resnet_dist.training.loss_scale import LossScale
 from resnet_dist.workers import Workers
 
 
 class Loss:
     """The loss of images under a network, in a run's precision."""
 
-    def __init__(self, precision: str, device: torch.device) -> None:
+    def __init__(self, precision: str, device: torch.device, config: LossConfig | None = None) -> None:
         self.dtype = torch.float64 if precision == "float64" else torch.float32
         """Type of weights and losses."""
         self.device = device
-        self._bfloat16 = precision == "bfloat16"
+        self.config = config or LossConfig()
+        self.scale = LossScale(enabled=precision == "float16")
+        self._autocast = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(precision)
+        self._own = resolve("loss.kind", self.config.kind) if is_custom(self.config.kind) else None
 
     def autocast(self) -> torch.autocast:
-        """Where a network computes: in bfloat16 if the run asks for it."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16, cache_enabled=False)
+        """Where a network computes: in 16 bits if the run asks for it."""
+        dtype = self._autocast or torch.bfloat16
+        return torch.autocast(self.device.type, dtype, enabled=self._autocast is not None, cache_enabled=False)
 
     def __call__(self, network: nn.Module, batch: Batch, size: int) -> Tensor:
-        """Sum of the losses of a shard's images, divided by the size of the whole batch."""
+        """Sum of the losses of a shard's images, divided by the size of the whole batch, and times the scale."""
         with self.autocast():
             logits = network(batch.images)
-        return F.cross_entropy(logits.to(self.dtype), batch.labels, reduction="sum") / size
+        loss = self._sum(logits.to(self.dtype), batch.labels) / size
+        return loss * self.scale.value if self.scale.enabled else loss
+
+    def unscaled(self, loss: Tensor) -> Tensor:
+        """A loss that was computed here, as it is reported: detached, and without the scale."""
+        return loss.detach() / self.scale.value if self.scale.enabled else loss.detach()
+
+    def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self._own:
+            return own_losses(self._own, logits, labels).sum()
+        smoothing = self.config.label_smoothing
+        return F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+
+
+def own_losses(own: Callable[..., Tensor], logits: Tensor, labels: Tensor) -> Tensor:
+    """What a loss of the user's own gives for each image, [b]; a `ConfigurationError` if it gives anything else."""
+    losses = own(logits, labels)
+    if not isinstance(losses, Tensor) or losses.shape != labels.shape:
+        given = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+        raise ConfigurationError(f"gives {given}, not the loss of each image, [{len(labels)}]")
+    return losses
 
 
 class Gradients(Protocol):
@@ -83,7 +113,7 @@ class OwnGradients:
         set_momentum(self.network, momentum)
         loss = self.loss(self.network, batch, size)
         loss.backward()
-        return loss.detach()[None]
+        return self.loss.unscaled(loss)[None]
 
     def finish(self) -> None:
         """Nothing: all is here."""
@@ -113,7 +143,7 @@ class SharedGradients:
             loss = self.loss(self.parallel, batch, size)
             # DistributedDataParallel averages over workers; samples, not workers, are to be weighted equally.
             (loss * self.workers.size).backward()
-        return loss.detach()[None]
+        return self.loss.unscaled(loss)[None]
 
     def finish(self) -> None:
         """Nothing: DistributedDataParallel has summed them."""
@@ -132,7 +162,8 @@ class ExactGradients:
     def add(self, batches: list[Batch], size: int, momentum: float | Tensor, is_last: bool) -> Tensor:
         """See `Gradients.add`."""
         self.shards.set_momentum(momentum)
-        return self.shards.forward_backward(lambda replica, index: self.loss(replica, batches[index], size))
+        losses = self.shards.forward_backward(lambda replica, index: self.loss(replica, batches[index], size))
+        return self.loss.unscaled(losses)
 
     def finish(self) -> None:
         """Add the gradients of all virtual shards."""

@@ -129,7 +129,7 @@ def _finish(training: Training, recorder: Recorder | None) -> dict[str, Any]:
             "wrong_images": trial_record.encode_mask(wrong.numpy()),
             **_energy(lines),
         }
-        weights = encode_model(training.network, training.config, training.dataset)
+        weights = encode_model(training.evaluated, training.config, training.dataset)
         result = recorder.finish(weights, summary)
     result = training.workers.broadcast(result)
     if result is None:

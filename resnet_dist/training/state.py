@@ -47,7 +47,7 @@ class Training:
         initial = initial or InitialState()
         if initial.network is not None:
             load_weights(network, initial.network, config)
-        loss = Loss(run.precision, workers.device)
+        loss = Loss(run.precision, workers.device, config.loss)
         self.autocast = loss.autocast
         # On CPUs and GPUs alike convolutions run fastest with the channels last in memory.
         self.network = network.to(workers.device, loss.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -68,7 +68,10 @@ class Training:
             augmentation_seed,
         )
         self.plan = self.batches.order.plan
-        update = Update(config, self.batches, self.gradients, self.stepper, loss.dtype)
+        update = Update(config, self.batches, self.gradients, self.stepper, self.network, loss)
+        self.evaluated = update.average.network if update.average else self.network
+        """What is evaluated and kept: the network, or its average."""
+        self.loss_scale = loss.scale
         self.updates = CapturedUpdates(update) if can_be_captured(config, workers) else update
         self.rate_at = update.rate
         self.total_steps = update.total_steps
@@ -136,7 +139,7 @@ class Training:
 
     def _evaluate(self, images: ImageSet, name: str, epoch: int) -> Evaluation:
         """Evaluate a set. What is found is a sum over all workers, so that all of them raise the `DivergedError`."""
-        found = images.evaluate(self.network, self.autocast())
+        found = images.evaluate(self.evaluated, self.autocast())
         if not math.isfinite(found.loss):
             raise _diverged(f"the {name} loss is {found.loss}", epoch)
         if not found.finite:
@@ -146,25 +149,34 @@ class Training:
     def wrong_images(self) -> Tensor:
         """Which test images the network gets wrong, bool [N]; a collective where no epoch was left to run."""
         if self.found is None:
-            self.found = self.test.evaluate(self.network, self.autocast()).found
+            self.found = self.test.evaluate(self.evaluated, self.autocast()).found
         assert self.found is not None
         return self.found != self.dataset.test_labels
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds, the same on every worker. Draws are functions of the step and need no state."""
         self.stepper.settle(self.step)
-        return {
+        state = {
             "step": self.step,
             "network": self.network.state_dict(),
             "solver": self.solver.state_dict(),
             "losses": self.workers.sum(self.losses.clone()),
         }
+        if self.evaluated is not self.network:
+            state["average"] = self.evaluated.state_dict()
+        if self.loss_scale.enabled:
+            state["loss_scale"] = self.loss_scale.state()
+        return state
 
     def load(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
         self.step = state["step"]
         self.network.load_state_dict(state["network"])
         self.solver.load_state_dict(state["solver"])
+        if self.evaluated is not self.network:
+            self.evaluated.load_state_dict(state["average"])
+        if self.loss_scale.enabled:
+            self.loss_scale.load(state["loss_scale"])
         # The losses so far are sums over workers: the first one carries them on.
         losses = state["losses"].to(self.workers.device)
         self.losses = losses if self.workers.is_first else torch.zeros_like(losses)

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from resnet_dist.configuration.code import is_custom
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.data.batches import TrainingBatches
+from resnet_dist.training.average import WeightAverage
 from resnet_dist.training.device_solvers import DeviceSolver
-from resnet_dist.training.gradients import Gradients
-from resnet_dist.training.schedule import batch_norm_momentum, learning_rate
+from resnet_dist.training.gradients import Gradients, Loss
+from resnet_dist.training.schedule import batch_norm_momentum, full_rate, learning_rate
 from resnet_dist.training.solvers import make_solver
 
 
@@ -68,6 +69,13 @@ def make_stepper(config: TrainingConfig, network: nn.Module, device: torch.devic
     return DeviceSolver(config.solver, optimizer)
 
 
+def clip(network: nn.Module, largest: float) -> None:
+    """Scale all gradients down, by one factor, to a Euclidean norm of at most `largest`; no host is asked."""
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    torch._foreach_mul_(gradients, (largest / norm).clamp(max=1.0))
+
+
 class Update:
     """The arithmetic of one update, and what it has to be told."""
 
@@ -77,13 +85,17 @@ class Update:
         batches: TrainingBatches,
         gradients: Gradients,
         stepper: Stepper,
-        dtype: torch.dtype,
+        network: nn.Module,
+        loss: Loss,
     ) -> None:
         self.config = config
         self.batches = batches
         self.gradients = gradients
         self.stepper = stepper
-        self.dtype = dtype
+        self.network = network
+        self.loss = loss
+        decay = config.solver.average_decay
+        self.average = WeightAverage(network, decay) if decay else None
         self.device = batches.device
         self.by_host = told_by_host(self.device) or isinstance(stepper, HostSolver)
         """Whether the arithmetic takes numbers from the host."""
@@ -93,7 +105,8 @@ class Update:
     def rate(self, step: int) -> float:
         """Learning rate of the update at a step of the run, counted from 0."""
         config = self.config
-        return learning_rate(config.solver, config.schedule, step, self.plan.epoch(step), self.total_steps)
+        full = full_rate(config.solver, config.data.batch_size)
+        return learning_rate(full, config.schedule, step, self.plan.epoch(step), self.total_steps)
 
     def numbers(self, step: int) -> list[float]:
         """The solver's numbers at a step, then batch norm's momentum for each sub-batch."""
@@ -116,7 +129,7 @@ class Update:
         Returns this worker's part of the batch's mean loss, on the device: [1], or [virtual shards] with zeros for
         those of others.
         """
-        told = numbers.tolist() if self.by_host else numbers.to(self.dtype)
+        told = numbers.tolist() if self.by_host else numbers.to(self.loss.dtype)
         momenta = told[-self.config.data.accumulation :]
         self.stepper.optimizer.zero_grad(set_to_none=True)
         size = len(drawn)
@@ -127,5 +140,10 @@ class Update:
             momentum = momenta[part] if constant == "dynamic" else constant
             loss[self.gradients.held] += self.gradients.add(batches, size, momentum, is_last=part == count - 1)
         self.gradients.finish()
-        self.stepper.apply(told)
+        if self.loss.scale.unscale(self.network):
+            if self.config.solver.gradient_clip:
+                clip(self.network, self.config.solver.gradient_clip)
+            self.stepper.apply(told)
+        if self.average:
+            self.average.update()
         return loss

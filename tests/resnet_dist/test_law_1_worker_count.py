@@ -53,11 +53,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "batch_norm__momentum": "dynamic",
     },
     "plain network, momentum 0, held-out images": {"network__family": "plain", "batch_norm__momentum": 0},
-    "pre-activation, projections, AdamW, cosine": {
+    "pre-activation, projections, AdamW, cosine, smooth labels, clipping, average": {
         "network__family": "preactivation",
         "network__shortcut": "B",
         "solver__kind": "adamw",
+        "solver__gradient_clip": 0.5,
+        "solver__average_decay": 0.9,
         "schedule__kind": "cosine",
+        "loss__label_smoothing": 0.1,
     },
 }
 

@@ -39,8 +39,11 @@ VARIANTS = {
     f"{solver}, {warm_up}, {sampling}": {**SOLVERS[solver], **WARM_UP[warm_up], "data__sampling": sampling}
     for solver, warm_up, sampling in itertools.product(SOLVERS, WARM_UP, SAMPLING)
 }
-VARIANTS["adamw, warm-up, cosine, pre-activation"] = {
+VARIANTS["adamw, warm-up, cosine, pre-activation, clipping, average"] = {
     "solver__kind": "adamw",
+    "solver__gradient_clip": 0.5,
+    "solver__average_decay": 0.9,
+    "schedule__warmup_shape": "linear",
     "schedule__kind": "cosine",
     "schedule__warmup_iterations": 3,
     "network__family": "preactivation",

@@ -55,6 +55,7 @@ WEIGHTS = {"network.weights": "a.pt", "network.weights_fingerprint": "0123456789
 STATE = {"solver.state": "a.pt", "solver.state_fingerprint": "0123456789abcdef"}
 CAFFENET = {"network.family": "caffenet", "network.depth": 8, "data.size": 227}
 CONTEXT: dict[str, dict[str, Any]] = {
+    "schedule.warmup_shape": {"schedule.warmup_iterations": 400},
     "network.activation": CAFFENET,
     "network.activation_batch_norm": CAFFENET,
     "network.local_response_norm": CAFFENET,
@@ -83,6 +84,7 @@ CONTEXT: dict[str, dict[str, Any]] = {
 OTHER: dict[str, list[Any]] = {
     "network.family": ["plain", "preactivation", "nets:wide", "nets:deep"],
     "network.block": ["blocks:one", "blocks:other"],
+    "loss.kind": ["losses:one", "losses:other"],
     "solver.kind": ["rmsprop", "adagrad", "adadelta", "adam", "adamw"],
     "code.fingerprint": ["0123456789abcdef", "fedcba9876543210"],
     "network.depth": [8, 26],

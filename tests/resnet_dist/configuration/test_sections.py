@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from resnet_dist.configuration.batch_norm import BatchNormConfig
 from resnet_dist.configuration.code import CodeConfig
 from resnet_dist.configuration.data import DataConfig
+from resnet_dist.configuration.loss import LossConfig
 from resnet_dist.configuration.network import NetworkConfig
 from resnet_dist.configuration.run import RunConfig
 from resnet_dist.configuration.schedule import ScheduleConfig
@@ -25,7 +26,16 @@ from resnet_dist.configuration.solver import SolverConfig
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import ConfigurationError
 
-SECTIONS: list[Any] = [NetworkConfig, DataConfig, BatchNormConfig, SolverConfig, ScheduleConfig, RunConfig, CodeConfig]
+SECTIONS: list[Any] = [
+    NetworkConfig,
+    DataConfig,
+    BatchNormConfig,
+    SolverConfig,
+    LossConfig,
+    ScheduleConfig,
+    RunConfig,
+    CodeConfig,
+]
 
 
 @dataclass(frozen=True)

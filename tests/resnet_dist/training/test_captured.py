@@ -30,6 +30,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cosine": {"schedule__kind": "cosine"},
     "float32": {"run__precision": "float32"},
     "bfloat16": {"run__precision": "bfloat16", "batch_norm__momentum": "dynamic"},
+    "smooth labels, clips, average": {
+        "loss__label_smoothing": 0.1,
+        "solver__gradient_clip": 0.5,
+        "solver__average_decay": 0.9,
+        "data__accumulation": 2,
+    },
     "pre-activation": {"network__family": "preactivation", "network__shortcut": "B"},
 }
 DATA: dict[str, Any] = {"run__epochs": 3, "data__batch_size": 6}
@@ -60,7 +66,8 @@ def with_updates_captured(training: Training) -> Training:
 def assert_same_bits(one: Training, other: Training) -> None:
     a, b = one.state(), other.state()
     assert a["step"] == b["step"] and torch.equal(a["losses"], b["losses"])
-    assert all(torch.equal(value, b["network"][name]) for name, value in a["network"].items())
+    for held in a.keys() & {"network", "average"}:
+        assert all(torch.equal(value, b[held][name]) for name, value in a[held].items())
     for state, same in zip(a["solver"]["state"].values(), b["solver"]["state"].values(), strict=True):
         assert state.keys() == same.keys() and all(torch.equal(value, same[name]) for name, value in state.items())
 
@@ -89,7 +96,10 @@ def test_a_run_that_resumes_inside_a_chunk_has_the_same_bits(variant: str) -> No
     assert_same_bits(whole, resumed)
 
 
-@pytest.mark.parametrize("variant", ["sgd", "adamw", "dynamic momentum, accumulation", "permutation", "bfloat16"])
+@pytest.mark.parametrize(
+    "variant",
+    ["sgd", "adamw", "dynamic momentum, accumulation", "permutation", "bfloat16", "smooth labels, clips, average"],
+)
 def test_on_a_gpu_captured_and_eager_updates_are_one_arithmetic(variant: str) -> None:
     settings = DATA | VARIANTS[variant] | {"run__epochs": 2}
     dataset = small_dataset(train=IMAGES, test=5)
@@ -111,7 +121,8 @@ def test_on_a_gpu_captured_and_eager_updates_are_one_arithmetic(variant: str) ->
 def test_an_update_on_a_device_asks_the_host_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     # On `meta` nothing has a value: whoever asks for one, branches on one, or brings a tensor of the CPU, fails.
     monkeypatch.setattr(Loss, "autocast", lambda self: contextlib.nullcontext())  # which knows no such device
-    config = small_config(**DATA, run__precision="float32", batch_norm__momentum="dynamic", data__accumulation=2)
+    settings = VARIANTS["smooth labels, clips, average"]
+    config = small_config(**DATA | settings, run__precision="float32", batch_norm__momentum="dynamic")
     with settings_of_run(exact=False):
         training = Training(config, small_dataset(train=IMAGES, test=5), Workers(0, 1, torch.device("meta")))
         update = training.updates

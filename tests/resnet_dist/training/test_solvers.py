@@ -16,7 +16,7 @@ from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.data.epochs import EpochPlan
 from resnet_dist.networks.batch_norm import SynchronisedBatchNorm
 from resnet_dist.networks.cifar import ResidualNetwork
-from resnet_dist.training.schedule import batch_norm_momentum, learning_rate
+from resnet_dist.training.schedule import batch_norm_momentum, full_rate, learning_rate
 from resnet_dist.training.solvers import make_solver
 from resnet_dist.training.state import Training
 from resnet_dist.workers import alone
@@ -156,7 +156,7 @@ def test_sgd_decays_every_parameter_of_the_network(shortcut: Any) -> None:
 
 
 def rate(config: SolverConfig, schedule: ScheduleConfig, *, step: int = 10**6, epoch: int = 0) -> float:
-    return learning_rate(config, schedule, step, epoch, steps=2 * 10**6)
+    return learning_rate(full_rate(config, 128), schedule, step, epoch, steps=2 * 10**6)
 
 
 @pytest.mark.parametrize(
@@ -206,6 +206,25 @@ def test_the_studys_rates_stay_round_numbers(start: float) -> None:
     assert rates[1:] == [pytest.approx(start / 10, rel=1e-15), pytest.approx(start / 100, rel=1e-15)]
 
 
+def test_a_linear_warm_up_rises_by_the_same_amount_at_each_update() -> None:
+    schedule = ScheduleConfig(warmup_iterations=4, warmup_learning_rate=0.02, warmup_shape="linear")
+    rates = [rate(SolverConfig(), schedule, step=step) for step in range(6)]
+    assert rates == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.1, 0.1], rel=1e-15)
+
+
+def test_the_rate_is_scaled_to_the_batch_if_it_is_meant_for_another() -> None:
+    assert full_rate(SolverConfig(reference_batch=256), 1024) == pytest.approx(0.4, rel=1e-15)
+    assert full_rate(SolverConfig(), 1024) == 0.1
+    config = small_config(solver__reference_batch=8, schedule__warmup_iterations=2, schedule__warmup_shape="linear")
+    assert trained(config, 4)[1] == pytest.approx([0.001, 0.1005, 0.2, 0.2], rel=1e-14)
+
+
+def test_another_solver_keeps_what_every_solver_has() -> None:
+    config = small_config(solver__gradient_clip=2, solver__average_decay=0.5, solver__weight_decay=0.3)
+    solver = config.override({"solver.kind": "adam"}).solver
+    assert (solver.gradient_clip, solver.average_decay, solver.weight_decay) == (2, 0.5, 0)
+
+
 def trained(
     config: TrainingConfig, steps: int, from_state: dict[str, Any] | None = None
 ) -> tuple[Training, list[float]]:
@@ -234,11 +253,11 @@ def test_a_cosine_falls_from_the_full_rate_after_the_warm_up_to_zero_at_the_end(
     schedule = ScheduleConfig("cosine", warmup_iterations=warmup)
     steps = warmup + 8 * 1000
     step = warmup + eighths * 1000
-    assert learning_rate(SolverConfig(), schedule, step, 0, steps) == pytest.approx(expected, rel=1e-12, abs=1e-17)
+    assert learning_rate(0.1, schedule, step, 0, steps) == pytest.approx(expected, rel=1e-12, abs=1e-17)
 
 
 def test_a_cosine_has_no_jumps_and_its_last_update_still_moves() -> None:
-    rates = [learning_rate(SolverConfig(), ScheduleConfig("cosine"), step, step // 10, 200) for step in range(200)]
+    rates = [learning_rate(0.1, ScheduleConfig("cosine"), step, step // 10, 200) for step in range(200)]
     falls = [a - b for a, b in itertools.pairwise(rates)]
     assert all(0 < fall < 0.1 * np.pi / 2 / 200 for fall in falls)
     assert 0 < rates[-1] < 1e-5
@@ -246,7 +265,7 @@ def test_a_cosine_has_no_jumps_and_its_last_update_still_moves() -> None:
 
 def test_a_warm_up_as_long_as_the_run_leaves_nothing_of_the_cosine() -> None:
     schedule = ScheduleConfig("cosine", warmup_iterations=10)
-    assert {learning_rate(SolverConfig(), schedule, step, 0, 10) for step in range(10)} == {0.001}
+    assert {learning_rate(0.1, schedule, step, 0, 10) for step in range(10)} == {0.001}
 
 
 @pytest.mark.parametrize("interrupted_at", [None, 1, 2, 3, 8, 12, 17])
