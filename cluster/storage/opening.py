@@ -16,7 +16,10 @@ def open_storage(place: Place) -> BrowsableStorage:
 
     Nothing is read or written yet. The object can be pickled to other processes; it holds no credentials.
     """
-    uri = fspath(place)
+    try:
+        uri = fspath(place)
+    except TypeError:
+        raise StorageError(f"storage {place!r} is not known; give a directory, or s3://bucket/prefix") from None
     if uri.startswith("s3://"):
         # Imported here because only those who use S3 should pay for boto3, and because it imports this module.
         from cluster.storage.s3 import S3Storage

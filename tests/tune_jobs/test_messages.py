@@ -1,12 +1,17 @@
-"""What is said to whoever called a function names no option of the command line, which it was perhaps not called by."""
+"""What is said to whoever called a function: it names no option of the command line, and is one line."""
 
 import argparse
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from resnet_dist import UserError, train
 from tests.tune_jobs.test_command_line import leaves
+from tune_jobs import plan_grid, read_results, run_grid
 from tune_jobs.command_line import make_parser
 
 ROOT = Path(__file__).parents[2]
@@ -47,3 +52,22 @@ def test_functions_name_arguments_and_settings_and_no_options() -> None:
         if known & set(re.findall(r"(?<!\()--[\w.-]*\w", text)) and " " in text
     ]
     assert [line for line in said if "resnet-dist grid" not in line] == []
+
+
+PLAIN: Any = {"network.depth": 8}
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: plan_grid(PLAIN, "r"), "experiment: a value of type dict is not allowed; give a name, the path of a"),
+        (lambda: run_grid(PLAIN, "r"), "experiment: a value of type dict is not allowed"),
+        (lambda: read_results(PLAIN, "r"), "experiment: a value of type dict is not allowed"),
+        (lambda: read_results("demo", PLAIN), "storage {'network.depth': 8} is not known; give a directory"),
+        (lambda: train(PLAIN, "r"), "config: a value of type dict is not allowed; TrainingConfig().override({…})"),
+    ],
+)
+def test_arguments_of_another_kind_are_one_line(call: Callable[[], object], says: str) -> None:
+    with pytest.raises(UserError) as raised:
+        call()
+    assert str(raised.value).startswith(says)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from os import fspath
 from typing import Any
 
 from cluster.storage.keys import BrowsableStorage
@@ -12,7 +11,7 @@ from resnet_dist.records import trial_record
 from resnet_dist.storage.interface import Storage, experiment_key
 from tune_jobs.actions.flush import flush_before_launch
 from tune_jobs.actions.notebook import grid_observer
-from tune_jobs.actions.results import Results
+from tune_jobs.actions.results import Results, asked
 from tune_jobs.actions.said import Say
 from tune_jobs.grid.experiment import Experiment, experiment_record, load_experiment
 from tune_jobs.grid.initial_state import begins_from, put_initial_state
@@ -69,16 +68,15 @@ def plan_grid(
 
     Raises a `UserError` of one line for whatever its caller can put right.
     """
-    opened, changed = open_storage(storage), dict(settings or {})
-    experiment = _asked(experiment)
+    opened, changed, what = open_storage(storage), dict(settings or {}), asked(experiment)
     if not measure:
-        return make_plan(experiment, opened, seeds, epochs, changed)
+        return make_plan(what, opened, seeds, epochs, changed)
     from tune_jobs.grid.calibration import calibrating
 
-    loaded = load_experiment(experiment, changed, epochs)
+    loaded = load_experiment(what, changed, epochs)
     devices = {cell.config.run.device for table in loaded.tables for cell in table.cells}
     with calibrating(devices.pop() if len(devices) == 1 else "auto") as calibration:
-        return make_plan(experiment, opened, seeds, epochs, changed, calibration=calibration)
+        return make_plan(what, opened, seeds, epochs, changed, calibration=calibration)
 
 
 def run_grid(
@@ -109,13 +107,13 @@ def run_grid(
     from cluster.storage.lease import lease
 
     observer = observer or (Observer() if say else grid_observer())
-    experiment, say = _asked(experiment), say or nothing
+    what, say = asked(experiment), say or nothing
     opened = open_storage(storage)
     opened.check_writable()
-    name = load_experiment(experiment, settings, epochs).name
+    name = load_experiment(what, settings, epochs).name
     with lease(opened, name, on_wait=say):
         flush_before_launch(opened, say)
-        planned = make_plan(experiment, opened, seeds, epochs, dict(settings or {}))
+        planned = make_plan(what, opened, seeds, epochs, dict(settings or {}))
         started = _launch(planned, opened, retry_failed, scheduler, epochs, observer, say)
         report = write_report(opened, name)
         results = Results.of(report.summary.results)
@@ -182,7 +180,3 @@ def _launch(
 def _put_record(storage: Storage, record: dict[str, Any]) -> None:
     record = with_earlier_plans(storage, record)
     storage.put(experiment_key(record["experiment"]), trial_record.encode(record))
-
-
-def _asked(experiment: Experiment | Place) -> Experiment | str:
-    return experiment if isinstance(experiment, Experiment) else fspath(experiment)

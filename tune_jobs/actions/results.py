@@ -116,10 +116,23 @@ def stored_name(experiment: Experiment | Place, storage: BrowsableStorage) -> st
 
 def asked_name(experiment: Experiment | Place) -> str:
     """An experiment's own name, or what the TOML file at a path says."""
+    what = asked(experiment)
+    if isinstance(what, Experiment):
+        return what.name
+    return load_experiment(what).name if what.endswith(".toml") else what
+
+
+def asked(experiment: Experiment | Place) -> Experiment | str:
+    """An experiment, or the name or path of one. Raises a `UserError` if this is neither."""
     if isinstance(experiment, Experiment):
-        return experiment.name
-    name = fspath(experiment)
-    return load_experiment(name).name if name.endswith(".toml") else name
+        return experiment
+    try:
+        return fspath(experiment)
+    except TypeError:
+        raise UserError(
+            f"experiment: a value of type {type(experiment).__name__} is not allowed; give a name, the path of a TOML "
+            "file, or an Experiment, such as Experiment.from_dict makes"
+        ) from None
 
 
 def others(name: str, storage: BrowsableStorage) -> str:

@@ -92,6 +92,11 @@ def train(
 
     Raises a `UserError` of one line for whatever its caller can put right.
     """
+    if not isinstance(config, TrainingConfig):
+        raise ConfigurationError(
+            f"config: a value of type {type(config).__name__} is not allowed; TrainingConfig().override({{…}}) "
+            "makes one"
+        )
     display = training_display(config.run.epochs) if on_epoch is None and on_step is None and say is None else None
     say = say or nothing
     with display or contextlib.nullcontext():
