@@ -123,6 +123,7 @@ def _train_first(
     """Train on the worker that writes the records."""
     from resnet_dist.ray_metrics import reported
     from resnet_dist.records.recorder import Recorder
+    from resnet_dist.records.trial_record import error_text
     from resnet_dist.storage.spooled import SpooledStorage
     from resnet_dist.training.loop import train
 
@@ -136,8 +137,8 @@ def _train_first(
         def after_epoch(line: dict[str, Any]) -> None:
             if metrics:
                 metrics.on_epoch(line)
-            text = "epoch %d: train loss %.4f, test error %.2f %%"
-            LOGGER.info(text, line["epoch"], line["train_loss"], 100 * line["top1_error"], extra={"fields": line})
+            text, error = "epoch %d: train loss %.4f, test error %s", error_text(line)
+            LOGGER.info(text, line["epoch"], line["train_loss"], error, extra={"fields": line})
             if on_epoch:
                 on_epoch(line | _trouble(storage))
 

@@ -75,7 +75,8 @@ class TrialMetrics:
             self._earlier = None
             self._set_rate(line["images_per_second"])
             self._values["resnet_dist_epoch"] = line["epoch"]
-            self._values["resnet_dist_test_error"] = line["top1_error"]
+            if "top1_error" in line:
+                self._values["resnet_dist_test_error"] = line["top1_error"]
         self.report()
 
     def report(self) -> None:

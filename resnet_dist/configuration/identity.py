@@ -50,6 +50,7 @@ NOT_IDENTITY: dict[str, str] = {
     "run.cuda_graph": "a captured update has the bits of the eager one",
     "run.checkpoint_epochs": "law 2: an interruption does not change the result",
     "run.checkpoint_steps": "law 2: an interruption does not change the result",
+    "run.evaluation_epochs": "an evaluation changes nothing that is trained",
     "run.summary_steps": "logging",
     "run.histogram_epochs": "logging: weights and gradients are looked at, and nothing is drawn or changed",
 }

@@ -38,6 +38,8 @@ class RunConfig(Section):
     """Give the same bits on any number of workers up to `virtual_shards`, on one kind of processor."""
     virtual_shards: int = 8
     """Shards of exact mode, a power of two. Part of the result: another number rounds differently."""
+    evaluation_epochs: int = 1
+    """Epochs between evaluations on the test and validation images; the last epoch always has one."""
     checkpoint_epochs: int = 1
     """Epochs between checkpoints; the last epoch always has one until the result is written."""
     checkpoint_steps: int = 0
@@ -52,7 +54,7 @@ class RunConfig(Section):
         for name in ("seed", "seed_initialisation", "seed_order", "seed_augmentation"):
             seed = getattr(self, name)
             self.require(name, seed is None or 0 <= seed < 2**63, "from 0 to 2^63 - 1")
-        for name in ("epochs", "workers", "threads", "checkpoint_epochs", "summary_steps"):
+        for name in ("epochs", "workers", "threads", "evaluation_epochs", "checkpoint_epochs", "summary_steps"):
             self.require(name, getattr(self, name) >= 1, "at least 1")
         self.require("epochs", self.epochs <= 10**6, "at most 1,000,000")
         for name in ("checkpoint_epochs", "summary_steps", "checkpoint_steps", "histogram_epochs"):

@@ -118,7 +118,7 @@ class Recorder:
         if self.keys.metrics not in self._written:  # no epoch was left to run
             self._put(self.keys.metrics, trial_record.encode_metrics(lines))
         result = {"layout": LAYOUT, "trial": self.trial_id, "name": self.name, **summary}
-        result["best_top1_error"] = min(line["top1_error"] for line in self.lines.values())
+        result["best_top1_error"] = min(line["top1_error"] for line in lines if "top1_error" in line)
         result["attempts"] = len(self.provenance["attempts"])
         totals = self.storage.counts.totals()
         result["storage_requests"] = sum(totals.requests.values()) + totals.waiting_writes

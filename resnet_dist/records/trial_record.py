@@ -100,6 +100,12 @@ def diverged(record: Mapping[str, Any]) -> bool:
     return any(not isinstance(loss, int | float) or not math.isfinite(loss) for loss in losses)
 
 
+def error_text(line: Mapping[str, Any], name: str = "top1_error") -> str:
+    """An error of an epoch's line, with its unit; a dash if the epoch was not evaluated."""
+    error = line.get(name)
+    return f"{100 * error:.2f} %" if error is not None and math.isfinite(error) else "\N{EN DASH}"
+
+
 def summary(result: Mapping[str, Any]) -> dict[str, Any]:
     """The result's numbers, without what makes it complete."""
     return {name: value for name, value in result.items() if name not in PARTS}

@@ -86,11 +86,12 @@ def _train(
         joules = meter.joules() if meter else None
         # After a resume inside an epoch, time and energy of the whole one are estimated from the part that was run.
         whole = (plan.first_step(epoch + 1) - plan.first_step(epoch)) / (training.step - first)
-        line = training.epoch_line(losses, elapsed * whole, joules if joules is None else joules * whole)
+        last = epoch + 1 == run.epochs
+        evaluate = last or (epoch + 1) % run.evaluation_epochs == 0
+        line = training.epoch_line(losses, elapsed * whole, joules if joules is None else joules * whole, evaluate)
         if recorder:
             rates = [training.rate_at(step) for step in _steps(training, epoch)]
             recorder.epoch(line, losses, rates, observe(training, epoch))
-        last = epoch + 1 == run.epochs
         if last or (epoch + 1) % run.checkpoint_epochs == 0:
             _checkpoint(training, recorder)
         if on_epoch:

@@ -112,8 +112,10 @@ class Training:
         """The mean loss of each of the epoch's batches, over all workers; one collective, waits for the device."""
         return tree_sum(self.workers.sum(self.losses.clone()).T).tolist()
 
-    def epoch_line(self, losses: list[float], seconds: float, joules: float | None) -> dict[str, Any]:
-        """Evaluate, and make the line of metrics.jsonl for the epoch that has just ended; `joules` if it is known."""
+    def epoch_line(
+        self, losses: list[float], seconds: float, joules: float | None, evaluate: bool = True
+    ) -> dict[str, Any]:
+        """Evaluate, or not, and make the line of metrics.jsonl for the epoch that has just ended; `joules` if known."""
         epoch = self.plan.epoch(self.step - 1)
         first = self.plan.first_step(epoch)
         sizes = [self.plan.size(step) for step in range(first, self.step)]
@@ -125,17 +127,18 @@ class Training:
         }
         if not math.isfinite(line["train_loss"]):
             raise _diverged(f"the training loss is {line['train_loss']}", epoch)
-        test = self._evaluate(self.test, "test", epoch)
-        self.found = test.found
-        line |= {
-            "test_loss": test.loss,
-            "top1_error": test.top1_error,
-            "top5_error": test.top5_error,
-        }
-        if self.validation is not None:
-            line["validation_error"] = self._evaluate(self.validation, "validation", epoch).top1_error
+        if evaluate:
+            line |= self._errors(epoch)
         line |= {"seconds": round(seconds, 3), "images_per_second": round(sum(sizes) / seconds, 1)}
         return line if joules is None else line | {"energy_joules": round(joules, 3)}
+
+    def _errors(self, epoch: int) -> dict[str, float]:
+        test = self._evaluate(self.test, "test", epoch)
+        self.found = test.found
+        errors = {"test_loss": test.loss, "top1_error": test.top1_error, "top5_error": test.top5_error}
+        if self.validation is not None:
+            errors["validation_error"] = self._evaluate(self.validation, "validation", epoch).top1_error
+        return errors
 
     def _evaluate(self, images: ImageSet, name: str, epoch: int) -> Evaluation:
         """Evaluate a set. What is found is a sum over all workers, so that all of them raise the `DivergedError`."""

@@ -6,6 +6,7 @@ from html import escape
 from importlib import import_module
 from typing import Any
 
+from resnet_dist.records.trial_record import error_text
 from tune_jobs.grid.experiment import Trial
 from tune_jobs.grid.observer import Observer
 
@@ -40,7 +41,7 @@ class ProgressBar:
 
     def epoch(self, line: dict[str, Any]) -> None:
         """An epoch of one run has ended."""
-        self.show(line["epoch"], f"training loss {line['train_loss']:.4f}, test error {100 * line['top1_error']:.2f} %")
+        self.show(line["epoch"], f"training loss {line['train_loss']:.4f}, test error {error_text(line)}")
 
     def _repr_html_(self) -> str:
         bar = f'<progress value="{self.done}" max="{max(1, self.total)}"></progress>'
@@ -94,7 +95,7 @@ class _NotebookGrid:
 
     def result(self, trial: Trial, line: dict[str, Any]) -> None:
         self.done[trial.trial_id] = max(self.done[trial.trial_id], line["epoch"])
-        said = f"{trial.name}: epoch {line['epoch']}, test error {100 * line['top1_error']:.2f} %"
+        said = f"{trial.name}: epoch {line['epoch']}, test error {error_text(line)}"
         self.bar.show(sum(self.done.values()), said)
 
     def fail(self, trial: Trial, reason: str) -> None:

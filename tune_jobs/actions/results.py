@@ -83,7 +83,7 @@ class Results(ExperimentResults):
     def _repr_html_(self) -> str:
         rows = []
         for trial in self.trials.values():
-            error = f"{100 * trial.last['top1_error']:.2f}" if trial.last else ""
+            error = "" if trial.newest_error is None else f"{100 * trial.newest_error:.2f}"
             epochs = f"{trial.epochs_done} of {trial.epochs}"
             rows.append((trial.name, trial.state, epochs, error, trial.trial_id))
         return html_table(("trial", "state", "epochs", "test error, %", "id"), rows, str(self.record["title"]))

@@ -90,7 +90,7 @@ def _row(trial: TrialResults) -> tuple[str | Text, ...]:
         Text(trial.name),
         trial.state,
         f"{trial.epochs_done}/{trial.epochs}",
-        f"{100 * last['top1_error']:.2f} %" if last else "",
+        "" if trial.newest_error is None else f"{100 * trial.newest_error:.2f} %",
         f"{last['images_per_second']:,.0f}" if last else "",
         in_words(left) if left else "",
         Text(trial.reason),

@@ -17,6 +17,7 @@ from cluster.storage.opening import open_storage
 from resnet_dist.errors import ConfigurationError, UserError
 from resnet_dist.logs import structured
 from resnet_dist.plurals import counted
+from resnet_dist.records.trial_record import error_text
 from tune_jobs.actions.grid import run_grid
 from tune_jobs.actions.report import write_report
 from tune_jobs.actions.results import Results, stored_name
@@ -232,7 +233,7 @@ class _Display:
             trial,
             f"[{sum(self.done.values()):>{len(str(self.total))}}/{self.total}] {trial.name}{workers}: "
             f"epoch {line['epoch']}/{epochs}, train loss {line['train_loss']:.4f}, "
-            f"test error {100 * line['top1_error']:.2f} %",
+            f"test error {error_text(line)}",
         )
 
     def stop(self, trial: Trial, reason: str) -> None:
@@ -274,7 +275,7 @@ def status(args: argparse.Namespace) -> int:
     if len(results.trials) <= MANY or not sys.stdout.isatty():
         table = Table("trial", "name", "state", "epochs", "test error", "", box=None, pad_edge=False)
         for trial in results.trials.values():
-            error = f"{100 * trial.last['top1_error']:.2f} %" if trial.last else ""
+            error = "" if trial.newest_error is None else f"{100 * trial.newest_error:.2f} %"
             epochs = f"{trial.epochs_done}/{trial.epochs}"
             table.add_row(trial.trial_id, escape(trial.name), trial.state, epochs, error, escape(trial.reason))
         console.print(table)

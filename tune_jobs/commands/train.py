@@ -12,6 +12,7 @@ from cluster.storage.opening import open_storage
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.logs import structured
 from resnet_dist.plurals import counted
+from resnet_dist.records.trial_record import error_text
 from resnet_dist.storage.interface import TrialKeys
 from tune_jobs.actions.train import check, described, train, with_data
 from tune_jobs.commands.options import SHORTHANDS, Parser, add_json, add_settings, add_storage, read_config
@@ -129,7 +130,7 @@ class Display:
             return
         self.console.print(
             f"epoch {line['epoch']:>3}/{self.epochs}  step {line['step']:>6}  lr {line['learning_rate']:<6g} "
-            f"train loss {line['train_loss']:.4f}  test error {100 * line['top1_error']:6.2f} % "
-            f"(top-5 {100 * line['top5_error']:.2f} %)  {line['images_per_second']:.0f} images/s",
+            f"train loss {line['train_loss']:.4f}  test error {error_text(line):>8} "
+            f"(top-5 {error_text(line, 'top5_error')})  {line['images_per_second']:.0f} images/s",
             soft_wrap=True,
         )

@@ -284,7 +284,8 @@ def make_plan(
         hours = memory = None
         if calibration and results.state != "finished":
             cost = calibration(trial.config)
-            share = 1 + EVALUATION_COST * test_images(trial.config) / train_images(trial.config)
+            evaluated = test_images(trial.config) / trial.config.run.evaluation_epochs
+            share = 1 + EVALUATION_COST * evaluated / train_images(trial.config)
             hours = cost.seconds * (steps - done) * share / 3600
             memory = _memory(trial.config, cost.activations, cost.weights)
         asked_storage = None

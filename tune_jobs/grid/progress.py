@@ -8,6 +8,7 @@ from ray import tune
 from cluster.storage.opening import open_storage
 from resnet_dist.errors import StorageError
 from resnet_dist.records.recorder import record_failure
+from resnet_dist.records.trial_record import error_text
 from resnet_dist.storage.interface import TrialKeys
 from tune_jobs.grid.experiment import Trial
 from tune_jobs.grid.failures import failure_of
@@ -56,7 +57,7 @@ class Progress(tune.Callback):
         ours = self._trial(trial)
         reason = (
             f"stopped by asha after epoch {last['epoch']} of {ours.config.run.epochs}, "
-            f"at a test error of {100 * last['top1_error']:.2f} %"
+            f"at a test error of {error_text(last)}"
         )
         self._record(ours, "early-stopped", reason, trial.num_failures + 1)
         self.observer.on_stop(ours, reason)

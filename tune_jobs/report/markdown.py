@@ -91,7 +91,7 @@ def _early_stopped(trials: Sequence[TrialResults]) -> Iterator[str]:
                 _md(trial.name),
                 f"{trial.epochs_done} of {trial.epochs}",
             ),
-            *(percent(trial.metrics[-1]["top1_error"] if trial.metrics else None), _md(trial.reason)),
+            *(percent(trial.newest_error), _md(trial.reason)),
         ]
         for trial in trials
     )

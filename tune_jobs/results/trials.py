@@ -80,6 +80,12 @@ class TrialResults:
         return self.result or (self.metrics[-1] if self.metrics else {})
 
     @property
+    def newest_error(self) -> float | None:
+        """The newest top-1 test error, as a fraction: the result's, or that of the last epoch that was evaluated."""
+        lines = [self.result] if self.result else reversed(self.metrics)
+        return next((line["top1_error"] for line in lines if math.isfinite(line.get("top1_error", math.nan))), None)
+
+    @property
     def epochs_done(self) -> int:
         """Epochs that have been recorded."""
         return int(self.metrics[-1]["epoch"]) if self.metrics else int(self.result.get("epochs", 0))

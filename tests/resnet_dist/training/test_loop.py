@@ -12,7 +12,7 @@ from cluster.storage.opening import open_storage
 from resnet_dist.data.batches import Standardiser
 from resnet_dist.errors import DivergedError
 from resnet_dist.records.recorder import Recorder
-from resnet_dist.records.trial_record import decode_mask, parse_result
+from resnet_dist.records.trial_record import decode_mask, error_text, parse_result
 from resnet_dist.training.loop import train
 from resnet_dist.training.state import Training
 from resnet_dist.workers import alone
@@ -32,6 +32,23 @@ def test_the_result_is_the_last_epochs_and_not_the_best(tmp_path: Path) -> None:
     assert (result["epochs"], result["steps"]) == (4, lines[-1]["step"])
     wrong = decode_mask(result["wrong_images"], result["test_images"])
     assert (len(wrong), wrong.mean()) == (50, pytest.approx(errors[-1]))
+
+
+def test_a_run_that_is_evaluated_every_second_epoch_and_at_the_end_is_the_same_run(tmp_path: Path) -> None:
+    config = small_config(run__epochs=3, schedule__milestones=[])
+    seldom = config.override({"run.evaluation_epochs": 2})
+    assert seldom.trial_id() == config.trial_id()
+    results, lines = [], []
+    for each in (config, seldom):
+        recorder = Recorder(open_storage(str(tmp_path / str(each.run.evaluation_epochs))), "training", "trial", each)
+        results.append(train(each, small_dataset(test=50), alone("cpu"), recorder))
+        lines.append([{**line, "seconds": 0, "images_per_second": 0} for line in recorder.lines.values()])
+    evaluated = {"test_loss", "top1_error", "top5_error"}
+    expected = [{name: line[name] for name in line if name not in evaluated} for line in lines[0][:1]] + lines[0][1:]
+    assert lines[1] == expected
+    assert results[0]["wrong_images"] == results[1]["wrong_images"]
+    assert results[1]["best_top1_error"] == min(line["top1_error"] for line in lines[0][1:])
+    assert error_text(lines[1][0]) == "\N{EN DASH}"
 
 
 @pytest.mark.parametrize(("images", "said"), [(16, "the test loss is nan"), (32, "the training loss is nan")])
