@@ -36,3 +36,8 @@ class CheckpointError(UserError):
 
 class DivergedError(UserError):
     """A loss, or the network's weights, statistics or outputs, are not finite. The same run would diverge again."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or else what kind it is, in 300 characters at most."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from resnet_dist.errors import UserError
+from resnet_dist.errors import UserError, first_line
 
 REHEARSAL = "RESNET_DIST_REHEARSE_GPUS"
 """Variable of a node's Ray: if it is 1, workers that are given a GPU compute on a processor instead. All else is as on
@@ -68,7 +68,7 @@ def read_cuda(index: int | None = None) -> Cuda:
             visible = range(torch.cuda.device_count())
             gpus = tuple(_gpu(number) for number in visible if index in (None, number))
     except RuntimeError as error:
-        return Cuda(version, architectures, _first_line(error))
+        return Cuda(version, architectures, first_line(error))
     return Cuda(version, architectures, gpus=gpus)
 
 
@@ -78,12 +78,8 @@ def _gpu(index: int) -> Gpu:
     try:
         torch.ones(2, device=f"cuda:{index}").sum().item()
     except RuntimeError as error:
-        trouble = _first_line(error)
+        trouble = first_line(error)
     return Gpu(properties.name, (properties.major, properties.minor), properties.total_memory, trouble)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def faults_of_gpus(cuda: Cuda, offered: int) -> list[str]:

@@ -9,11 +9,17 @@ import tempfile
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit, urlunsplit
 
+from cluster.ray_cluster.core_settings import require_core_settings
 from cluster.ray_cluster.local import running_cluster
-from resnet_dist.errors import UserError
+from resnet_dist.errors import UserError, first_line
 
 ANSWER_SECONDS = 10.0
 """How long something at a cluster's address may take to answer like Ray. Ray itself waits for ten minutes."""
+
+WANTS_TOKEN = (
+    "wants a token that is not the one at hand; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file that "
+    "holds this cluster's"
+)
 
 _HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 _SETTINGS = 4
@@ -23,13 +29,15 @@ _SETTINGS = 4
 def cluster_address() -> str | None:
     """What RAY_ADDRESS names, as Ray itself takes it: `host:port` or `auto`; None for a Ray of this process's own.
 
-    The address of a job server is that of its cluster if `cluster up` started it here.
+    The address of a job server is that of its cluster if `cluster up` started it here. Called before anything begins,
+    and before Ray is imported, it also refuses settings on which that would end the process.
     """
+    require_core_settings()
     given = os.environ.get("RAY_ADDRESS", "").strip()
     if given in ("", "local"):
         return None
     started = running_cluster()
-    if started and given.rstrip("/") in (started.address, started.dashboard, "auto"):
+    if started and given.partition("#")[0].rstrip("/") in (started.address, started.dashboard, "auto"):
         started.use_token()
         return started.address
     scheme = given.partition("://")[0] if "://" in given else ""
@@ -94,17 +102,13 @@ def unprinted() -> Iterator[Callable[[], str]]:
 def reason(error: Exception, said: str) -> str:
     """Why there is no connection, in words and with what to do, from an error and from what Ray's core has said."""
     if "InvalidAuthToken" in said or "Unauthenticated" in said:
-        return (
-            "the cluster wants a token that is not the one at hand; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH "
-            "to the file that holds this cluster's"
-        )
+        return f"the cluster {WANTS_TOKEN}"
     if "Method not found" in said:
         return (
             "what answers there is another of Ray's servers; give the port of `ray start --head`, 6379 if none was "
             "named (10001 is Ray Client's, 8265 the dashboard's)"
         )
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return f"{first}; check RAY_ADDRESS and that the cluster runs"
+    return f"{first_line(error)}; check RAY_ADDRESS and that the cluster runs"
 
 
 def without_user(url: str) -> str:

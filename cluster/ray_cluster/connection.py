@@ -14,7 +14,7 @@ from typing import Any
 from cluster.ray_cluster import own_ray
 from cluster.ray_cluster.address import cluster_address, reason, require_ray, unprinted
 from cluster.signals import uninterrupted
-from resnet_dist.errors import UserError
+from resnet_dist.errors import UserError, first_line
 from resnet_dist.paths import absolute, require_utf8
 
 LOGGER = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ def connected(address: str | None = None) -> Iterator[Resources]:
         ray.shutdown()
         raise
     except Exception as error:  # Ray raises bare ones, too: its own node did not start within half a minute
-        first = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+        first = first_line(error).rstrip(".")
         remedy = "; try again when the machine is less busy" if own_ray.TIMED_OUT in str(error) else ""
         raise UserError(f"cannot start Ray on this machine: {first}{remedy}") from error
     try:

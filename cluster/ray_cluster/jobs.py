@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from aiohttp import ClientError
 
-from cluster.ray_cluster.address import without_user
+from cluster.ray_cluster.address import WANTS_TOKEN, without_user
+from cluster.ray_cluster.core_settings import require_core_settings
 from cluster.ray_cluster.local import running_cluster
 from resnet_dist.errors import UserError
 
@@ -77,11 +79,13 @@ class Jobs:
 
         Without it: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, the cluster that `cluster up` started here, or port 8265.
         """
+        require_core_settings()
         started = running_cluster()
         given = address or os.environ.get(_OVERRIDES) or os.environ.get("RAY_ADDRESS") or "auto"
+        given = given.strip().partition("#")[0].rstrip("/")  # as it stands in a browser
         if given in ("auto", "local"):
             given = started.dashboard if started else DEFAULT_ADDRESS
-        if started and given.rstrip("/") in (started.dashboard, started.address):
+        if started and given in (started.dashboard, started.address):
             given = started.dashboard
             started.use_token()
         if not given.startswith(("http://", "https://")):
@@ -90,7 +94,7 @@ class Jobs:
                 f"{given.rpartition('@')[2]}: is not the address of a job server; give --address http://{host}:8265 "
                 "(its dashboard)"
             )
-        self.address = given.rstrip("/")
+        self.address = given
         with self._one_line():
             self._client: JobSubmissionClient = self._connect()
 
@@ -216,29 +220,53 @@ class Jobs:
         place = without_user(str(self.address))
         try:
             yield
-        except AuthenticationError:
+        except AuthenticationError as error:
+            if re.search(r"(Missing|Invalid) authentication token", error.message):
+                raise UserError(f"the cluster at {place} {WANTS_TOKEN}") from None
             raise UserError(
-                f"the cluster at {place} wants a token that is not the one at hand; set RAY_AUTH_MODE=token, and "
-                "RAY_AUTH_TOKEN_PATH to the file that holds this cluster's"
+                f"access to {place} is denied by something that is not Ray, such as a proxy or a login page; "
+                f"{self._remedy(place)}"
             ) from None
-        except OSError:  # requests' errors are among these
-            raise NoAnswerError(
-                f"no job server answers at {place}; give --address http://<head>:8265, or start a cluster here with "
-                "`cluster up`"
-            ) from None
+        except OSError as error:  # requests' errors are among these
+            raise NoAnswerError(_unanswered(error, place, self._remedy(place))) from None
         except (RuntimeError, ValueError) as error:
             if "does not exist" in str(error):
                 raise UserError(f"there is no job {job_id} at {place}; `job status` lists those there are") from None
             if "already" in str(error) and job_id:
                 raise UserError(f"there is a job {job_id} at {place} already; give another --id") from None
-            first = " ".join(str(error).split())[:300]
+            first = " ".join(str(error).partition("<")[0].split())[:300].rstrip(": ")  # without pages for people
             if first.startswith("Version check returned"):
-                raise UserError(
-                    f"what answers at {place} is no job server; give --address http://<head>:8265"
-                ) from None
+                raise UserError(f"what answers at {place} is no job server; {self._remedy(place)}") from None
             if re.search(r"status code 50[234]", first):  # of a proxy before it
                 raise NoAnswerError(f"the job server at {place} cannot be reached: {first}; try again later") from None
             raise UserError(f"the job server at {place} refuses: {first}") from None
+
+    def _remedy(self, place: str) -> str:
+        parts = urlsplit(place)
+        if path := parts.path.strip("/"):
+            return f"give --address {parts.scheme}://{parts.netloc}, without /{path}, or the cluster's own"
+        return "give --address http://<head>:8265"
+
+
+def _unanswered(error: OSError, place: str, remedy: str) -> str:
+    """Why nothing of use came from a job server's address."""
+    import requests
+
+    cause = error.__context__ if isinstance(error.__context__, OSError) else error  # which Ray replaces
+    if isinstance(cause, requests.exceptions.SSLError):
+        return (
+            f"no secure connection to {place}: is its certificate trusted here (REQUESTS_CA_BUNDLE), and does it speak "
+            "https?"
+        )
+    if isinstance(cause, requests.exceptions.ProxyError):
+        return f"the proxy to {place} cannot be reached, or refuses; check HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
+    status = getattr(getattr(cause, "response", None), "status_code", 0)
+    if status >= 500:
+        return f"what answers at {place} is out of order (status {status}); try again later"
+    kinds = requests.exceptions.HTTPError, requests.exceptions.JSONDecodeError, requests.exceptions.TooManyRedirects
+    if isinstance(cause, kinds):
+        return f"what answers at {place} is no job server, but a login page or a proxy perhaps; {remedy}"
+    return f"no job server answers at {place}; {remedy}, or start a cluster here with `cluster up`"
 
 
 def _state(details: Any) -> JobState:

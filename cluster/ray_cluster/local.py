@@ -17,19 +17,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cluster.processes import Process, end, of_session, start_time
-from cluster.ray_cluster.own_ray import TIMED_OUT
+from cluster.ray_cluster.core_settings import require_core_settings
+from cluster.ray_cluster.own_ray import TIMED_OUT, require_directory, temporary_directory
 from resnet_dist.cache_directory import cache_directory
 from resnet_dist.errors import UserError
 
 START_SECONDS = 300.0
 """How long all nodes together may take to start."""
+NODE_BYTES = 256 * 2**20
+"""Memory that a node's own processes take at least."""
 PREFIX = "rd-"
 """How the name of a cluster's directory begins: `down` deletes no other, whatever the record says."""
 DASHBOARD_PORT = 8265
@@ -82,17 +85,20 @@ def running_cluster() -> LocalCluster | None:
     return cluster if cluster and cluster.is_running else None
 
 
-def up(nodes: int, cpus: int) -> LocalCluster:
+def up(nodes: int, cpus: int, on_node: Callable[[int], None] = lambda _: None) -> LocalCluster:
     """Start a cluster of `nodes` nodes, the head among them, each with `cpus` CPUs.
 
-    Raises a `UserError` if one runs already or a node does not start; nothing of this one is left then.
+    `on_node` is told which one is being started, from 1 on. Raises a `UserError` if there is no place for so many, one
+    runs already or a node does not start; nothing of this one is left then.
     """
     if not sys.platform.startswith("linux"):
         raise UserError("cluster up needs Linux, whose /proc tells which processes are its own")
     if running := running_cluster():
         raise UserError(f"a cluster runs already, at {running.dashboard}; use it, or end it with `cluster down`")
+    require_core_settings()
+    place = _place(nodes)
     down()  # what is left of one whose head has died
-    directory = Path(tempfile.mkdtemp(prefix=PREFIX))  # short: Ray makes sockets below it
+    directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
     with _interrupted_start(directory):
         cluster = _new(directory)
         _record(cluster)
@@ -101,14 +107,30 @@ def up(nodes: int, cpus: int) -> LocalCluster:
         cluster = replace(cluster, dashboard=f"http://127.0.0.1:{dashboard}")
         head = ["--head", "--port=0", "--dashboard-host=127.0.0.1"]
         head += [f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
+        on_node(1)
         cluster = _start_node(cluster, [*head, f"--num-cpus={cpus}"], deadline, client)
         cluster = replace(cluster, address=Path(directory, "0", "ray_current_cluster").read_text().strip())
-        for _ in range(nodes - 1):
+        for number in range(2, nodes + 1):
+            on_node(number)
             # The machine's GPUs are the head's: each node would offer all of them.
             node = [f"--address={cluster.address}", f"--num-cpus={cpus}", "--num-gpus=0"]
             cluster = _start_node(cluster, node, deadline)
         _record(cluster)
     return cluster
+
+
+def _place(nodes: int) -> Path:
+    """Where the directory of a cluster of so many nodes goes. Raises a `UserError` if there is no place for it."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if nodes > 1 and nodes * NODE_BYTES > memory:
+        raise UserError(
+            f"--nodes {nodes}: that many take more memory than this machine's {memory / 2**30:.0f} GiB; give "
+            f"{max(1, memory // NODE_BYTES)} or fewer, and --cpus for more places on each"
+        )
+    place = temporary_directory()
+    require_directory(place / f"{PREFIX}{'x' * 8}" / str(nodes - 1))  # as `mkdtemp` names it
+    place.mkdir(parents=True, exist_ok=True)
+    return place
 
 
 def down() -> LocalCluster | None:

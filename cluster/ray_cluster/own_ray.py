@@ -48,14 +48,17 @@ def start() -> None:
     require_worker()
 
 
-def require_directory() -> None:
-    """Raise a `UserError` if the directory in which Ray keeps its files cannot be written, or its path is too long."""
-    from ray._common.utils import get_default_ray_temp_dir
-
+def temporary_directory() -> Path:
+    """The directory in which Ray makes its own."""
     for name in ("RAY_TMPDIR", "TMPDIR"):
         if os.environ.get(name) == "":  # to Ray it would be the working directory
             del os.environ[name]
-    directory = Path(get_default_ray_temp_dir())
+    return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
+
+
+def require_directory(directory: Path | None = None) -> None:
+    """Raise a `UserError` if the directory in which Ray keeps its files cannot be written, or its path is too long."""
+    directory = directory or temporary_directory() / "ray"
     remedy = "set RAY_TMPDIR to a short path of a directory of yours, such as /tmp/$USER"
     if len(os.fsencode(directory)) > LONGEST_DIRECTORY:
         raise UserError(f"Ray keeps its files in {directory}, whose path is too long for its sockets; {remedy}")

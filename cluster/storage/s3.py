@@ -23,6 +23,7 @@ from botocore.exceptions import ClientError
 from cluster.storage.bounded import UnansweredError, bounded
 from cluster.storage.keys import probe, validate_key, validate_prefix
 from cluster.storage.s3_answers import require_answers
+from cluster.storage.s3_endpoint import malformed, require_endpoint
 from cluster.storage.s3_errors import (
     KEYS_REFUSED,
     code_of,
@@ -401,18 +402,16 @@ def _new_client(sessions: Sessions, timeout: float, attempts: int) -> "S3Client"
         for name in ("request_checksum_calculation", "response_checksum_validation")
         if f"AWS_{name.upper()}" not in os.environ and name not in configured
     }
-    region = sessions.of_boto3.region_name or os.environ.get("AWS_REGION") or "us-east-1"
+    require_endpoint(sessions.of_botocore)
     try:
         return sessions.of_boto3.client(
             "s3",
-            region_name=region,
+            region_name=sessions.of_boto3.region_name or "us-east-1",
             verify=require_authorities(sessions.of_botocore.get_config_variable("ca_bundle")),
             config=_settings(timeout, attempts, **checksums),
         )
     except ValueError:  # its text is left out: an endpoint may hold a password
-        raise StorageError(
-            "the S3 endpoint or region is malformed; correct AWS_ENDPOINT_URL_S3 / AWS_ENDPOINT_URL or AWS_REGION"
-        ) from None
+        raise StorageError(malformed(sessions.of_botocore)) from None
 
 
 def _without_user(url: str) -> str:

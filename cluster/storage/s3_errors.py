@@ -12,6 +12,7 @@ from urllib3.exceptions import LocationParseError
 from cluster.storage.bounded import UnansweredError
 from cluster.storage.keys import RefusedError
 from cluster.storage.s3_answers import BrokenOffError, NotS3Error
+from cluster.storage.s3_endpoint import proxy_for
 from resnet_dist.errors import StorageError
 
 TRANSIENT_CODES = frozenset(
@@ -34,7 +35,7 @@ KEYS_REFUSED = frozenset({"ExpiredToken", "InvalidToken", "InvalidAccessKeyId", 
 _OF_THIS_REQUEST = frozenset({"AccessDenied", "NotImplemented", "MethodNotAllowed", "InvalidPart"})
 """Codes that say nothing of other operations."""
 
-_CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+SET_KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 _ENDPOINT = "check AWS_ENDPOINT_URL_S3 / AWS_ENDPOINT_URL and that the server runs"
 
 _PROXY = "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
@@ -46,7 +47,7 @@ _PROXY_WANTS_PASSWORD = (
 _BY_CODE: Mapping[str, str] = {
     "NoSuchBucket": "the bucket does not exist; create it, or correct its name",
     "InvalidBucketName": "the bucket's name is not a valid one; correct it",
-    "InvalidAccessKeyId": f"the access key is not known there; {_CREDENTIALS}",
+    "InvalidAccessKeyId": f"the access key is not known there; {SET_KEYS}",
     "SignatureDoesNotMatch": "the secret key does not belong to the access key; correct AWS_SECRET_ACCESS_KEY",
     "InvalidToken": "the session token is not valid; renew the credentials",
     "ExpiredToken": "the session token has expired; renew the credentials",
@@ -150,7 +151,7 @@ def _cause(error: Exception, action: str, endpoint: str) -> str:
             f"what answers there sends requests elsewhere, as a login page does, or is not S3; {_ENDPOINT}",
         ),
         (boto.EndpointResolutionError, "the endpoint is malformed; correct AWS_ENDPOINT_URL_S3 / AWS_ENDPOINT_URL"),
-        (LocationParseError, "the proxy's address is malformed; correct HTTPS_PROXY, HTTP_PROXY"),
+        (LocationParseError, f"the proxy's address is malformed: {proxy_for(endpoint)}; correct it"),
     ]
     for kinds, cause in causes:
         if isinstance(error, kinds) or isinstance(inner, kinds):

@@ -17,12 +17,10 @@ from botocore import exceptions as boto
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from cluster.storage.s3_errors import code_of, status_of
+from cluster.storage.s3_errors import SET_KEYS, code_of, status_of
 
 PATIENCE = 5.0
 """Seconds for which keys are asked for again where they may be had later: while a helper program is replaced, say."""
-
-NO_KEYS = "there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 
 _LASTING = (
     *(boto.PartialCredentialsError, boto.ProfileNotFound, boto.InvalidConfigError, boto.ConfigParseError),
@@ -47,6 +45,17 @@ _TOKEN_SERVICE: Mapping[str, str] = {
     "ValidationError": "refuses the role's name: correct it",
 }
 """What it says, by its error code."""
+
+_SOURCES: Mapping[str, str] = {
+    "Ec2InstanceMetadata": "this machine is no instance of EC2 with a role, or its metadata service is not to be "
+    "reached; take another source",
+    "EcsContainer": "this is no container of ECS or EKS with a role (AWS_CONTAINER_CREDENTIALS_… is not set); take "
+    "another source",
+    "Environment": SET_KEYS,
+}
+"""What is the matter where a `credential_source` gives no keys."""
+
+_MOST_NAMED = 8
 
 for _name in ("botocore", "boto3", "s3transfer", "urllib3"):
     # They log tracebacks of what they raise, or live with; what matters of it is said in a line of ours.
@@ -78,6 +87,8 @@ def new_sessions(settings: Config) -> Sessions:
     try:
         session.register_component("data_loader", service_descriptions())
         session.set_default_client_config(settings)
+        if region := os.environ.get("AWS_REGION"):  # which botocore does not read, and the token service needs one
+            session.set_config_variable("region", region)
         return Sessions(session, boto3.session.Session(botocore_session=session))
     except Exception as error:
         raise KeysError(_reason(error, session), _can_pass(error)) from error
@@ -98,8 +109,9 @@ def current_keys(session: botocore.session.Session) -> Any:
         keys = credentials.get_frozen_credentials() if credentials else None
     except Exception as error:
         raise KeysError(_reason(error, session), _can_pass(error)) from error
-    if credentials is None or keys is None:
-        raise KeysError(NO_KEYS, can_pass=False)
+    if credentials is None or keys is None or not (keys.access_key and keys.secret_key):
+        where = f"in profile {session.profile}" if session.profile else "here"
+        raise KeysError(f"there are no credentials {where}; {SET_KEYS}", can_pass=False)
     for name, variable in _VARIABLES.items():
         value = getattr(keys, name) or ""
         if any(character.isspace() or not character.isprintable() for character in value) or value[:1] in ("'", '"'):
@@ -126,7 +138,7 @@ def _can_pass(error: Exception) -> bool:
 def unanswered(sessions: Sessions | None, seconds: float) -> str:
     """Why there are no keys, where nothing has come of asking for them."""
     profile, settings = _profile(sessions.of_botocore) if sessions else ("default", {})
-    if command := settings.get("credential_process"):
+    if (command := settings.get("credential_process", "")).strip():
         source = f"credential_process of profile {profile} ({command.split()[0]})"
         return f"{source} prints nothing within {seconds:.0f} s; run it by itself and see what it waits for"
     return f"what gives profile {profile} its keys does not answer within {seconds:.0f} s; have that looked at"
@@ -137,11 +149,13 @@ def _reason(error: Exception, session: botocore.session.Session) -> str:
     named = f"profile {profile}"
     role = f"role_arn of {named}" if "role_arn" in settings else "AWS_ROLE_ARN"
     if isinstance(error, boto.ProfileNotFound):
-        return f"the profile that AWS_PROFILE names does not exist ({profile}); correct it"
+        there = ", ".join(session.available_profiles[:_MOST_NAMED]) or "none"
+        return f"the profile that AWS_PROFILE names does not exist ({profile!r}); correct it; there are: {there}"
     if isinstance(error, boto.PartialCredentialsError):
-        return f"{error.kwargs.get('cred_var', 'a key')} is missing beside the others; set it, or unset them"
+        missing, place = error.kwargs.get("cred_var", "a key"), "" if "AWS_" in str(error) else f" in {named}"
+        return f"{missing} is missing beside the others{place}; set it, or unset them"
     if isinstance(error, (boto.ConfigParseError, boto.ConfigNotFound)):
-        return f"{error.kwargs.get('path', 'a file of the configuration')} cannot be read; correct it"
+        return f"{error.kwargs.get('path', 'a file of the configuration')} cannot be read as profiles; correct it"
     if isinstance(error, boto.InvalidConfigError):
         said = _line(error.kwargs.get("error_msg") or error)
         return f"the configuration of {named} is not valid: {said}; correct it"
@@ -164,20 +178,30 @@ def _reason(error: Exception, session: botocore.session.Session) -> str:
         if "WebIdentityToken" in str(error) and (token := _token_file(settings)):
             return f"the token file {token}, for {role}, holds no token; have it written anew"
         return f"{role} is not a role's name, which begins with arn:aws:iam::; correct it"
-    if command := settings.get("credential_process"):
-        return f"credential_process of {named} {_fault_of_command(error, command)}"
+    if "credential_process" in settings:
+        return f"credential_process of {named} {_fault_of_command(error, settings['credential_process'])}"
+    if isinstance(error, boto.CredentialRetrievalError) and (source := settings.get("credential_source")):
+        return f"credential_source = {source} of {named} gives no keys: {_SOURCES.get(source, 'correct it')}"
     if isinstance(error, (boto.SSOError, boto.TokenRetrievalError, boto.UnauthorizedSSOTokenError)):
         return f"the session of {named} is over; log in again: aws sso login"
-    if isinstance(error, boto.MetadataRetrievalError):
-        return "the service that gives this machine or container its keys does not answer; have that looked at"
+    if isinstance(error, boto.CredentialRetrievalError):
+        return (
+            f"the service that gives this machine its keys ({error.kwargs.get('provider')}) does not answer as it did; "
+            "have that looked at"
+        )
     if isinstance(error, boto.NoRegionError):
         return f"the token service's region is not known, for {role}; set AWS_DEFAULT_REGION"
-    return f"the credentials of {named} cannot be had ({type(error).__name__}); check the AWS_* settings"
+    said = _line(error) if isinstance(error, boto.MissingDependencyException) else type(error).__name__
+    return f"the credentials of {named} cannot be had ({said}); check the AWS_* settings"
 
 
 def _fault_of_command(error: Exception, command: str) -> str:
     """What is wrong with a program that is to print keys; what it prints is left out, since it may be a secret."""
+    if not command.strip():
+        return "is empty; name a program, or take the line out"
     program = command.split()[0]
+    if "closing quotation" in str(error):
+        return f"has a quotation mark that is not closed ({program}); correct it"
     if isinstance(error, OSError):
         return f"cannot be started: {program}: {error.strerror}; correct its path"
     if isinstance(error, boto.CredentialRetrievalError) and "Missing required key" in str(error):

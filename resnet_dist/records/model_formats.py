@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from resnet_dist.configuration.training import TrainingConfig
-from resnet_dist.errors import UserError
+from resnet_dist.errors import UserError, first_line
 from resnet_dist.networks.state_dicts import to_torchvision
 from resnet_dist.records.model_file import Model, with_counts
 from resnet_dist.records.weights_file import STANDARDISATION
@@ -69,8 +69,7 @@ def onnx_file(model: Model) -> bytes:
         assert program is not None
         return bytes(program.model_proto.SerializeToString())
     except Exception as error:  # of whatever the network's own code does, and the exporter makes of it
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"--format onnx: torch's exporter cannot express this network: {reason}") from error
+        raise UserError(f"--format onnx: torch's exporter cannot express this network: {first_line(error)}") from error
 
 
 class _Standardised(nn.Module):

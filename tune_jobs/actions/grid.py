@@ -104,8 +104,10 @@ def run_grid(
 
     Raises a `UserError` of one line for whatever its caller can put right; a trial that fails is in `unfinished`.
     """
+    from cluster.ray_cluster.address import cluster_address
     from cluster.storage.lease import lease
 
+    cluster_address()  # one that cannot be used is refused before anything begins
     observer = observer or (Observer() if say else grid_observer())
     what, say = asked(experiment), say or nothing
     opened = open_storage(storage)

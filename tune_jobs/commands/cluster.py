@@ -32,8 +32,8 @@ def add_arguments(parser: Parser) -> None:
 def up(args: argparse.Namespace) -> int:
     """Start a local cluster and say what can be done with it."""
     console = make_console(quiet=args.json)
-    with console.status("starting Ray"):
-        cluster = local.up(args.nodes, args.cpus)
+    with console.status("starting Ray") as status:
+        cluster = local.up(args.nodes, args.cpus, lambda n: status.update(f"starting Ray: node {n} of {args.nodes}"))
     variables = {"RAY_ADDRESS": cluster.dashboard, **cluster.environment}
     if args.json:
         print_json({"dashboard": cluster.dashboard, "address": cluster.address, "environment": variables})

@@ -24,6 +24,8 @@ class JobServer:
         self.loses: set[str] = set()
         """`METHOD path's end` of requests that are carried out, and whose answer is lost."""
         self.requests: list[str] = []
+        self.before: tuple[int, str] | None = None
+        """Status and text with which something before the server answers instead of it."""
 
     def application(self) -> web.Application:
         application = web.Application(middlewares=[self._middleware])
@@ -46,6 +48,9 @@ class JobServer:
         assert request.transport
         if not self.answers.is_set():
             request.transport.abort()
+        if self.before:
+            status, text = self.before
+            return web.Response(status=status, text=text, headers={"Location": request.path} if status == 302 else {})
         answer: web.StreamResponse = await handler(request)
         if f"{request.method} {request.path.rstrip('/').rpartition('/')[2]}" in self.loses:
             self.loses.clear()

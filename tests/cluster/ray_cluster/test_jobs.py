@@ -11,7 +11,7 @@ import pytest
 
 from cluster.processes import Process, start_time
 from cluster.ray_cluster import jobs as jobs_module
-from cluster.ray_cluster.jobs import Jobs
+from cluster.ray_cluster.jobs import Jobs, NoAnswerError
 from cluster.ray_cluster.local import LocalCluster
 from resnet_dist.errors import UserError
 from tests.cluster.ray_cluster.job_server import JobServer, job_server
@@ -167,6 +167,51 @@ def test_commands_to_copy_hold_whatever_the_id_is(
 def test_another_server_is_not_said_to_be_an_old_ray(server: JobServer, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["job", "status", "--address", f"{server.url}/elsewhere"]) == 1
     assert f"what answers at {server.url}/elsewhere is no job server" in capsys.readouterr().err
+
+
+PAGE = "<html><body>Please sign in</body></html>"
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "said"),
+    [
+        (401, "Unauthorized: Missing authentication token", "the cluster at URL wants a token that is not"),
+        (403, "Forbidden: Invalid authentication token", "the cluster at URL wants a token that is not"),
+        (403, PAGE, "access to URL is denied by something that is not Ray, such as a proxy"),
+        (401, PAGE, "access to URL is denied by something that is not Ray, such as a proxy"),
+        (200, PAGE, "what answers at URL is no job server, but a login page or a proxy perhaps; give --address"),
+        (302, "", "what answers at URL is no job server, but a login page or a proxy perhaps; give --address"),
+        (407, PAGE, "what answers at URL is no job server, but a login page or a proxy perhaps; give --address"),
+        (404, PAGE, "what answers at URL is no job server; give --address"),
+        (502, PAGE, "what answers at URL is out of order (status 502); try again later"),
+    ],
+)
+def test_what_answers_instead_of_the_job_server_is_said(
+    status: int, text: str, said: str, server: JobServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.before = (status, text)
+    assert main(["job", "status", "--address", server.url]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {said.replace('URL', server.url)}")
+
+
+def test_so_is_it_of_what_comes_later(server: JobServer) -> None:
+    jobs = Jobs(server.url)
+    server.before = (502, PAGE)
+    with pytest.raises(NoAnswerError, match="cannot be reached: Request failed with status code 502; try again"):
+        jobs.all()
+    server.before = (500, PAGE)
+    with pytest.raises(UserError, match=r"refuses: Request failed with status code 500$"):
+        jobs.all()
+
+
+def test_an_address_as_it_stands_in_a_browser_is_taken(server: JobServer) -> None:
+    server.ids.add("j")
+    assert Jobs(f"{server.url}/#/jobs").state("j").job_id == "j"
+
+
+def test_a_path_that_leads_to_no_job_server_is_named(server: JobServer) -> None:
+    with pytest.raises(UserError, match=f"is no job server; give --address {server.url}, without /dash, or the"):
+        Jobs(f"{server.url}/dash")
 
 
 def test_a_submission_whose_answer_is_lost_is_followed(

@@ -1,11 +1,11 @@
 """`cluster up` without Ray: what is left of a start that fails."""
 
 import json
-import tempfile
 from pathlib import Path
 
 import pytest
 
+from cluster.ray_cluster import own_ray
 from cluster.ray_cluster.local import down, up
 from resnet_dist.errors import UserError
 
@@ -16,7 +16,8 @@ def test_a_start_that_cannot_be_put_on_record_leaves_nothing_behind(
     (tmp_path / "file").write_text("")
     (tmp_path / "scratch").mkdir()
     monkeypatch.setenv("RESNET_DIST_CACHE", str(tmp_path / "file" / "cache"))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "scratch"))
+    monkeypatch.setattr(own_ray, "LONGEST_DIRECTORY", 1000)
     with pytest.raises(UserError, match="set RESNET_DIST_CACHE to another directory"):
         up(nodes=1, cpus=1)
     assert not list((tmp_path / "scratch").iterdir())
@@ -32,3 +33,22 @@ def test_a_damaged_record_has_no_directory_of_others_deleted(
     (tmp_path / "cluster.json").write_text(json.dumps(record))
     down()
     assert (tmp_path / name).exists() == (name == "results")
+
+
+def test_more_nodes_than_the_machine_has_memory_for_are_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESNET_DIST_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=r"--nodes 1000000: .* GiB; give \d+ or fewer, and --cpus for more places"):
+        up(nodes=1_000_000, cpus=1)
+
+
+def test_a_place_that_is_too_deep_for_rays_sockets_is_named_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESNET_DIST_CACHE", str(tmp_path))
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / ("x" * 60)))
+    with pytest.raises(UserError, match="x/rd-xxxxxxxx/1, whose path is too long for its sockets; set RAY_TMPDIR to a"):
+        up(nodes=2, cpus=1)
+    assert not (tmp_path / ("x" * 60)).exists()

@@ -69,8 +69,7 @@ def test_why_it_cannot_start_and_what_to_do_are_one_sentence(monkeypatch: pytest
 
 
 def test_a_directory_of_another_user_is_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
-    monkeypatch.setattr("ray._common.utils.get_default_ray_temp_dir", lambda: str(tmp_path))
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.setattr(own_ray, "LONGEST_DIRECTORY", 1000)
     own_ray.require_directory()
     monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere

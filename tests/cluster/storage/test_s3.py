@@ -110,7 +110,7 @@ def test_a_missing_bucket_is_named(s3_environment: str) -> None:
 def test_missing_credentials_are_said_to_be_missing(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    assert "there are no credentials; set AWS_ACCESS_KEY_ID" in failure(f"s3://{bucket}")
+    assert "there are no credentials here; set AWS_ACCESS_KEY_ID" in failure(f"s3://{bucket}")
 
 
 def test_an_unknown_profile_is_named_by_its_variable(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,11 +194,6 @@ def test_a_hanging_endpoint_fails_within_the_stated_time(s3_environment: str, mo
 def test_https_at_a_plain_http_server_is_explained(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", os.environ["AWS_ENDPOINT_URL"].replace("http:", "https:"))
     assert "the server speaks plain HTTP; write the endpoint with http://" in failure(f"s3://{bucket}")
-
-
-def test_a_malformed_endpoint_is_one_line(s3_environment: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:9000")
-    assert "endpoint or region is malformed" in failure("s3://bucket")
 
 
 @pytest.mark.parametrize("value", ["soon", "0", "-1", "nan", "inf"])

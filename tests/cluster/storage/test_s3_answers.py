@@ -85,7 +85,7 @@ def server(s3_environment: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ser
         running.daemon_threads = True
         threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{running.server_port}")
-        monkeypatch.setenv(TIMEOUT_VARIABLE, "0.3")
+        monkeypatch.setenv(TIMEOUT_VARIABLE, "2")
         yield given
         given.over.set()
         running.shutdown()

@@ -12,7 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import botocore.session
 import pytest
+from botocore.exceptions import CredentialRetrievalError
 
 from cluster.storage import s3_keys
 from cluster.storage.lease import Lease
@@ -23,6 +25,13 @@ from tests.s3_fixtures import ACCESS_KEY, SECRET_KEY, set_environment
 from tests.s3_proxy import s3_proxy, self_signed
 
 KEYS = {"Version": 1, "AccessKeyId": ACCESS_KEY, "SecretAccessKey": SECRET_KEY}
+
+
+ROLE = "role_arn = arn:aws:iam::123456789012:role/runs\n"
+SSO = (
+    "sso_session = office\nsso_account_id = 123456789012\nsso_role_name = runs\n[sso-session office]\n"
+    "sso_start_url = https://office.example\nsso_region = us-east-1"
+)
 
 
 class Answering(BaseHTTPRequestHandler):
@@ -205,6 +214,17 @@ def test_a_role_that_cannot_be_one_is_named(
             "mfa_serial asks for a code, which nobody types in a run",
         ),
         ("services = nothing", 'the "nothing" services configuration does not exist'),
+        (f"{ROLE}credential_source = Ec2InstanceMetadata", "gives no keys: this machine is no instance of EC2 with"),
+        (f"{ROLE}credential_source = EcsContainer", "gives no keys: this is no container of ECS or EKS with a role"),
+        (f"{ROLE}credential_source = Environment", "gives no keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+        (f"{ROLE}credential_source = Ec2", 'The credential source "Ec2" referenced in profile "lab" is not valid'),
+        (SSO, "the session of profile lab is over; log in again: aws sso login"),
+        (SSO.replace("[sso", "[other"), 'The specified sso-session does not exist: "office"'),
+        ("region = us-east-1", "there are no credentials in profile lab; set AWS_ACCESS_KEY_ID"),
+        ("aws_access_key_id =\naws_secret_access_key =", "there are no credentials in profile lab; set AWS_ACCESS"),
+        ("aws_access_key_id = a", "aws_secret_access_key is missing beside the others in profile lab; set it"),
+        ("credential_process =", "credential_process of profile lab is empty; name a program"),
+        ("credential_process = 'helper", "credential_process of profile lab has a quotation mark that is not closed"),
     ],
 )
 def test_a_profile_that_cannot_be_used_says_why_and_nothing_is_asked_at_the_terminal(
@@ -227,6 +247,16 @@ def test_a_container_whose_service_of_keys_is_away_is_named(
     assert "the service that AWS_CONTAINER_CREDENTIALS_FULL_URI names gives no credentials" in failure()
 
 
+def test_a_machine_whose_keys_cannot_be_renewed_is_told_by_whom(monkeypatch: pytest.MonkeyPatch) -> None:
+    def credentials() -> None:
+        raise CredentialRetrievalError(provider="iam-role", error_msg="Credential refresh failed")
+
+    session = botocore.session.get_session()
+    monkeypatch.setattr(session, "get_credentials", credentials)
+    with pytest.raises(s3_keys.KeysError, match=r"gives this machine its keys \(iam-role\) does not answer as it did"):
+        s3_keys.current_keys(session)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -235,13 +265,19 @@ def test_a_container_whose_service_of_keys_is_away_is_named(
         ({"AWS_SESSION_TOKEN": "token\r"}, "AWS_SESSION_TOKEN has a space, a line break"),
         ({"AWS_ACCESS_KEY_ID": f'"{ACCESS_KEY}"'}, "AWS_ACCESS_KEY_ID has a space, a line break or a quotation mark"),
         ({"AWS_SECRET_ACCESS_KEY": ""}, "AWS_SECRET_ACCESS_KEY is missing beside the others"),
-        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "there are no credentials; set AWS_ACCESS_KEY_ID"),
-        ({"AWS_PROFILE": "nobody"}, "the profile that AWS_PROFILE names does not exist (nobody)"),
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "there are no credentials here; set AWS_ACCESS"),
+        (
+            {"AWS_PROFILE": "nobody"},
+            "the profile that AWS_PROFILE names does not exist ('nobody'); correct it; there are: none",
+        ),
         ({"AWS_CA_BUNDLE": "/no/such"}, "AWS_CA_BUNDLE, or ca_bundle of the profile: /no/such cannot be read: No such"),
         ({"AWS_CA_BUNDLE": __file__}, f"{__file__} holds no certificate in PEM"),
-        ({"AWS_CONFIG_FILE": __file__}, f"{__file__} cannot be read; correct it"),
-        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9 "}, "the endpoint is malformed; correct AWS_ENDPOINT_URL_S3"),
-        ({"HTTP_PROXY": "no-proxy:99999"}, "the proxy's address is malformed; correct HTTPS_PROXY, HTTP_PROXY"),
+        ({"AWS_CONFIG_FILE": __file__}, f"{__file__} cannot be read as profiles; correct it"),
+        (
+            {"AWS_ENDPOINT_URL": "http://127.0.0.1:9 "},
+            "AWS_ENDPOINT_URL is 'http://127.0.0.1:9 ', and that is no URL of a server",
+        ),
+        ({"HTTP_PROXY": "no-proxy:99999"}, "the proxy's address is malformed: HTTP_PROXY is 'no-proxy:99999'"),
         ({"AWS_DEFAULTS_MODE": "strange"}, "the configuration is not valid: Client configured with invalid defaults"),
     ],
 )
@@ -348,7 +384,7 @@ def test_keys_that_are_replaced_in_their_file_are_used_once_the_old_ones_are_ref
             f"[default]\naws_access_key_id = AKIANUMBER{number}\naws_secret_access_key = {SECRET_KEY}\n"
         )
     (tmp_path / "keys-1").rename(tmp_path / "no-credentials")  # the file that the environment names
-    storage = S3Storage("s3://bucket/x")
+    storage = S3Storage("s3://bucket/x", timeout=60)
     storage.put("a", b"1")
     server.expired = frozenset({"AKIANUMBER1"})
     with pytest.raises(StorageError, match="the session token has expired; renew the credentials"):
