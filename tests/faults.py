@@ -311,6 +311,14 @@ FAULTS: tuple[Fault, ...] = (
         "    if False:\n        return dict(result)",
         LAW_2,
     ),
+    _fault(
+        "checkpoints-by-every-clock",
+        "each worker decides by its own clock when a checkpoint is due",
+        "resnet_dist/training/checkpoint_times.py",
+        "self.workers.broadcast(self._updates_to_go(step))",
+        "self._updates_to_go(step)",
+        f"{UNIT}training/test_checkpoint_times.py",
+    ),
     Fault(
         "checkpoint-before-metrics",
         "an epoch's checkpoint is written before its metrics line",

@@ -48,6 +48,8 @@ NOT_IDENTITY: dict[str, str] = {
     "run.threads": "recorded in provenance; differs by rounding, as workers do",
     "run.device": "recorded in provenance; differs by rounding, as the hardware does",
     "run.cuda_graph": "a captured update has the bits of the eager one",
+    "run.checkpoint_seconds": "law 2: an interruption does not change the result",
+    "run.checkpoints": "law 2: an interruption does not change the result",
     "run.checkpoint_epochs": "law 2: an interruption does not change the result",
     "run.checkpoint_steps": "law 2: an interruption does not change the result",
     "run.evaluation_epochs": "an evaluation changes nothing that is trained",

@@ -40,10 +40,16 @@ class RunConfig(Section):
     """Shards of exact mode, a power of two. Part of the result: another number rounds differently."""
     evaluation_epochs: int = 1
     """Epochs between evaluations on the test and validation images; the last epoch always has one."""
-    checkpoint_epochs: int = 1
-    """Epochs between checkpoints; the last epoch always has one until the result is written."""
+    checkpoint_seconds: int = 60
+    """Seconds between checkpoints, which an interruption loses at most, unless `checkpoints` spreads them further; 0
+    means none by time. The last update always has one, until the result is written."""
+    checkpoints: int = 16
+    """Checkpoints by time over the whole run, at most: one that takes longer than so many times `checkpoint_seconds`
+    loses up to this fraction of itself. 0 means any number."""
+    checkpoint_epochs: int = 0
+    """Epochs between checkpoints, besides those by time; 0 means none."""
     checkpoint_steps: int = 0
-    """Updates between checkpoints inside an epoch; 0 means none."""
+    """Updates between checkpoints, besides those by time; 0 means none."""
     summary_steps: int = 10
     """Updates between points of TensorBoard's training curves."""
     histogram_epochs: int = 0
@@ -54,17 +60,18 @@ class RunConfig(Section):
         for name in ("seed", "seed_initialisation", "seed_order", "seed_augmentation"):
             seed = getattr(self, name)
             self.require(name, seed is None or 0 <= seed < 2**63, "from 0 to 2^63 - 1")
-        for name in ("epochs", "workers", "threads", "evaluation_epochs", "checkpoint_epochs", "summary_steps"):
+        for name in ("epochs", "workers", "threads", "evaluation_epochs", "summary_steps"):
             self.require(name, getattr(self, name) >= 1, "at least 1")
         self.require("epochs", self.epochs <= 10**6, "at most 1,000,000")
-        for name in ("checkpoint_epochs", "summary_steps", "checkpoint_steps", "histogram_epochs"):
+        checkpoints = ("checkpoint_seconds", "checkpoints", "checkpoint_epochs", "checkpoint_steps")
+        for name in (*checkpoints, "summary_steps", "histogram_epochs"):
             self.require(name, getattr(self, name) <= 10**9, "at most 1,000,000,000")
         self.require("threads", self.threads <= 512, "at most 512")
         shards = self.virtual_shards
         self.require("virtual_shards", 1 <= shards <= 1024 and shards & (shards - 1) == 0, "a power of two up to 1024")
         if self.exact:
             self.require("workers", self.workers <= shards, f"at most run.virtual_shards, {shards}, in exact mode")
-        for name in ("checkpoint_steps", "histogram_epochs"):
+        for name in (*checkpoints, "histogram_epochs"):
             self.require(name, getattr(self, name) >= 0, "at least 0")
 
     @property

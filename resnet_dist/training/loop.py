@@ -1,7 +1,7 @@
 """One training run, from configuration to result record. The same function runs on one worker or on many.
 
 configuration → network, data, solver → for each step: batch → loss → gradients → update
-              → each epoch: test error → summaries, metrics line, checkpoint → result record
+              → each epoch: test error → summaries, metrics line → result record; checkpoints by time
 """
 
 import math
@@ -19,6 +19,7 @@ from resnet_dist.records import checkpoints, trial_record
 from resnet_dist.records.initial_state import InitialState
 from resnet_dist.records.model_file import encode_model
 from resnet_dist.records.recorder import Recorder
+from resnet_dist.training.checkpoint_times import CheckpointTimes
 from resnet_dist.training.energy import energy_meter
 from resnet_dist.training.numerics import own_stream, settings_of_run
 from resnet_dist.training.observations import observe
@@ -68,6 +69,7 @@ def _train(
         training.load(checkpoints.decode(data))
 
     run, plan, meter = config.run, training.plan, energy_meter(workers)
+    times = CheckpointTimes(run, workers, training.step, training.total_steps)
     while training.step < training.total_steps:
         epoch = training.epoch
         training.start_epoch()
@@ -78,8 +80,7 @@ def _train(
             loss = training.update()
             if on_step:
                 on_step(training.step, loss)
-            inside = training.step < plan.first_step(epoch + 1)
-            if run.checkpoint_steps and inside and training.step % run.checkpoint_steps == 0:
+            if training.step < plan.first_step(epoch + 1) and times.due(training.step):
                 _checkpoint(training, recorder)
         losses = training.epoch_losses()  # waits for the device, so the time is right
         elapsed = time.perf_counter() - started
@@ -92,7 +93,7 @@ def _train(
         if recorder:
             rates = [training.rate_at(step) for step in _steps(training, epoch)]
             recorder.epoch(line, losses, rates, observe(training, epoch))
-        if last or (epoch + 1) % run.checkpoint_epochs == 0:
+        if times.due(training.step, ended=epoch + 1):
             _checkpoint(training, recorder)
         if on_epoch:
             on_epoch(line)

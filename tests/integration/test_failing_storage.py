@@ -33,6 +33,7 @@ width = 4
 milestones = []
 [run]
 epochs = 5000
+checkpoint_epochs = 1
 device = "cpu"
 """
 GRID = HEAD % {"epochs": 5000} + '[[table.cell]]\nlabel = "one"\n'

@@ -23,7 +23,7 @@ title = "A small grid"
 data = { source = "synthetic", train_limit = 400, test_limit = 100, batch_size = 40 }
 network = { depth = 8, width = 4 }
 schedule = { milestones = [] }
-run = { epochs = %(epochs)d, device = "cpu" }
+run = { epochs = %(epochs)d, device = "cpu", checkpoint_epochs = 1 }
 
 [[table]]
 name = "architecture"

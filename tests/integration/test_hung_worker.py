@@ -32,6 +32,7 @@ width = 4
 milestones = []
 [run]
 epochs = 15
+checkpoint_epochs = 1
 device = "cpu"
 exact = true
 """

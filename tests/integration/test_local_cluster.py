@@ -34,7 +34,7 @@ title = "Demo"
 data = {{ source = "synthetic", train_limit = 64, test_limit = 16, batch_size = 64 }}
 network = {{ depth = 8 }}
 schedule = {{ kind = "constant" }}
-run = {{ epochs = {EPOCHS} }}
+run = {{ epochs = {EPOCHS}, checkpoint_epochs = 1 }}
 [[table]]
 name = "workers"
 title = "Workers"

@@ -37,7 +37,7 @@ title = "Hosts come and go"
 data = {{ source = "{SOURCE}", batch_size = 40 }}
 network = {{ depth = 8, width = 4 }}
 schedule = {{ kind = "constant" }}
-run = {{ epochs = {EPOCHS}, device = "cpu", precision = "float64" }}
+run = {{ epochs = {EPOCHS}, checkpoint_epochs = 1, device = "cpu", precision = "float64" }}
 
 [[table]]
 name = "workers"

@@ -136,7 +136,14 @@ def print_plan(planned: Plan, console: Console) -> None:
             f"{counted(len(waiting), 'trial')} to go",
             soft_wrap=True,
         )
-    elif waiting:
+    if planned.expected_storage and waiting:
+        requests, sent = planned.expected_storage
+        console.print(
+            f"Storage: about {sent / 1e9:,.3g} GB in {round(requests, -2):,.0f} requests for "
+            f"{counted(len(waiting), 'trial')}",
+            soft_wrap=True,
+        )
+    elif waiting and not planned.storage:
         console.print("Storage: requests and bytes of a trial are known when the first one is finished")
     if planned.hours is not None and waiting:
         for line in _expected(planned, max(item.memory or 0 for item in waiting)):

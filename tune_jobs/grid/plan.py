@@ -15,7 +15,7 @@ from resnet_dist.durations import in_words
 from resnet_dist.errors import UserError
 from resnet_dist.plurals import counted
 from resnet_dist.storage.interface import Storage
-from tune_jobs.grid import other_trials
+from tune_jobs.grid import other_trials, storage_use
 from tune_jobs.grid.custom_code import bind_experiment
 from tune_jobs.grid.experiment import Experiment, Trial, keep_names, load_experiment, trials
 from tune_jobs.grid.initial_state import bind_experiment_state
@@ -56,6 +56,8 @@ class PlannedTrial:
     """Bytes that each of its workers takes, computed from what was measured of one update; None if not measured."""
     storage: tuple[int, int] | None = None
     """Requests and bytes sent to storage, of a finished trial that one attempt has run; None if they are not known."""
+    expected_storage: tuple[float, float] | None = None
+    """The same of one that is not finished, from a measured step time; None if not measured."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -152,6 +154,16 @@ class Plan:
         return sum(requests) / len(known), sum(sent) / len(known)
 
     @property
+    def expected_storage(self) -> tuple[float, float] | None:
+        """Requests of all trials that are not finished, and bytes that they will send; None if nothing was measured."""
+        waiting = [planned.expected_storage for planned in self.trials if planned.state != "finished"]
+        known = [item for item in waiting if item]
+        if not known or len(known) < len(waiting):
+            return None
+        requests, sent = zip(*known, strict=True)
+        return sum(requests), sum(sent)
+
+    @property
     def cluster_hours(self) -> float | None:
         """Hours until all is done on the cluster; None if nothing was measured."""
         return self.hours_with(self.slots)
@@ -175,7 +187,10 @@ class Plan:
         return total
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as `grid plan --json` prints them. `storage` is null before the first trial is finished."""
+        """Plain values, as `grid plan --json` prints them.
+
+        `storage` is null before the first trial is finished, `expected_storage` if nothing was measured.
+        """
         return {
             "experiment": self.experiment.name,
             "seeds": self.seeds,
@@ -186,6 +201,8 @@ class Plan:
             "machine": self.machine,
             "slots": self.slots,
             "storage": self.storage and dict(zip(("requests", "sent"), self.storage, strict=True)),
+            "expected_storage": self.expected_storage
+            and dict(zip(("requests", "sent"), self.expected_storage, strict=True)),
             "tables": [
                 {
                     "name": table.name,
@@ -281,17 +298,22 @@ def make_plan(
         results = known[trial.trial_id]
         steps = _steps(trial.config, trial.config.run.epochs)
         done = _steps(trial.config, results.epochs_done)
-        hours = memory = None
+        hours = memory = expected = None
         if calibration and results.state != "finished":
             cost = calibration(trial.config)
             evaluated = test_images(trial.config) / trial.config.run.evaluation_epochs
             share = 1 + EVALUATION_COST * evaluated / train_images(trial.config)
             hours = cost.seconds * (steps - done) * share / 3600
             memory = _memory(trial.config, cost.activations, cost.weights)
+            copies = 1 + SOLVER_MEMORY.get(trial.config.solver.kind, 2)
+            seconds = 3600 * hours / trial.config.run.workers
+            expected = storage_use.expected(trial.config, seconds, steps, cost.weights, copies)
         asked_storage = None
         if results.result.get("attempts") == 1 and "storage_requests" in results.result:
             asked_storage = (int(results.result["storage_requests"]), int(results.result["storage_bytes"]))
-        planned.append(PlannedTrial(trial, results.state, results.failure, steps, done, hours, memory, asked_storage))
+        planned.append(
+            PlannedTrial(trial, results.state, results.failure, steps, done, hours, memory, asked_storage, expected)
+        )
     return Plan(
         experiment,
         overrides,

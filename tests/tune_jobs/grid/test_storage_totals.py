@@ -9,26 +9,51 @@ import pytest
 
 from cluster.storage.local import LocalStorage
 from resnet_dist import launch
+from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.launch import Job, run_in_process
 from tests.small_runs import small_config, small_dataset
 from tests.tune_jobs.recorded import TWO_ROWS, experiment_from, record_experiment, record_result
 from tests.unreliable_storage import UnreliableStorage
 from tune_jobs.command_line import main
+from tune_jobs.grid import storage_use
 
 
-def totals(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, epochs: int) -> dict[str, Any]:
-    """The result of a run of so many epochs."""
-    settings: dict[str, Any] = {"run__precision": "float32", "schedule__milestones": [], "run__device": "cpu"}
-    config = small_config(run__epochs=epochs, **settings)
+def config_of(epochs: int, **settings: Any) -> TrainingConfig:
+    defaults: dict[str, Any] = {"run__precision": "float32", "schedule__milestones": [], "run__device": "cpu"}
+    return small_config(run__epochs=epochs, **defaults | settings)
+
+
+def totals(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, config: TrainingConfig) -> dict[str, Any]:
+    """The result of a run."""
     monkeypatch.setattr(launch, "_dataset", lambda _: small_dataset(train=56, test=10))
     return run_in_process(Job(config, "e", "name", partial(lambda: storage)))
 
 
-def test_an_epoch_takes_six_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("checkpoint_epochs", "taken"), [(0, 2), (1, 6)])
+def test_an_epoch_takes_two_requests_and_its_checkpoint_four(
+    checkpoint_epochs: int, taken: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     few, many = (
-        totals(LocalStorage(tmp_path / str(epochs)), monkeypatch, epochs)["storage_requests"] for epochs in (4, 6)
+        totals(
+            LocalStorage(tmp_path / str(epochs)),
+            monkeypatch,
+            config_of(epochs, run__checkpoint_epochs=checkpoint_epochs),
+        )["storage_requests"]
+        for epochs in (4, 6)
     )
-    assert many - few == 2 * 6, "events, metrics line, state, manifest, and two deletions"
+    assert many - few == 2 * taken, "events, metrics line; state, manifest, and two deletions"
+
+
+@pytest.mark.parametrize("checkpoint_epochs", [0, 2])
+def test_what_a_plan_expects_is_what_a_run_asks_for(
+    checkpoint_epochs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(24, run__checkpoint_epochs=checkpoint_epochs, run__summary_steps=1, network__width=16)
+    result = totals(LocalStorage(tmp_path), monkeypatch, config)
+    weights = 4 * result["parameters"]
+    requests, sent = storage_use.expected(config, result["seconds"], result["steps"], weights, state_copies=2)
+    assert result["storage_requests"] == pytest.approx(requests, rel=0.1)
+    assert result["storage_bytes"] == pytest.approx(sent, rel=0.2)
 
 
 @pytest.mark.parametrize("remote", [True, False])
@@ -36,7 +61,7 @@ def test_a_result_tells_what_has_been_sent_and_what_waits_to_be(
     remote: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = UnreliableStorage(tmp_path, remote)
-    result = totals(storage, monkeypatch, 4)
+    result = totals(storage, monkeypatch, config_of(4, run__checkpoint_epochs=1))
     counts = storage.counts.totals()
     deleted = 4  # the two last checkpoints, after the result
     data = (tmp_path / "e/trials" / result["trial"] / "result.json").read_bytes()
