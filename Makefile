@@ -59,7 +59,7 @@ format: .venv/dev ## put the code into the project's format
 mutations: .venv/test ## put faults into a copy of the code and see which test notices (half an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutations
 
-bench: .venv/test ## measure speed against targets (QUICK=1: under two minutes)
+bench: .venv/test ## measure speed against targets (QUICK=1: under three minutes)
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
 gpu: .venv/test ## measure and train on this machine's GPU, without Ray or a network (MINUTES=8, GPU=dir for the results)

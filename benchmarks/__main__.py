@@ -22,6 +22,10 @@ TRIALS = {"quick": 12, "full": 40}
 """Trials whose cost is measured, once warm."""
 PLANS = {"quick": 2, "full": 5}
 """Runs of each command that expands a large grid."""
+TWO_WORKERS = {"quick": 20.0, "full": 90.0}
+"""How long two workers, plain ones and one worker run in turns."""
+LAUNCHES = {"quick": 2, "full": 5}
+"""Launches of `train` that are timed up to the first update."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,7 +50,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         description="Measure training speed and the cost of a trial against targets.",
         epilog="Exit code: 0 if all that was measured is reached, 1 if something is short, 2 for an error.",
     )
-    parser.add_argument("--quick", action="store_true", help="under two minutes on two cores (default: about seven)")
+    parser.add_argument("--quick", action="store_true", help="under three minutes on two cores (default: about nine)")
     parser.add_argument("--json", action="store_true", help="print all figures as JSON and nothing else")
     return parser.parse_args(arguments)
 
@@ -55,7 +59,7 @@ def run(length: str, print_lines: bool) -> dict[str, Any]:
     """Measure everything; returns what --json prints."""
     import torch
 
-    from benchmarks import end_to_end, planning, trial_overhead
+    from benchmarks import end_to_end, first_update, planning, trial_overhead, two_workers
     from resnet_dist.configuration.training import TrainingConfig
     from resnet_dist.data.dataset import load_dataset
     from resnet_dist.records.provenance import describe
@@ -70,6 +74,13 @@ def run(length: str, print_lines: bool) -> dict[str, Any]:
     config = TrainingConfig()
     speeds = end_to_end.measure(config, load_dataset(config.data), workers, SECONDS[length])
     targets = end_to_end.targets(speeds)
+    LOGGER.info("two workers in turns with others")
+    precisions = end_to_end.precisions(torch.device("cpu"))
+    two = two_workers.measure(TWO_WORKERS[length], precisions)
+    targets += two_workers.targets(two, precisions)
+    LOGGER.info("launches of train")
+    launches, memory = first_update.first_updates([], LAUNCHES[length]), first_update.peak_memory([])
+    targets += first_update.targets(launches, memory)
     LOGGER.info("a grid of tiny trials on a local Ray")
     costs = trial_overhead.measure(TRIALS[length])
     targets.append(trial_overhead.target(costs))
@@ -85,6 +96,8 @@ def run(length: str, print_lines: bool) -> dict[str, Any]:
         "images_per_second": {
             name: {"median": statistics.median(rounds), "rounds": rounds} for name, rounds in speeds.rounds.items()
         },
+        "two_workers": {name: [asdict(one) for one in rounds] for name, rounds in two.items()},
+        "first_update": {"launches": [asdict(taken) for taken in launches], "trial_megabytes": memory},
         "trial_cost_seconds": {"median": statistics.median(costs), "trials": costs},
         "plans": {name: [asdict(cost) for cost in rounds] for name, rounds in plans.items()},
         "targets": [target.to_dict() for target in targets],

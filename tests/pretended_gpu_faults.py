@@ -109,7 +109,7 @@ PRETENDED_GPU_FAULTS: tuple[Fault, ...] = (
         "deterministic-kernels-stay",
         "deterministic kernels of exact mode stay for the process's other runs",
         "resnet_dist/training/numerics.py",
-        "        torch.use_deterministic_algorithms(deterministic, warn_only=only_warns)\n",
+        "        torch.set_deterministic_debug_mode(deterministic)\n",
         "",
         NUMERICS,
     ),

@@ -34,21 +34,21 @@ def settings_of_run(exact: bool) -> Iterator[None]:
     (law 2), and float32 is float32, which cuDNN would round to ten binary digits in its convolutions.
     """
     threads, workspace = torch.get_num_threads(), os.environ.get(CUBLAS_WORKSPACE)
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    deterministic = torch.get_deterministic_debug_mode()
     default_dtype, matmul = torch.get_default_dtype(), torch.get_float32_matmul_precision()
     # cuBLAS is deterministic with it alone, and reads it once: it is there before the process's first run.
     os.environ[CUBLAS_WORKSPACE] = ":4096:8"
     try:
         if exact:
             torch.set_num_threads(1)
-        torch.use_deterministic_algorithms(exact)
+        # `use_deterministic_algorithms` sets the same, and imports torch's compiler to tell it.
+        torch.set_deterministic_debug_mode("error" if exact else "default")
         torch.set_float32_matmul_precision("highest")
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
             yield
     finally:
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic, warn_only=only_warns)
+        torch.set_deterministic_debug_mode(deterministic)
         torch.set_default_dtype(default_dtype)
         torch.set_float32_matmul_precision(matmul)
         if workspace is None:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import benchmarks.__main__ as command
-from benchmarks import end_to_end, planning, trial_overhead
+from benchmarks import end_to_end, first_update, planning, trial_overhead, two_workers
 from benchmarks.conventional import ConventionalTrainer
 from benchmarks.end_to_end import Ceiling, OurTrainer, Speeds
 from benchmarks.targets import Target
@@ -220,16 +220,24 @@ def test_command_prints_a_line_a_target_and_fails_if_one_is_short(
         rounds = SPEEDS.rounds | {"resnet_dist float32": [125.0, 125.0, 12.0]}
         monkeypatch.setattr(end_to_end, "measure", lambda *_, rounds=rounds: Speeds(rounds))
         monkeypatch.setattr(trial_overhead, "measure", lambda count, cost=cost: [cost] * count)
+        pair = {
+            f"{name} float32": [two_workers.Round(seconds, seconds)]
+            for name, seconds in (("two workers", 0.11), ("plain", 0.10), ("one worker", 0.20))
+        }
+        monkeypatch.setattr(two_workers, "measure", lambda seconds, precisions, pair=pair: pair)
+        monkeypatch.setattr(end_to_end, "precisions", lambda device: ("float32",))
+        monkeypatch.setattr(first_update, "first_updates", lambda *_: [first_update.FirstUpdate(2.0, 2.0)])
+        monkeypatch.setattr(first_update, "peak_memory", lambda _: 900.0)
         monkeypatch.setattr(planning, "measure", lambda rounds: {"plan": [planning.Cost(1.0, 50.0)] * rounds})
         assert command.main(["--quick"]) == code
         lines = capsys.readouterr().out.splitlines()
-        assert len(lines) == 7
+        assert len(lines) == 11
         assert lines[-3].endswith("ok" if cost < 1 else "short")
         assert lines[-1].startswith("plan of 3,600 trials, memory") and lines[-1].endswith("ok")
         assert command.main(["--quick", "--json"]) == code
         record = json.loads(capsys.readouterr().out)
         assert [target["state"] for target in record["targets"]][2:] == [
-            *("ok", "ok", "ok" if cost < 1 else "short"),
+            *("ok", "ok", "ok", "ok", "ok", "ok", "ok" if cost < 1 else "short"),
             *("ok", "ok"),
         ]
         assert record["trial_cost_seconds"]["median"] == cost
