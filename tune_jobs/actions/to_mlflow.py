@@ -1,6 +1,8 @@
 """Finished trials given to an MLflow tracking server, each as a run with parameters, metrics by epoch and artifacts."""
 
+import logging
 import os
+import re
 from typing import Any
 
 from cluster.storage.keys import BrowsableStorage
@@ -10,6 +12,8 @@ from tune_jobs.actions.said import Say
 
 TRIAL = "resnet_dist.trial"
 """The tag by which a run is known to be a trial's."""
+NOBODY = re.compile("NewConnectionError|NameResolutionError|ConnectTimeoutError")
+"""Of an error that the address is wrong or the server away."""
 AT_A_TIME = 900
 """Metrics of a request; MLflow takes at most 1,000."""
 
@@ -26,6 +30,8 @@ def to_mlflow(storage: BrowsableStorage, name: str, uri: str, say: Say) -> Hande
     except ImportError:
         raise missing("mlflow-skinny", "mlflow") from None
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # which is the command's own, perhaps JSON
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # by its own 7 it waits for minutes
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # each try is a warning
     client: Any = MlflowClient(tracking_uri=uri)
 
     def there(trial_id: str) -> bool:
@@ -58,4 +64,6 @@ def to_mlflow(storage: BrowsableStorage, name: str, uri: str, say: Say) -> Hande
         experiment = found.experiment_id if found else client.create_experiment(name)
         return hand_over(storage, name, f"{uri}, experiment {name}", there, give, say)
     except MlflowException as error:
+        if NOBODY.search(str(error)):
+            raise UserError(f"--to mlflow {uri}: no server answers there; start one with: mlflow server") from error
         raise UserError(f"--to mlflow {uri}: {' '.join(str(error).split())[:300]}") from error

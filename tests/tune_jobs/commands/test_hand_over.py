@@ -128,6 +128,19 @@ def test_each_trial_is_named_as_it_is_given(stored: tuple[BrowsableStorage, tupl
     assert done.line() == "there: 2 trials added, 1 there already; 1 trial not finished yet"
 
 
+@pytest.mark.filterwarnings("ignore")  # of MLflow's own
+def test_a_server_that_does_not_answer_is_one_line(
+    stored: tuple[BrowsableStorage, tuple[Trial, ...]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    uri = f"http://127.0.0.1:{free_ports(1)[0]}"
+    assert main(["results", f"{stored[0].uri}/two-rows", "--to", "mlflow", uri]) == 1
+    said = capsys.readouterr().err
+    assert said == f"error: --to mlflow {uri}: no server answers there; start one with: mlflow server\n"
+
+
 @pytest.mark.parametrize(
     ("to", "says"),
     [
