@@ -15,6 +15,7 @@ from resnet_dist.storage.interface import Storage, TrialKeys
 
 if TYPE_CHECKING:
     from resnet_dist.data.dataset import Dataset
+    from resnet_dist.data.sharded import ShardedDataset
     from resnet_dist.records.initial_state import InitialState
     from resnet_dist.storage.spooled import SpooledStorage
     from resnet_dist.training.loop import OnEpoch, OnStep
@@ -114,7 +115,7 @@ def _train_recorded(
 def _train_first(
     job: Job,
     workers: "Workers",
-    dataset: "Dataset",
+    dataset: "Dataset | ShardedDataset",
     machines: list[dict[str, str]],
     initial: "InitialState",
     on_epoch: "OnEpoch | None",
@@ -182,6 +183,6 @@ def _content(data: DataConfig) -> DataConfig:
 @functools.lru_cache(maxsize=1)
 def _dataset(content: DataConfig) -> Any:
     # A Tune actor trains many trials one after another: what they share is loaded once.
-    from resnet_dist.data.dataset import load_dataset
+    from resnet_dist.data.dataset import open_dataset
 
-    return load_dataset(content)
+    return open_dataset(content)

@@ -107,7 +107,8 @@ def attempt(
     True if it came to its end. When one worker dies the others are killed, as by a cluster that loses a node.
     """
     with tempfile.TemporaryDirectory() as meeting:
-        arguments = (config, dataset or small_dataset(), root, Path(meeting) / "store", workers, moment, remote)
+        data = dataset or (None if config.data.is_streamed else small_dataset())
+        arguments = (config, data, root, Path(meeting) / "store", workers, moment, remote)
         processes = [context.Process(target=_worker, args=(rank, *arguments), daemon=True) for rank in range(workers)]
         for process in processes:
             process.start()
@@ -132,7 +133,7 @@ def attempt(
 def _worker(
     rank: int,
     config: TrainingConfig,
-    dataset: Dataset,
+    dataset: Dataset | None,
     root: Path,
     store: Path,
     size: int,
@@ -141,6 +142,8 @@ def _worker(
 ) -> None:
     import torch.distributed as dist
 
+    from cluster.storage import opening  # noqa: F401 - shards are opened by it
+    from resnet_dist.data.dataset import open_dataset
     from resnet_dist.training.evaluation import ImageSet
     from resnet_dist.training.loop import train
     from resnet_dist.workers import alone, current
@@ -166,7 +169,13 @@ def _worker(
         if rank == 0:
             storage = SpooledStorage(_DeadlyStorage(root, countdown, remote), EXPERIMENT, config.trial_id())
             recorder = Recorder(stack.enter_context(storage), EXPERIMENT, NAME, config)
-        train(config, dataset, workers, recorder, on_step=lambda step, loss: countdown.pass_by("step"))
+        train(
+            config,
+            dataset or open_dataset(config.data),
+            workers,
+            recorder,
+            on_step=lambda step, loss: countdown.pass_by("step"),
+        )
     if size > 1:
         dist.destroy_process_group()
 

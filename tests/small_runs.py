@@ -8,6 +8,7 @@ import torch
 
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.data.dataset import Dataset
+from resnet_dist.data.sharded import ShardedDataset
 from resnet_dist.training.exact import tree_sum
 from resnet_dist.training.numerics import own_stream, settings_of_run
 from resnet_dist.training.state import Training
@@ -65,7 +66,7 @@ class Trace:
     evaluation: tuple[float, float, float]
 
 
-def trace(config: TrainingConfig, dataset: Dataset, steps: int) -> Trace:
+def trace(config: TrainingConfig, dataset: Dataset | ShardedDataset, steps: int) -> Trace:
     """Train for some steps on the current process group's workers, or alone where there is none."""
     import torch.distributed as dist
 
@@ -73,7 +74,7 @@ def trace(config: TrainingConfig, dataset: Dataset, steps: int) -> Trace:
     return trace_of(config, dataset, steps, workers)
 
 
-def trace_of(config: TrainingConfig, dataset: Dataset, steps: int, workers: Workers) -> Trace:
+def trace_of(config: TrainingConfig, dataset: Dataset | ShardedDataset, steps: int, workers: Workers) -> Trace:
     """The same on workers that are given."""
     with settings_of_run(config.run.exact), own_stream(workers.device, config.run.exact):
         training = Training(config, dataset, workers)

@@ -5,7 +5,7 @@ import secrets
 from typing import Protocol
 
 from resnet_dist.errors import StorageError
-from resnet_dist.storage.interface import Storage
+from resnet_dist.storage.interface import RangedStorage
 
 MAX_KEY_BYTES = 1024
 """What S3 allows, in UTF-8, prefix included."""
@@ -21,7 +21,7 @@ class RefusedError(StorageError):
     """The store answers that it will not do this; other operations may work."""
 
 
-class BrowsableStorage(Storage, Protocol):
+class BrowsableStorage(RangedStorage, Protocol):
     """Storage that this package opens: what a run needs, and what someone who looks around in it needs."""
 
     def folders(self, prefix: str) -> tuple[str, ...]:

@@ -96,6 +96,21 @@ class LocalStorage:
         self._counts.received(len(data))
         return data
 
+    def get_range(self, key: str, start: int, length: int) -> bytes | None:
+        """So many bytes of an object from `start` on, fewer where it ends before; None if there is no object."""
+        validate_key(key)
+        self._counts.request("get")
+        try:
+            with (self.root / key).open("rb", buffering=0) as file:
+                file.seek(start)
+                data = file.read(length)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise self._error("read", key, error) from error
+        self._counts.received(len(data))
+        return data
+
     def list(self, prefix: str) -> list[StoredObject]:
         """Every object whose key starts with `prefix`, in key order (that of UTF-8 bytes, as in S3)."""
         validate_prefix(prefix)

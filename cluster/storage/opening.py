@@ -6,6 +6,7 @@ from os import PathLike, fspath
 from cluster.storage.keys import BrowsableStorage
 from cluster.storage.local import LocalStorage
 from resnet_dist.errors import StorageError
+from resnet_dist.storage.opening import register
 
 Place = str | PathLike[str]
 """A directory or a file; of a storage also `s3://…`."""
@@ -31,3 +32,6 @@ def open_storage(place: Place) -> BrowsableStorage:
     if not uri.strip() or "\0" in uri:
         raise StorageError(f"storage {uri!r} has no name; give a directory, or s3://bucket/prefix")
     return LocalStorage(uri)
+
+
+register(open_storage)

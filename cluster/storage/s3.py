@@ -139,18 +139,28 @@ class S3Storage:
 
     def get(self, key: str) -> bytes | None:
         """Read an object; None if there is none."""
+        return self._get(key)
+
+    def get_range(self, key: str, start: int, length: int) -> bytes | None:
+        """So many bytes of an object from `start` on, fewer where it ends before; None if there is no object."""
+        return self._get(key, Range=f"bytes={start}-{start + length - 1}")
+
+    def _get(self, key: str, **part: Any) -> bytes | None:
         name = self._name(key)
 
         def request(progress: Progress) -> bytes | None:
             try:
                 chunks = []
-                for chunk in self._client().get_object(Bucket=self.bucket, Key=name)["Body"].iter_chunks(CHUNK_BYTES):
+                body = self._client().get_object(Bucket=self.bucket, Key=name, **part)["Body"]
+                for chunk in body.iter_chunks(CHUNK_BYTES):
                     chunks.append(chunk)
                     progress(chunk)
                 data = b"".join(chunks)
                 self._counts.received(len(data))
                 return data
             except ClientError as error:
+                if part and status_of(error) == 416:
+                    return b""  # it ends before `start`
                 missing = code_of(error) == "NoSuchKey" or (code_of(error) == "AccessDenied" and self._unlisted(name))
                 if missing:
                     return None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from resnet_dist.configuration.sections import Section, choices
 
-_CUSTOM = re.compile(r"(?!folder:)[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_CUSTOM = re.compile(r"(?!(?:folder|shards|imagenet):)[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 def is_custom(value: str) -> bool:

@@ -59,9 +59,11 @@ class BatchOrder:
 
     def _epoch_permutation(self, epoch: int) -> NDArray[np.int64]:
         if self._permutation[0] != epoch:
-            order = draws.permutation(draws.raw(self.seed, Stream.ORDER, epoch, self.plan.images))
-            self._permutation = (epoch, order)
+            self._permutation = (epoch, self._order_of(epoch))
         return self._permutation[1]
+
+    def _order_of(self, epoch: int) -> NDArray[np.int64]:
+        return draws.permutation(draws.raw(self.seed, Stream.ORDER, epoch, self.plan.images))
 
 
 @dataclass(frozen=True)
@@ -137,10 +139,13 @@ class TrainingBatches:
 
     def parts(self, drawn: Tensor) -> Iterator[list[Batch]]:
         """This worker's shards of each sub-batch of one step's whole batch, [B, 4] on the device."""
-        size = len(drawn)
+        parts = self.sub_batches(len(drawn))
+        return ([self._batch(drawn[a:b], a) for a, b in self.shards.bounds(*part)] for part in parts)
+
+    def sub_batches(self, size: int) -> Iterator[tuple[int, int]]:
+        """Where the sub-batches of a batch of so many images begin and end."""
         count = min(self.accumulation, size)
-        bounds = [size * part // count for part in range(count + 1)]
-        return ([self._batch(drawn[a:b]) for a, b in self.shards.bounds(*part)] for part in pairwise(bounds))
+        return pairwise(size * part // count for part in range(count + 1))
 
     def pixels(self, step: int, most: int) -> Tensor:
         """The first images of a step's whole batch, at most so many, shifted and flipped: uint8 [b, H, W, 3].
@@ -152,7 +157,7 @@ class TrainingBatches:
         moved = self._moved(drawn, self.images[drawn[:, 0]] - colour)
         return (moved + colour).round().to(torch.uint8)
 
-    def _batch(self, drawn: Tensor) -> Batch:
+    def _batch(self, drawn: Tensor, first: int) -> Batch:
         indices = drawn[:, 0]
         images = self._moved(drawn, self.standardise(self.images[indices])).contiguous()
         return Batch(images.permute(0, 3, 1, 2), self.labels[indices])  # its memory is channels last already

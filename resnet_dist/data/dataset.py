@@ -20,6 +20,10 @@ from resnet_dist.errors import DataError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from resnet_dist.data.batches import Standardiser, TrainingBatches
+    from resnet_dist.data.sharded import ShardedDataset, StreamedImages
+    from resnet_dist.workers import Shards
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -49,6 +53,14 @@ class Dataset:
     """Standard deviation of all values of `train_images` about their one overall mean, in the same units. (The
     study's code takes it of the raw data, before it subtracts the per-pixel mean.)"""
 
+    def batches(
+        self, standardise: "Standardiser", data: DataConfig, seed: int, augmentation_seed: int, shards: "Shards"
+    ) -> "TrainingBatches":
+        """What gives a run its batches."""
+        from resnet_dist.data.batches import TrainingBatches
+
+        return TrainingBatches(self.train_images, self.train_labels, standardise, data, seed, shards, augmentation_seed)
+
     def counts(self) -> dict[str, int]:
         """How many images there are to train on, held out and to test on, and of how many classes."""
         sets = {"train": self.train_images, "validation": self.validation_images, "test": self.test_images}
@@ -59,7 +71,7 @@ class Dataset:
 class LabelledImages:
     """The test images of a source, and what their labels mean."""
 
-    images: "Tensor"
+    images: "Tensor | StreamedImages"
     """uint8 [M, 3, S, S]."""
     labels: "Tensor"
     """int64 [M], indices into `classes`."""
@@ -67,6 +79,19 @@ class LabelledImages:
     """Name of each class."""
     fingerprint: str
     """Hash of the whole source before limits: 16 hexadecimal digits."""
+
+
+def open_dataset(data: DataConfig, cache: Path | None = None) -> "Dataset | ShardedDataset":
+    """What `data` asks for: in memory as `load_dataset` has it, or read from shards as it is needed."""
+    if not data.is_streamed:
+        return load_dataset(data, cache)
+    from resnet_dist.data.sharded import open_shards, sharded_dataset
+
+    _, index = open_shards(data)
+    if not len(index.train):
+        raise DataError(f"data.source: {data.source} has no training images (resnet-dist evaluate alone does without)")
+    used, kept = _training_counts(data, len(index.train))
+    return sharded_dataset(data, used, kept, _limit(data, "test_limit", len(index.test)))
 
 
 def load_dataset(data: DataConfig, cache: Path | None = None) -> Dataset:
@@ -107,6 +132,12 @@ def load_test_images(data: DataConfig, cache: Path | None = None) -> LabelledIma
     """
     import torch
 
+    if data.is_streamed:
+        from resnet_dist.data.sharded import open_shards, sharded_dataset
+
+        _, index = open_shards(data)
+        found = sharded_dataset(data, 0, 0, _limit(data, "test_limit", len(index.test)))
+        return LabelledImages(found.test_images, found.test_labels, found.classes, found.fingerprint)
     source = load_source(data, cache, training=False)
     tested = _limit(data, "test_limit", len(source.images.test_labels))
     return LabelledImages(
@@ -123,6 +154,8 @@ def load_source(data: DataConfig, cache: Path | None = None, training: bool = Tr
     Raises `DataError` if the source is missing or damaged, differs from `data.fingerprint`, or has no training images
     though they are wanted for `training`.
     """
+    if data.is_streamed:
+        raise DataError(f"data.source: {data.source} lies in storage already, and is not decoded into memory")
     cache = (cache or cache_directory()).absolute()
     known = content_entry(data.fingerprint)
     if data.identified_by_content and data.fingerprint and (entry := opened(known, cache)):
@@ -158,11 +191,20 @@ def dataset_fingerprint(data: DataConfig, cache: Path | None = None) -> str:
     It is read from the cache; a source that is not there is decoded first. Raises `DataError` as `load_dataset`
     does for the source, and if `data.fingerprint` is set and differs.
     """
+    if data.is_streamed:
+        from resnet_dist.data.sharded import open_shards
+
+        return open_shards(data)[1].fingerprint
     return load_source(data, cache).fingerprint
 
 
 def dataset_sizes(data: DataConfig, cache: Path | None = None) -> tuple[int, int]:
     """Training and test images of the source of `data`, before limits and holdout. It is decoded if need be."""
+    if data.is_streamed:
+        from resnet_dist.data.sharded import open_shards
+
+        _, index = open_shards(data)
+        return len(index.train), len(index.test)
     images = load_source(data, cache).images
     return len(images.train_labels), len(images.test_labels)
 

@@ -20,6 +20,8 @@ class Stream(IntEnum):
     WEIGHTS = 1
     ORDER = 2
     AUGMENTATION = 3
+    CROP = 4
+    SHARDS = 5
 
 
 def raw(seed: int, stream: Stream, index: int, count: int) -> NDArray[np.uint64]:

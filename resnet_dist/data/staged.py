@@ -93,6 +93,8 @@ def is_at_hand(data: DataConfig, cache: Path | None = None) -> bool:
     kind, _, location = data.source.partition(":")
     if data.identified_by_content and data.fingerprint and opened(content_entry(data.fingerprint), cache):
         return True
+    if data.is_streamed:
+        return True  # it is read where it lies; whoever opens it says what is missing
     if kind == "folder":
         try:
             return Path(location).exists()

@@ -22,6 +22,7 @@ from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.custom_code import collect, install, named, required_fingerprint
 from resnet_dist.data.dataset import Dataset
 from resnet_dist.data.epochs import EpochPlan
+from resnet_dist.data.sharded import ShardedDataset
 from resnet_dist.errors import ConfigurationError, UserError
 from resnet_dist.file_kinds import FIRST_BYTES, kind_of
 from resnet_dist.networks.registry import make_network
@@ -47,7 +48,7 @@ class Model:
     """Standard deviation by which the rest is divided."""
 
 
-def encode_model(network: nn.Module, config: TrainingConfig, dataset: Dataset) -> bytes:
+def encode_model(network: nn.Module, config: TrainingConfig, dataset: Dataset | ShardedDataset) -> bytes:
     """The content of `model.pt`."""
     return checkpoints.encode(
         {
@@ -141,9 +142,9 @@ def _standardisation(held: Mapping[str, Any], size: int) -> tuple[Tensor | None,
     return mean, std
 
 
-def _batches(config: TrainingConfig, dataset: Dataset) -> int:
+def _batches(config: TrainingConfig, dataset: Dataset | ShardedDataset) -> int:
     """Batches that each batch norm has seen in training."""
-    plan = EpochPlan(len(dataset.train_images), config.data.batch_size, config.data.sampling)
+    plan = EpochPlan(len(dataset.train_labels), config.data.batch_size, config.data.sampling)
     return plan.first_step(config.run.epochs) * config.data.accumulation
 
 

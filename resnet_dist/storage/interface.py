@@ -66,6 +66,13 @@ class Storage(Protocol):
         """Write, read, list and delete a small object; a `StorageError` of one line says what is missing."""
 
 
+class RangedStorage(Storage, Protocol):
+    """Storage of which parts of objects can be read: what shards of a data set lie in."""
+
+    def get_range(self, key: str, start: int, length: int) -> bytes | None:
+        """So many bytes of an object from `start` on, fewer where it ends before; None if there is no object."""
+
+
 class TrialKeys:
     """Keys of everything that one trial writes, below `<experiment>/`."""
 

@@ -27,11 +27,12 @@ def can_be_captured(config: TrainingConfig, workers: Workers) -> bool:
     """Whether a run's updates are replayed from a graph.
 
     Not those of several workers, whose messages may go through the host, nor of exact mode, whose threads meet there,
-    nor of float16, in which the host asks whether gradients are finite, nor code of the user's own, which may ask it
-    whatever it likes.
+    nor of float16, in which the host asks whether gradients are finite, nor of images that the host decodes for each
+    step, nor code of the user's own, which may ask the host whatever it likes.
     """
     own = bool(named(config).keys() - {"data.source"})
     captured = config.run.cuda_graph and not config.run.exact and config.run.precision != "float16" and not own
+    captured = captured and not config.data.is_streamed
     return captured and workers.size == 1 and workers.device.type == "cuda"
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnet_dist.data.batches import Standardiser
+from resnet_dist.data.sharded import StreamedImages
 from resnet_dist.training.exact import tree_sum
 from resnet_dist.workers import Workers
 
@@ -38,12 +39,24 @@ def batch_of(size: Sequence[int], device: torch.device) -> int:
     return max(1, min(BATCH[device.type], BATCH[device.type] * 32 * 32 // math.prod(size)))
 
 
+class _Held:
+    """Images on the device."""
+
+    def __init__(self, images: Tensor, device: torch.device) -> None:
+        self.images = images.permute(0, 2, 3, 1).contiguous().to(device)  # uint8 [N, 3, H, W] → [N, H, W, 3]
+        self.shape = images.shape
+
+    def pieces(self, size: int) -> Sequence[Tensor]:
+        """All of them, at most so many at a time."""
+        return self.images.split(size) if len(self.images) else ()
+
+
 class ImageSet:
-    """A set of images held on the device, evaluated as often as wanted."""
+    """A set of images held on the device, or decoded each time, evaluated as often as wanted."""
 
     def __init__(
         self,
-        images: Tensor,
+        images: Tensor | StreamedImages,
         labels: Tensor,
         standardise: Standardiser,
         workers: Workers,
@@ -61,7 +74,7 @@ class ImageSet:
             (
                 shard if virtual_shards > 1 else 0,
                 4 + start,
-                images[start:stop].permute(0, 2, 3, 1).contiguous().to(workers.device),
+                _Held(images[start:stop], workers.device) if isinstance(images, Tensor) else images.part(start, stop),
                 labels[start:stop].to(workers.device),
             )
             for shard, (start, stop) in zip(shards.held, shards.bounds(0, self.total), strict=True)
@@ -74,14 +87,13 @@ class ImageSet:
         width = 4 + (self.total if self.keep_found else 0)
         sums = torch.zeros(self.columns, width, dtype=torch.float64, device=self.workers.device)
         for column, place, images, labels in self.parts:
-            size = batch_of(images.shape[1:3], self.workers.device)
-            for piece, truth in zip(images.split(size), labels.split(size), strict=True):
-                if len(truth):
-                    counted = self._sums(network, autocast, piece, truth)
-                    sums[column, :4] += counted[:4]
-                    if self.keep_found:
-                        sums[column, place : place + len(truth)] = counted[4:]
-                    place += len(truth)
+            size = batch_of(images.shape[2:], self.workers.device)
+            for piece, truth in zip(images.pieces(size), labels.split(size), strict=False):  # split gives at least one
+                counted = self._sums(network, autocast, piece.to(self.workers.device), truth)
+                sums[column, :4] += counted[:4]
+                if self.keep_found:
+                    sums[column, place : place + len(truth)] = counted[4:]
+                place += len(truth)
         sums[0, 3] += _not_finite(network)
         network.train()
         # In exact mode each column has one worker's sums, to which the others add zeros.

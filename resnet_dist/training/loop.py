@@ -13,6 +13,7 @@ from torch import Tensor
 
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.data.dataset import Dataset
+from resnet_dist.data.sharded import ShardedDataset
 from resnet_dist.errors import DivergedError
 from resnet_dist.networks.registry import parameter_count
 from resnet_dist.records import checkpoints, trial_record
@@ -35,7 +36,7 @@ OnEpoch = Callable[[dict[str, Any]], None]
 
 def train(
     config: TrainingConfig,
-    dataset: Dataset,
+    dataset: Dataset | ShardedDataset,
     workers: Workers,
     recorder: Recorder | None,
     on_epoch: OnEpoch | None = None,
@@ -53,7 +54,7 @@ def train(
 
 def _train(
     config: TrainingConfig,
-    dataset: Dataset,
+    dataset: Dataset | ShardedDataset,
     workers: Workers,
     recorder: Recorder | None,
     on_epoch: OnEpoch | None,

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from resnet_dist.configuration.training import TrainingConfig
-from resnet_dist.data.batches import Standardiser, TrainingBatches
+from resnet_dist.data.batches import Standardiser
 from resnet_dist.data.dataset import Dataset
+from resnet_dist.data.sharded import ShardedDataset
 from resnet_dist.errors import ConfigurationError, DivergedError
 from resnet_dist.networks.initialisation import initialise
 from resnet_dist.networks.registry import make_network
@@ -25,7 +26,11 @@ class Training:
     """The state of one run on one worker. Its bits are those of the run inside `settings_of_run` alone."""
 
     def __init__(
-        self, config: TrainingConfig, dataset: Dataset, workers: Workers, initial: InitialState | None = None
+        self,
+        config: TrainingConfig,
+        dataset: Dataset | ShardedDataset,
+        workers: Workers,
+        initial: InitialState | None = None,
     ) -> None:
         self.config = config
         self.dataset = dataset
@@ -58,15 +63,7 @@ class Training:
         self.gradients = make_gradients(run, self.network, loss, workers)
         standardise = Standardiser(dataset.mean, dataset.std, loss.dtype, workers.device)
         shards = workers.shards(run.virtual_shards if run.exact else None)
-        self.batches = TrainingBatches(
-            dataset.train_images,
-            dataset.train_labels,
-            standardise,
-            config.data,
-            order_seed,
-            shards,
-            augmentation_seed,
-        )
+        self.batches = dataset.batches(standardise, config.data, order_seed, augmentation_seed, shards)
         self.plan = self.batches.order.plan
         update = Update(config, self.batches, self.gradients, self.stepper, self.network, loss)
         self.evaluated = update.average.network if update.average else self.network

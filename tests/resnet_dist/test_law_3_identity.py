@@ -70,6 +70,7 @@ CONTEXT: dict[str, dict[str, Any]] = {
     "data.source": FOLDER,
     "data.fingerprint": FOLDER,
     "data.resize": FOLDER,
+    "data.augmentation": FOLDER | {"data.source": "shards:/images"},
     "data.split": FOLDER,
     "solver.alpha": {"solver.kind": "rmsprop"},
     "solver.rho": {"solver.kind": "adadelta"},

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.storage.opening import Place
 from resnet_dist.configuration.code import is_custom
-from resnet_dist.configuration.data import DataConfig
 from resnet_dist.data.splits import look_alike
 from resnet_dist.errors import DataError, UserError
 from tune_jobs.actions.model import model_file
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
     from numpy import uint8
     from numpy.typing import NDArray
     from torch import Tensor
+
+    from resnet_dist.data.sharded import StreamedImages
 
 _MOST_NAMED = 5
 """Classes that a message names at most."""
@@ -68,7 +69,7 @@ class Evaluation:
     """What is to be known before any of this is believed."""
     classes: tuple[str, ...]
     """Names by index."""
-    pixels: "Tensor"
+    pixels: "Tensor | StreamedImages"
     """The images: uint8 [N, 3, size, size]."""
     labels: "Tensor"
     """Index of the class of each: int64 [N]."""
@@ -174,7 +175,7 @@ def _evaluate(
 
     from resnet_dist import custom_code as custom
     from resnet_dist.data.batches import Standardiser
-    from resnet_dist.data.dataset import load_dataset, load_test_images
+    from resnet_dist.data.dataset import load_test_images, open_dataset
     from resnet_dist.records.model_file import read_model
     from resnet_dist.training.evaluation import ImageSet
     from resnet_dist.workers import alone, on_threads
@@ -185,10 +186,15 @@ def _evaluate(
     if source is not None and source != data.source:
         if is_custom(source):  # its module is looked for here, where the command was given
             custom.install({**custom.installed(), **custom.collect({"--data.source": source}, [Path.cwd()])})
-        data = replace(data, source=source, fingerprint="")
-        if model.mean is not None:
-            resize = data.resize if source.startswith("folder:") else "none"
-            data = DataConfig(source=source, size=data.size, resize=resize)
+        resize = "crop" if data.is_streamed else data.resize
+        data = replace(
+            data if model.mean is None else data.images_alone(),
+            source=source,
+            fingerprint="",
+            resize=resize if source.startswith("folder:") else "none",
+            split=0.0,
+            augmentation=data.augmentation if source.startswith("shards:") else "shift",
+        )
     data = replace(data, test_limit=data.test_limit if test_limit is None else test_limit)
     try:
         tests = load_test_images(data)
@@ -224,7 +230,7 @@ def _evaluate(
     dtype = torch.float64 if precision == "float64" else torch.float32
     mean, std = model.mean, model.std
     if mean is None:  # a file of an earlier version, which the training images have to stand in for
-        dataset = load_dataset(data)
+        dataset = open_dataset(data)
         mean, std = dataset.mean, dataset.std
     standardise = Standardiser(mean, std, dtype, workers.device)
     network = model.network.to(workers.device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -122,11 +122,11 @@ def check(config: TrainingConfig, name: str) -> TrainingConfig:
 
 def with_data(config: TrainingConfig, storage: BrowsableStorage) -> TrainingConfig:
     """The configuration bound to its data, which is decoded into the cache if it is not there, and to its weights."""
-    from resnet_dist.data.dataset import load_dataset
+    from resnet_dist.data.dataset import open_dataset
     from resnet_dist.data.staged import bring
 
     config = bind_initial_state(config, storage)
-    dataset = load_dataset(bring(config.data, storage))  # limits are checked, too
+    dataset = open_dataset(bring(config.data, storage))  # limits are checked, too
     require_fit(config, storage, len(dataset.classes))
     return config.with_fingerprint(dataset.fingerprint)
 

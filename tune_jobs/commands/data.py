@@ -1,18 +1,32 @@
-"""`resnet-dist data stage`: put a data set into storage, for nodes that cannot get it elsewhere."""
+"""`resnet-dist data stage` and `data shard`: put a data set into storage, decoded or as its files are."""
 
 import argparse
+import functools
+import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 from cluster.storage.opening import open_storage
 from resnet_dist import custom_code
 from resnet_dist.configuration.code import is_custom
 from resnet_dist.configuration.data import DataConfig
 from resnet_dist.data.dataset import load_source
+from resnet_dist.data.folder_files import folder_files
+from resnet_dist.data.imagenet_files import imagenet_files
+from resnet_dist.data.sharding import ImageFiles, write_shards
 from resnet_dist.data.staged import is_staged, stage
+from resnet_dist.errors import UserError
 from tune_jobs.commands.options import Parser, add_json, positive
 from tune_jobs.commands.output import print_json
 from tune_jobs.commands.terminal import make_console
+
+SHARDED: dict[str, Callable[[str, IO[bytes]], ImageFiles]] = {
+    "imagenet": lambda place, _: imagenet_files(place),
+    "folder": folder_files,
+}
+"""Lists the files of each kind of source; what has to be unpacked for it goes into the file that it is given."""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -40,6 +54,80 @@ def add_arguments(parser: Parser) -> None:
     )
     add_json(action)
     action.set_defaults(run=stage_command)
+    action = actions.add_parser(
+        "shard",
+        help="put the files of a large data set into shards",
+        description="Put the encoded images of a data set into tar files, once. Runs with --data.source shards:DEST "
+        "read them as they need them. A call that was interrupted is gone on with by the same call.",
+        examples=["data shard imagenet:/data/ILSVRC2012 s3://bucket/imagenet --processes 16"],
+    )
+    action.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="imagenet:PATH, a directory of the original archives or what torchvision made of them; or folder:PATH",
+    )
+    action.add_argument("dest", metavar="DEST", help="a directory, or s3://bucket/prefix, of these shards alone")
+    action.add_argument("--processes", type=positive, default=1, metavar="N", help="that make shards (default: 1)")
+    action.add_argument("--shard-size", type=positive, default=128, metavar="MIB", help="of a shard (default: 128)")
+    action.add_argument(
+        "--broken-images",
+        type=int,
+        default=0,
+        metavar="N",
+        help="leave out up to so many images that cannot be decoded, and name them (default: 0)",
+    )
+    add_json(action)
+    action.set_defaults(run=shard_command)
+
+
+def shard_command(args: argparse.Namespace) -> int:
+    """Write what is missing of a data set in shards."""
+    kind, _, place = args.source.partition(":")
+    if kind not in SHARDED or not place:
+        allowed = " or ".join(f"{kind}:PATH" for kind in SHARDED)
+        raise UserError(f"SOURCE: {args.source!r} is not allowed; give {allowed}")
+    storage = open_storage(args.dest)
+    storage.check_writable()
+    console = make_console()
+
+    def on_shard(done: int, of: int) -> None:
+        if console.is_terminal and not args.json:
+            console.print(f"{done} of {of} shards", end="\n" if done == of else "\r")
+
+    with tempfile.NamedTemporaryFile(prefix="resnet-dist-shard-") as unpacked:
+        files = SHARDED[kind](place, unpacked)
+        index, fresh = write_shards(
+            files,
+            functools.partial(open_storage, storage.uri),
+            args.processes,
+            args.shard_size * 2**20,
+            args.broken_images,
+            on_shard,
+        )
+    if args.json:
+        print_json(
+            {
+                "source": args.source,
+                "dest": storage.uri,
+                "fingerprint": index.fingerprint,
+                "written": fresh,
+                "train_images": len(index.train),
+                "test_images": len(index.test),
+                "classes": len(index.classes),
+                "left_out": list(index.left_out),
+            }
+        )
+        return 0
+    console.print(
+        f"{args.source}: {len(index.train)} training and {len(index.test)} test images of {len(index.classes)} "
+        f"classes, fingerprint {index.fingerprint}, {'are now' if fresh else 'were already'} in {storage.uri}",
+        soft_wrap=True,
+    )
+    for name in index.left_out:
+        console.print(f"Left out: {name}", soft_wrap=True)
+    options = f"--data.source shards:{storage.uri} --data.sampling permutation"
+    console.print(f"Runs read them with {options}.", soft_wrap=True)
+    return 0
 
 
 def stage_command(args: argparse.Namespace) -> int:

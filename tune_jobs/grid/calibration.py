@@ -102,7 +102,8 @@ def measure(config: TrainingConfig) -> Cost:
     from resnet_dist.workers import alone, on_threads
 
     size = config.data.batch_size
-    data = replace(config.data, source="synthetic", fingerprint="", train_limit=size, test_limit=10, holdout=0)
+    data = replace(config.data, source="synthetic", fingerprint="", resize="none", split=0.0, augmentation="shift")
+    data = replace(data, train_limit=size, test_limit=10, holdout=0)
     with on_threads(config.run.threads):
         dataset = load_dataset(data)
         workers = alone(config.run.device)

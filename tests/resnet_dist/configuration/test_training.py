@@ -97,7 +97,7 @@ def test_a_configuration_cannot_be_changed() -> None:
         (
             {"data.source": "cifar"},
             "data.source: 'cifar' is not known; it must be one of synthetic, cifar10, cifar100, folder:PATH, "
-            "module:callable; did you mean 'cifar10'?",
+            "shards:DEST, module:callable; did you mean 'cifar10'?",
         ),
         ({"data.source": "folder:"}, "data.source: 'folder:' needs a path, as in folder:/data/cifar10.tar.xz"),
         ({"data.holdout": -1}, "data.holdout: -1 is not allowed; it must be at least 0"),

@@ -1,0 +1,263 @@
+"""A data set in shards, as training and evaluation use it: images are read and decoded when a step needs them.
+
+Which image, crop, flip and colours a place of a batch has is a function of (seed, step, place); each worker decodes
+what it holds, in threads, ahead of the step that needs it.
+"""
+
+import functools
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from resnet_dist.configuration.data import DataConfig
+from resnet_dist.data import random_draws as draws
+from resnet_dist.data.batches import Batch, BatchOrder, Standardiser, TrainingBatches, shift_and_flip
+from resnet_dist.data.block_order import BlockOrder, blocks_held
+from resnet_dist.data.crops import WORDS, colour_shifts, test_crop, training_crop
+from resnet_dist.data.image_decoding import NotAnImageError, decode
+from resnet_dist.data.random_draws import Stream
+from resnet_dist.data.shard_index import INDEX, ShardIndex, read_index
+from resnet_dist.data.shard_reader import ShardReader
+from resnet_dist.errors import DataError
+from resnet_dist.storage.interface import RangedStorage
+from resnet_dist.storage.opening import open_uri
+from resnet_dist.workers import Shards
+
+AHEAD = 2
+"""Steps whose images are decoded before they are needed."""
+
+EVALUATED_BLOCK, EVALUATED_AHEAD = 32, 64
+"""Test images that are read at once, and that are decoded before they are needed."""
+
+
+def open_shards(data: DataConfig) -> tuple[RangedStorage, ShardIndex]:
+    """The storage that `data.source` names, and the index in it; a `DataError` if that is missing or another one's."""
+    storage = open_uri(data.source.removeprefix("shards:"))
+    index = read_index(storage)
+    if index is None:
+        raise DataError(
+            f"data.source: there is no {INDEX} in {storage.uri}; resnet-dist data shard SOURCE DEST makes it"
+        )
+    if data.fingerprint not in ("", index.fingerprint):
+        raise DataError(
+            f"data.fingerprint: {data.source} has the fingerprint {index.fingerprint}, not {data.fingerprint}; "
+            f"give the images that the configuration was made for, or leave data.fingerprint out"
+        )
+    return storage, index
+
+
+@dataclass(frozen=True)
+class StreamedImages:
+    """Images of a split that are decoded when they are asked for, as a network is tested on them."""
+
+    reader: ShardReader
+    threads: ThreadPoolExecutor
+    chosen: range
+    """Their numbers in the split."""
+    size: int
+    augmentation: str
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """As of a tensor: [N, 3, S, S]."""
+        return len(self.chosen), 3, self.size, self.size
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def part(self, start: int, stop: int) -> "StreamedImages":
+        """Some of them."""
+        return StreamedImages(self.reader, self.threads, self.chosen[start:stop], self.size, self.augmentation)
+
+    def __getitem__(self, place: int) -> Tensor:
+        """One of them: uint8 [3, S, S]."""
+        image = self.chosen[place]
+        return test_crop(decoded(self.reader, image), self.size, self.augmentation)
+
+    def pieces(self, size: int) -> Iterator[Tensor]:
+        """All of them, at most so many at a time, the next ones under way: uint8 [b, S, S, 3]."""
+        waiting: list[Future[Tensor]] = []
+        asked = 0
+        for first in range(0, len(self), size):
+            last = min(first + size, len(self))
+            while asked < min(last + EVALUATED_AHEAD, len(self)):
+                waiting.append(self.threads.submit(self.__getitem__, asked))
+                asked += 1
+            yield _stacked([future.result() for future in waiting[: last - first]])
+            del waiting[: last - first]
+
+
+@dataclass(frozen=True)
+class ShardedDataset:
+    """What a run needs of a data set in shards; the names are those of a `Dataset` in memory."""
+
+    source: str
+    train_images: StreamedImages
+    train_labels: Tensor
+    """int64 [N]."""
+    validation_images: StreamedImages
+    """Held out from the end of the training images."""
+    validation_labels: Tensor
+    test_images: StreamedImages
+    test_labels: Tensor
+    classes: tuple[str, ...]
+    fingerprint: str
+    mean: Tensor
+    """float64 [3, S, S]: mean of the training images by channel, before limits and holdout, the same at each pixel."""
+    std: float
+    """Standard deviation of all their values about the one overall mean."""
+    covariance: NDArray[np.float64]
+    """Of the channels, [3, 3]."""
+
+    def counts(self) -> dict[str, int]:
+        """How many images there are to train on, held out and to test on, and of how many classes."""
+        sets = {"train": self.train_labels, "validation": self.validation_labels, "test": self.test_labels}
+        return {name: len(labels) for name, labels in sets.items()} | {"classes": len(self.classes)}
+
+    def batches(
+        self, standardise: Standardiser, data: DataConfig, seed: int, augmentation_seed: int, shards: Shards
+    ) -> "StreamedBatches":
+        """What gives a run its batches."""
+        return StreamedBatches(self, standardise, data, seed, augmentation_seed, shards)
+
+
+def sharded_dataset(data: DataConfig, used: int, kept: int, tested: int) -> ShardedDataset:
+    """The data set, of which `used` images are trained on, those up to `kept` held out, and `tested` tested on."""
+    storage, index = open_shards(data)
+    threads = ThreadPoolExecutor(data.decoding_threads, "decoder", functools.partial(torch.set_num_threads, 1))
+
+    def streamed(split: str, chosen: range) -> tuple[StreamedImages, Tensor]:
+        of_split = getattr(index, split)
+        reader = ShardReader(storage, index, of_split, EVALUATED_BLOCK, 2 + EVALUATED_AHEAD // EVALUATED_BLOCK)
+        labels = torch.from_numpy(of_split.label[chosen.start : chosen.stop].astype(np.int64))
+        return StreamedImages(reader, threads, chosen, data.size, data.augmentation), labels
+
+    mean = torch.tensor(index.mean, dtype=torch.float64)[:, None, None].expand(3, data.size, data.size).contiguous()
+    sets = (("train", range(used)), ("train", range(used, kept)), ("test", range(tested)))
+    train, validation, test = (streamed(*chosen) for chosen in sets)
+    return ShardedDataset(
+        data.source,
+        *train,
+        *validation,
+        *test,
+        index.classes,
+        index.fingerprint,
+        mean,
+        index.standard_deviation,
+        index.covariance(),
+    )
+
+
+def decoded(reader: ShardReader, image: int) -> Tensor:
+    """Pixels of an image at its own size: uint8 [3, H, W]."""
+    try:
+        return decode(reader.read(image))[0]
+    except NotAnImageError as error:
+        raise DataError(
+            f"data.source: {reader.name(image)} {error}; shard the data set again on this system"
+        ) from error
+
+
+class StreamedBatches(TrainingBatches):
+    """Batches whose images are read and decoded ahead of their step."""
+
+    def __init__(
+        self,
+        dataset: ShardedDataset,
+        standardise: Standardiser,
+        data: DataConfig,
+        seed: int,
+        augmentation_seed: int,
+        shards: Shards,
+    ) -> None:
+        # Without the images in memory of the class above, whose arithmetic this shares.
+        self.device = standardise.mean.device
+        self.labels = dataset.train_labels.to(self.device)
+        self.standardise = standardise
+        self.shift = data.shift if data.augmentation == "shift" else 0
+        in_blocks = data.sampling == "permutation"
+        kind = BlockOrder if in_blocks else BatchOrder
+        self.order = kind(data, len(self.labels), seed, augmentation_seed)
+        self.accumulation = data.accumulation
+        self.shards = shards
+        self.covariance = dataset.covariance
+        whole, block = dataset.train_images.reader, data.shuffle_block if in_blocks else 1
+        held = blocks_held(block, data.shuffle_window, max(1, shards.count // max(1, len(shards.held))))
+        self.reader = ShardReader(whole.storage, whole.index, whole.split, block, held)
+        self.threads = dataset.train_images.threads
+        self._ahead: dict[int, dict[int, Future[Tensor]]] = {}
+        """By step: what becomes of the images at the places of its batch that this worker holds."""
+        self._step = -1
+        self._words: NDArray[np.uint64] = np.empty((0, WORDS), np.uint64)
+
+    def drawn(self, steps: range) -> Tensor:
+        """See above; of one step, whose images and those of the next steps are under way from now on."""
+        (self._step,) = steps
+        for step in [step for step in self._ahead if not self._step <= step <= self._step + AHEAD]:
+            for future in self._ahead.pop(step).values():
+                future.cancel()
+        for step in range(self._step, self._step + AHEAD + 1):
+            if step not in self._ahead:
+                self._ahead[step] = self._under_way(step)
+        self._words = self._words_of(self._step)
+        return super().drawn(steps)
+
+    def pixels(self, step: int, most: int) -> Tensor:
+        """See above."""
+        drawn = super().drawn(range(step, step + 1))[0, :most]
+        words = self._words_of(step)
+        images = [self._cut(int(image), words[place]) for place, image in enumerate(drawn[:, 0])]
+        colour = self.standardise.mean.mean((0, 1))
+        drawn = self.on_device(drawn)
+        moved = self._moved(drawn, _stacked(images).to(self.device) + self._colours(words[:most]) - colour) + colour
+        return moved.round().clamp(0, 255).to(torch.uint8)
+
+    def _batch(self, drawn: Tensor, first: int) -> Batch:
+        futures = self._ahead[self._step]
+        places = range(first, first + len(drawn))
+        size = self.standardise.mean.shape[0]
+        found = [futures.pop(place).result() for place in places]
+        pixels = _stacked(found) if found else torch.empty(0, size, size, 3, dtype=torch.uint8)
+        images = self.standardise(self.on_device(pixels))
+        images = images + self._colours(self._words[first : first + len(drawn)]) * self.standardise.scale
+        images = self._moved(drawn, images).contiguous()
+        return Batch(images.permute(0, 3, 1, 2), self.labels[drawn[:, 0]])
+
+    def _moved(self, drawn: Tensor, images: Tensor) -> Tensor:
+        return shift_and_flip(images, drawn[:, 1:3], drawn[:, 3].bool(), self.shift)
+
+    def _under_way(self, step: int) -> dict[int, Future[Tensor]]:
+        """Ask the threads for this worker's images of a step."""
+        indices, words = self.order.draw(step).indices, self._words_of(step)
+        return {
+            place: self.threads.submit(self._cut, int(indices[place]), words[place])
+            for part in self.sub_batches(len(indices))
+            for start, stop in self.shards.bounds(*part)
+            for place in range(start, stop)
+        }
+
+    def _cut(self, image: int, words: NDArray[np.uint64]) -> Tensor:
+        """What is trained on of an image: uint8 [3, S, S]."""
+        data = self.order.data
+        return training_crop(decoded(self.reader, image), data.size, data.augmentation, words)
+
+    def _words_of(self, step: int) -> NDArray[np.uint64]:
+        """Random words of each place of a step's batch, [B, WORDS]."""
+        size = self.order.plan.size(step)
+        return draws.raw(self.order.augmentation_seed, Stream.CROP, step, size * WORDS).reshape(size, WORDS)
+
+    def _colours(self, words: NDArray[np.uint64]) -> Tensor:
+        """What is added to the colours of each image: [b, 1, 1, 3], from 0 to 255."""
+        paper = self.order.data.augmentation == "paper"
+        added = colour_shifts(words, self.covariance) if paper else np.zeros((len(words), 3))
+        return self.on_device(torch.from_numpy(added)).to(self.standardise.mean.dtype)[:, None, None]
+
+
+def _stacked(images: list[Tensor]) -> Tensor:
+    """Images uint8 [3, S, S] as one tensor [b, S, S, 3]."""
+    return torch.stack(images).permute(0, 2, 3, 1).contiguous()

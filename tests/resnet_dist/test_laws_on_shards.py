@@ -1,0 +1,88 @@
+"""Laws 1 and 2 where images come from shards: any number of workers, and a run killed inside an epoch."""
+
+import functools
+import io
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from cluster.storage.local import LocalStorage
+from cluster.storage.opening import open_storage
+from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.data.dataset import dataset_fingerprint, open_dataset
+from resnet_dist.data.folder_files import folder_files
+from resnet_dist.data.sharding import write_shards
+from tests.imagenet_layout import write_folder
+from tests.killed_runs import Moment, Outcome, attempt, outcome
+from tests.small_runs import Trace, small_config, trace
+from tests.worker_processes import run_workers
+
+pytestmark = pytest.mark.integration
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("shards")
+    files = folder_files(str(write_folder(root / "folder")), io.BytesIO())
+    write_shards(files, partial(open_storage, str(root / "shards")), shard_bytes=20_000)
+    return root / "shards"
+
+
+def config_of(shards: Path, exact: bool, augmentation: str = "paper") -> TrainingConfig:
+    return small_config(
+        network__family="imagenet-residual",
+        network__depth=18,
+        data__source=f"shards:{shards}",
+        data__size=40,
+        data__batch_size=7,
+        data__sampling="permutation",
+        data__shuffle_block=3,
+        data__augmentation=augmentation,
+        run__exact=exact,
+        run__virtual_shards=4,
+        run__checkpoint_steps=2,
+        solver__learning_rate=0.01,
+    )
+
+
+def traces(shards: Path) -> dict[bool, Trace]:
+    configs = {exact: config_of(shards, exact) for exact in (False, True)}
+    return {exact: trace(config, open_dataset(config.data), STEPS) for exact, config in configs.items()}
+
+
+@functools.cache
+def of_workers(size: int, shards: Path) -> list[dict[bool, Trace]]:
+    return run_workers(traces, size, shards)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_train_like_one_in_float64(workers: int, shards: Path) -> None:
+    one, first = of_workers(1, shards)[0][False], of_workers(workers, shards)[0][False]
+    assert len(set(one.losses)) == STEPS
+    assert first.losses == pytest.approx(one.losses, rel=1e-9, abs=0)
+    assert first.evaluation == pytest.approx(one.evaluation, rel=1e-9, abs=0)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_have_the_bits_of_one_in_exact_mode(workers: int, shards: Path) -> None:
+    one, several = of_workers(1, shards)[0][True], of_workers(workers, shards)[0][True]
+    assert several.losses == one.losses and several.evaluation == one.evaluation
+    assert all(torch.equal(several.state[name], value) for name, value in one.state.items())
+
+
+def test_a_run_killed_inside_an_epoch_goes_on_bit_for_bit(shards: Path) -> None:
+    config = config_of(shards, exact=False, augmentation="today")
+    config = config.with_fingerprint(dataset_fingerprint(config.data))
+    outcomes: list[Outcome] = []
+    for kills in ([], [Moment("step", 3, 1), Moment("evaluation", 1, 0)]):
+        with tempfile.TemporaryDirectory() as directory:
+            for moment in kills:
+                assert not attempt(config, Path(directory), 2, moment)
+            assert attempt(config, Path(directory), 2)
+            outcomes.append(outcome(LocalStorage(directory), config))
+    assert outcomes[0].same_bits(outcomes[1])
