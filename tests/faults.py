@@ -43,8 +43,8 @@ FAULTS: tuple[Fault, ...] = (
         "local-count-backward",
         "batch norm's backward pass divides by the worker's own count",
         "resnet_dist/networks/batch_norm.py",
-        "(sums / total).to(statistic)",
-        "(sums / max(1, input.numel() // len(weight))).to(statistic)",
+        "sums / -total",
+        "sums / -max(1, input.numel() // len(weight))",
         BATCH_NORM,
     ),
     _fault(

@@ -4,6 +4,7 @@
 CPUs is what runs on GPUs.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnet_dist.errors import ConfigurationError
+
+PIXELS_OF_A_ROW = 64
 
 
 class SynchronisedBatchNorm(nn.BatchNorm2d):
@@ -129,14 +132,19 @@ def finish(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Update the running statistics; return mean, variance and 1 / std of the batch in their type, [C] each."""
     variance = square / total
-    running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+    mean = mean.to(running_mean.dtype)
+    running_mean.lerp_(mean, momentum)
     running_var.lerp_((square / (total - 1)).to(running_var.dtype), momentum)
     inverse_std = (variance + eps).rsqrt()
-    return mean.to(running_mean.dtype), variance.to(running_mean.dtype), inverse_std.to(running_mean.dtype)
+    return mean, variance.to(mean.dtype), inverse_std.to(mean.dtype)
 
 
 class _GlobalBatchNorm(torch.autograd.Function):
-    """One all-gather forward, one all-reduce backward, whatever the shards' sizes."""
+    """One all-gather forward, one all-reduce backward, whatever the shards' sizes.
+
+    Passes over whole activations are torch's own batch-norm kernels, in the images' type with numbers of float32 (or
+    float64): what two workers add to the work of each is one pass in the backward direction.
+    """
 
     @staticmethod
     def forward(
@@ -149,28 +157,69 @@ class _GlobalBatchNorm(torch.autograd.Function):
         eps: float,
         momentum: float,
     ) -> Tensor:
-        channels = input.shape[1]
-        message = moments(input)
+        message = _statistics(input, running_mean)
         gathered = message.new_empty(dist.get_world_size(), len(message))
         dist.all_gather(list(gathered), message)
-        combined = combine(gathered[:, -1:], gathered[:, :channels], gathered[:, channels:-1])
+        channels = input.shape[1]
+        means, variances, counts = gathered.split((channels, channels, 1), dim=1)
+        combined = combine(counts, means, variances * counts)
         mean, variance, inverse_std = finish(*combined, running_mean, running_var, eps, momentum)
-        ctx.save_for_backward(input, weight, mean, inverse_std, combined[0])
+        ctx.save_for_backward(input, weight, mean, variance, inverse_std, combined[0])
+        ctx.eps = eps
         # Evaluation's kernel with these statistics: (x - mean) / sqrt(variance + eps) * weight + bias
         return F.batch_norm(input, mean, variance, weight, bias, training=False, eps=eps)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        input, weight, mean, inverse_std, total = ctx.saved_tensors
-        statistic = mean.dtype
-        shape = (1, -1, 1, 1)
-        grad = grads[0].to(statistic)
-        normalised = (input.to(statistic) - mean.view(shape)) * inverse_std.view(shape)
-        grad_bias = grad.sum((0, 2, 3), dtype=torch.float64)
-        grad_weight = (grad * normalised).sum((0, 2, 3), dtype=torch.float64)
-        sums = torch.cat([grad_bias, grad_weight])  # the local ones stay: DistributedDataParallel reduces those
-        dist.all_reduce(sums)
-        mean_grad, mean_product = (sums / total).to(statistic).view(2, 1, -1, 1, 1)
-        scale = (weight.to(statistic) * inverse_std).view(shape)
-        grad_input = (grad - mean_grad - normalised * mean_product) * scale
-        return grad_input.to(input.dtype), grad_weight.to(weight.dtype), grad_bias.to(weight.dtype), *[None] * 4
+        input, weight, mean, variance, inverse_std, total = ctx.saved_tensors
+        if input.numel():
+            # Evaluation's kernel, of whose results only the sums are wanted: those of the gradient, and of its product
+            # with the normalised input.
+            _, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
+                grads[0], input, weight, mean, variance, mean, inverse_std, False, ctx.eps, [False, True, True]
+            )
+        else:
+            grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(weight)
+        sums = torch.cat([grad_bias, grad_weight]).double()
+        dist.all_reduce(sums)  # the local ones stay: DistributedDataParallel reduces those
+        # scale * (grad - mean_grad - normalised * mean_product), as slope * (input - mean) + offset + scale * grad
+        scale = weight * inverse_std.double()
+        offset, product = ((sums / -total).view(2, -1) * scale).unbind()
+        slope = product * inverse_std
+        ones = torch.ones_like(mean)
+        grad_input = F.batch_norm(input, mean, ones, slope.to(mean.dtype), offset.to(mean.dtype), eps=0.0)
+        return _add_product(grad_input, grads[0], scale), grad_weight, grad_bias, *[None] * 4
+
+
+def _statistics(images: Tensor, like: Tensor) -> Tensor:
+    """A shard's message: mean and variance of each channel, and the count, float64 [2 C + 1]; N may be 0.
+
+    By the kernel that a run on one worker trains with, in the type of `like`, [C].
+    """
+    channels = images.shape[1]
+    if not images.numel():
+        return images.new_zeros(2 * channels + 1, dtype=torch.float64)
+    # Its running statistics are not wanted, but without them it would round to the images' type.
+    unused = torch.zeros_like(like)
+    mean, variance = torch.batch_norm_update_stats(images, unused, unused, 0.0)
+    count = images.new_full((1,), images.numel() // channels, dtype=torch.float64)
+    return torch.cat((mean, variance, count))
+
+
+def _add_product(sum: Tensor, grad: Tensor, scale: Tensor) -> Tensor:
+    """`sum` plus a gradient times a number a channel; sum, grad: [N, C, H, W] of one type, scale: float64 [C]."""
+    if sum.is_contiguous(memory_format=torch.channels_last):
+        # As rows of many pixels: over the few channels of a single one the kernel would do little at once.
+        channels = len(scale)
+        pixels = math.gcd(sum.numel() // channels, PIXELS_OF_A_ROW)
+        rows = sum.permute(0, 2, 3, 1).view(-1, pixels * channels)
+        grad = grad.permute(0, 2, 3, 1).reshape(-1, pixels * channels)
+        scale = scale.repeat(pixels)
+    else:
+        rows, scale = sum, scale.view(-1, 1, 1)
+    # Two bfloat16 have sixteen digits. The small part comes first: only the last addition rounds what counts.
+    high = scale.to(sum.dtype)
+    if sum.dtype == torch.bfloat16:
+        rows.addcmul_(grad, (scale - high).to(sum.dtype))
+    rows.addcmul_(grad, high)
+    return sum
