@@ -4,18 +4,21 @@ A one-worker trial trains in the Tune actor itself; for trials of several worker
 Train takes seconds for it). Actors are reused, and so are their groups.
 """
 
+import contextlib
 import functools
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cluster.ray_cluster.connection import DRIVER_RESOURCE, Resources, ray_storage
 from cluster.storage.opening import open_storage
+from resnet_dist.errors import UserError
 from resnet_dist.launch import Job
 from tune_jobs.grid.custom_code import code_of
 from tune_jobs.grid.experiment import Trial
+from tune_jobs.grid.failures import failure_of
 from tune_jobs.grid.observer import Observer
 
 if TYPE_CHECKING:
@@ -102,8 +105,25 @@ def _run_group(
             progress_reporter=tune.CLIReporter(),  # the one for notebooks clears what else a cell shows
         ),
     )
-    tuner.fit()
+    with _one_line():
+        tuner.fit()
     _free_places()
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """Turn what Ray Tune does not foresee, such as an actor that is ended for memory as it starts, into advice."""
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error.__cause__, RayError):
+            raise
+        _, reason = failure_of(error.__cause__, attempts=1)
+        raise UserError(
+            f"a trial could not be started: {reason}; the same command goes on with what is missing"
+        ) from error
 
 
 def _free_places() -> None:
@@ -174,7 +194,7 @@ def _train_trial(config: dict[str, Any], jobs: dict[str, Job], ray_storage: dict
     """The function that Ray Tune calls for each trial."""
     from ray import tune
 
-    from resnet_dist.errors import DivergedError, StorageError, UserError, WaitingError
+    from resnet_dist.errors import DivergedError, StorageError, WaitingError
     from resnet_dist.launch import run_in_actor, run_on_workers
 
     job = jobs[config["trial_id"]]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.ray_cluster import kept_logs
 from cluster.ray_cluster.kept_logs import MOST, keep
 from cluster.storage.opening import open_storage
 from resnet_dist.errors import StorageError
@@ -73,3 +74,27 @@ def test_a_pod_that_is_told_to_end_keeps_its_last_lines(ray_directory: Path, tmp
         assert keeping.wait() == 0
     kept = (results / ".logs" / "grid-head-0" / "session_1" / "job-driver-grid.log").read_text()
     assert kept.endswith("what the first attempt died of\n")
+
+
+def test_a_storage_that_cannot_be_written_is_said_and_ends_nothing(
+    ray_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = UnreliableStorage(tmp_path / "results")
+    storage.broken = True
+
+    def sleep(_: float) -> None:
+        if not storage.broken:
+            raise KeyboardInterrupt  # as SIGTERM does
+        storage.broken = False
+
+    monkeypatch.setattr("cluster.ray_cluster.kept_logs.time.sleep", sleep)
+    with caplog.at_level("INFO"):
+        kept_logs.main(ray_directory, storage, "pod")
+    said = [record.getMessage().partition(":")[0] for record in caplog.records]
+    assert said[0] == "the logs of this node are not in storage" and said[1].startswith("kept 2 log files")
+
+
+def test_a_storage_that_is_none_is_one_line(ray_directory: Path) -> None:
+    command = [sys.executable, "-m", "cluster.ray_cluster.kept_logs", str(ray_directory), "gs://bucket"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

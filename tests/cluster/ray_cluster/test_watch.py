@@ -1,9 +1,14 @@
 """Workers that are watched: one that hangs is ended once, what happened is one line, and a slow one is left alone."""
 
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import ray
 
 from cluster.ray_cluster import watch as watch_module
 from cluster.ray_cluster.watch import PAUSES, Watch, seconds_from_environment
@@ -11,6 +16,8 @@ from resnet_dist.errors import UserError
 from resnet_dist.heartbeat import Sign
 
 SECONDS = 30.0
+HERE = "ab" * 28
+"""A node's id."""
 
 
 class Group:
@@ -187,3 +194,37 @@ def test_a_time_that_is_none_is_refused(text: str, monkeypatch: pytest.MonkeyPat
         seconds_from_environment()
     monkeypatch.setenv(watch_module.VARIABLE, "")
     assert seconds_from_environment() == watch_module.DEFAULT_SECONDS
+
+
+def test_a_worker_is_ended_where_it_runs_and_one_whose_node_is_gone_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Asked:
+        """Stands in the place of a task on a node."""
+
+        def __init__(self, function: Callable[[int], bool]) -> None:
+            self.function = function
+
+        def options(self, scheduling_strategy: Any) -> "Asked":
+            self.node = scheduling_strategy.node_id
+            return self
+
+        def remote(self, process: int) -> Callable[[], bool]:
+            def run() -> bool:
+                if self.node != HERE:
+                    raise ray.exceptions.TaskUnschedulableError("the node is gone")
+                return self.function(process)
+
+            return run
+
+    monkeypatch.setattr(ray, "remote", lambda **_: Asked)
+    monkeypatch.setattr(ray, "get", lambda asked, timeout: asked())
+    worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
+    try:
+        sign = Sign("abc", "20-layers/abc", 0, 1, worker.pid, "host", HERE, "first")
+        assert not watch_module.end_process(replace(sign, node="cd" * 28))
+        assert worker.poll() is None
+        assert watch_module.end_process(sign)
+        assert worker.wait(60) == -signal.SIGKILL
+        assert not watch_module.end_process(sign)
+    finally:
+        worker.kill()
+        worker.wait(60)

@@ -2,14 +2,17 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 from ray import tune
+from ray.air.execution._internal import RayActorManager
 
 from cluster.ray_cluster.connection import Resources
 from cluster.storage.local import LocalStorage
-from resnet_dist.errors import DivergedError, StorageError, WaitingError
+from resnet_dist.errors import DivergedError, StorageError, UserError, WaitingError
 from resnet_dist.gpus import DeviceError
 from resnet_dist.launch import Job
 from tests.small_runs import small_config
@@ -126,3 +129,16 @@ def test_a_group_that_has_died_is_replaced(monkeypatch: pytest.MonkeyPatch) -> N
     first.is_alive = False  # type: ignore[misc]
     assert grid._group(2, {}, use_gpu=False) is not first
     assert started == [2, 2]
+
+
+def test_an_actor_that_is_ended_for_memory_as_it_starts_is_one_line() -> None:
+    killed = ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory.\nMemory: 9 GB")
+    nobody: Any = SimpleNamespace(_tracked_actor=None)
+    with pytest.raises(UserError) as caught, grid._one_line():
+        RayActorManager._actor_task_failed(nobody, nobody, killed)
+    assert str(caught.value) == (
+        "a trial could not be started: out of memory in 1 attempt; a higher data.accumulation takes less, and so do "
+        "more workers: Memory: 9 GB; the same command goes on with what is missing"
+    )
+    with pytest.raises(RuntimeError, match="a bug"), grid._one_line():
+        raise RuntimeError("a bug")
