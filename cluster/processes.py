@@ -33,11 +33,25 @@ def of_session(leader: Process) -> list[Process]:
     current = start_time(leader.pid)
     if current is not None and current != leader.started:
         return []  # the number is another process's now, and so is the session of this number
-    everyone = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (fields := _stat(int(entry.name))):
-            everyone[int(entry.name)] = fields
+    everyone = _everyone()
     found = {pid for pid, fields in everyone.items() if fields[2] == leader.pid}
+    return _with_descendants(found, everyone)
+
+
+def below(pid: int) -> list[Process]:
+    """The processes that descend from process `pid`."""
+    everyone = _everyone()
+    return _with_descendants({child for child, fields in everyone.items() if fields[3] == pid}, everyone)
+
+
+def _everyone() -> dict[int, tuple[str, int, int, int]]:
+    proc = Path("/proc")  # which not every system has
+    numbers = [int(entry.name) for entry in (proc.iterdir() if proc.is_dir() else ()) if entry.name.isdigit()]
+    found = {pid: _stat(pid) for pid in numbers}
+    return {pid: fields for pid, fields in found.items() if fields}
+
+
+def _with_descendants(found: set[int], everyone: dict[int, tuple[str, int, int, int]]) -> list[Process]:
     while True:
         more = {pid for pid, fields in everyone.items() if fields[3] in found} - found
         if not more:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cluster import processes
 from resnet_dist.errors import UserError
 
 TIMED_OUT = "timed out during startup"
@@ -29,6 +30,7 @@ def start() -> None:
     python = shlex.quote(sys.executable)
     environment = None if python == sys.executable else {"py_executable": python}
     for is_last in (False, False, True):
+        before = set(processes.below(os.getpid()))
         try:
             # Not one that happens to run here: whoever wants that one names it, and it stays as it is.
             ray.init(
@@ -41,8 +43,10 @@ def start() -> None:
                 _system_config={"prestart_worker_first_driver": False},
             )
             break
-        except Exception as error:
+        except BaseException as error:
             ray.shutdown()
+            # Ray does not know of a node that has not come up, and what is left of it would slow down the next try.
+            processes.end(set(processes.below(os.getpid())) - before)
             if is_last or TIMED_OUT not in str(error):
                 raise
     require_worker()

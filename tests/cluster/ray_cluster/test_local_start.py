@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -56,6 +57,26 @@ def test_a_start_that_a_busy_machine_made_too_slow_is_tried_again(
         with pytest.raises(RuntimeError, match=failures[0].split(".")[0]):
             own_ray.start()
     assert len(asked) == tries
+
+
+def test_what_is_left_of_a_start_that_failed_is_ended_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = subprocess.Popen(["sleep", "600"])
+    started = list[subprocess.Popen[bytes]]()
+
+    def init(*_: Any, **__: Any) -> None:
+        assert all(process.poll() is not None for process in started)
+        started.append(subprocess.Popen(["sleep", "600"], start_new_session=True))
+        if len(started) < 3:
+            raise RuntimeError(BUSY)
+
+    monkeypatch.setattr(ray, "init", init)
+    try:
+        own_ray.start()
+        assert [process.poll() is None for process in (*started, mine)] == [False, False, True, True]
+    finally:
+        for process in (*started, mine):
+            process.kill()
+            process.wait()
 
 
 def test_why_it_cannot_start_and_what_to_do_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
