@@ -60,8 +60,16 @@ def test_a_team_has_a_namespace_of_its_own(overlay: str, tmp_path: Path) -> None
     _is_whole(documents)
 
 
-def test_two_installations_in_a_namespace_show_each_its_own_results(tmp_path: Path) -> None:
-    both = [document for end in ("-a", "-b") for document in render_on("gpu", {"nameSuffix": end}, tmp_path / end)]
+def test_the_store_is_asked_by_the_name_that_it_has(tmp_path: Path) -> None:
+    documents = render_on("local", {"namePrefix": "team-", "nameSuffix": "-b"}, tmp_path / "own")
+    assert the(documents, "ConfigMap", "team-resnet-dist-settings-b")["data"]["AWS_ENDPOINT_URL"] == (
+        f"http://{the(documents, 'Service', 'team-store-b')['metadata']['name']}:5000"
+    )
+
+
+@pytest.mark.parametrize("overlay", ["local", "gpu"])
+def test_two_installations_in_a_namespace_have_each_its_own_results(overlay: str, tmp_path: Path) -> None:
+    both = [document for end in ("-a", "-b") for document in render_on(overlay, {"nameSuffix": end}, tmp_path / end)]
     for service in of_kind(both, "Service"):
         (pod,) = (pod for pod in pods(both) if selects({"matchLabels": service["spec"]["selector"]}, pod.labels))
         assert pod.origin == f"Deployment/{service['metadata']['name']}"
