@@ -113,5 +113,8 @@ def reason(error: Exception, said: str) -> str:
 
 def without_user(url: str) -> str:
     """A URL without the user and the password that may stand in it."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # it is none
+        return url.rpartition("@")[2]
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

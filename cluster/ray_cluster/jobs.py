@@ -82,10 +82,10 @@ class Jobs:
         require_core_settings()
         started = running_cluster()
         given = address or os.environ.get(_OVERRIDES) or os.environ.get("RAY_ADDRESS") or "auto"
-        given = given.strip().partition("#")[0].rstrip("/")  # as it stands in a browser
+        given = given.strip().partition("#")[0]  # as it stands in a browser
         if given in ("auto", "local"):
             given = started.dashboard if started else DEFAULT_ADDRESS
-        if started and given in (started.dashboard, started.address):
+        if started and given.rstrip("/") in (started.dashboard, started.address):
             given = started.dashboard
             started.use_token()
         if not given.startswith(("http://", "https://")):
@@ -94,7 +94,9 @@ class Jobs:
                 f"{given.rpartition('@')[2]}: is not the address of a job server; give --address http://{host}:8265 "
                 "(its dashboard)"
             )
-        self.address = given
+        if not _is_url(given):
+            raise UserError(f"{given.rpartition('@')[2]}: is no URL of a server; give --address http://<head>:8265")
+        self.address = given.rstrip("/")
         with self._one_line():
             self._client: JobSubmissionClient = self._connect()
 
@@ -246,6 +248,14 @@ class Jobs:
         if path := parts.path.strip("/"):
             return f"give --address {parts.scheme}://{parts.netloc}, without /{path}, or the cluster's own"
         return "give --address http://<head>:8265"
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return bool(parts.hostname) and parts.port != 0  # or it raises
+    except ValueError:
+        return False
 
 
 def _unanswered(error: OSError, place: str, remedy: str) -> str:

@@ -263,7 +263,13 @@ class S3Storage:
             yield page
             if not page.get("IsTruncated"):
                 return
-            options["ContinuationToken"] = page["NextContinuationToken"]
+            token = page.get("NextContinuationToken")
+            if not token or token == options.get("ContinuationToken"):
+                raise StorageError(
+                    f"cannot list {self.uri}/{prefix} at {self._endpoint}: the store says that its listing goes on, "
+                    "and not where; use one that lists all there is"
+                )
+            options["ContinuationToken"] = token
 
     def _try(self, action: str, key: str, request: Callable[[Progress], T]) -> T:
         began = time.monotonic()

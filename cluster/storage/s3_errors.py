@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from botocore import exceptions as boto
 from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
-from urllib3.exceptions import LocationParseError
+from urllib3.exceptions import LocationValueError
 
 from cluster.storage.bounded import UnansweredError
 from cluster.storage.keys import RefusedError
@@ -151,7 +151,7 @@ def _cause(error: Exception, action: str, endpoint: str) -> str:
             f"what answers there sends requests elsewhere, as a login page does, or is not S3; {_ENDPOINT}",
         ),
         (boto.EndpointResolutionError, "the endpoint is malformed; correct AWS_ENDPOINT_URL_S3 / AWS_ENDPOINT_URL"),
-        (LocationParseError, f"the proxy's address is malformed: {proxy_for(endpoint)}; correct it"),
+        (LocationValueError, f"the proxy's address is malformed: {proxy_for(endpoint)}; correct it"),
     ]
     for kinds, cause in causes:
         if isinstance(error, kinds) or isinstance(inner, kinds):

@@ -81,6 +81,7 @@ def test_as_many_workers_as_places_fit() -> None:
             "http://me:secret@head:8265",
             "http://head:8265 is the address of a job server, to which this command is",
         ),
+        ("http://me:secret@[::1", r"\[::1 is the address of a job server, to which this command is"),
         ("grpc://head:1", "grpc://… is no address of a Ray cluster; give host:port"),
         ("ray://head:10001", "ray://… is an address of Ray Client, through which Ray Train and Tune do not work; give"),
     ],

@@ -204,6 +204,13 @@ def test_so_is_it_of_what_comes_later(server: JobServer) -> None:
         jobs.all()
 
 
+@pytest.mark.parametrize("address", ["http://", "http://me:secret@[::1", "http://head:99999", "http://head:port"])
+def test_an_address_that_is_no_url_is_said_to_be_none(address: str) -> None:
+    with pytest.raises(UserError, match="is no URL of a server; give --address http://<head>:8265") as caught:
+        Jobs(address)
+    assert "secret" not in str(caught.value)
+
+
 def test_an_address_as_it_stands_in_a_browser_is_taken(server: JobServer) -> None:
     server.ids.add("j")
     assert Jobs(f"{server.url}/#/jobs").state("j").job_id == "j"

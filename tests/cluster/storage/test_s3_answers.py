@@ -120,6 +120,12 @@ def test_a_store_that_speaks_s3_is_believed(server: Server) -> None:
     assert S3Storage("s3://bucket/x").get("a") == LISTING
 
 
+@pytest.mark.parametrize("token", [b"", b"<NextContinuationToken>again</NextContinuationToken>"])
+def test_a_listing_that_never_ends_is_no_listing(token: bytes, server: Server) -> None:
+    server.body = LISTING.replace(b"false", b"true").replace(b"<Contents>", token + b"<Contents>")
+    assert "the store says that its listing goes on, and not where" in said(OPERATIONS["list"])
+
+
 def test_an_error_with_status_200_is_the_stores_own_and_tried_again(server: Server) -> None:
     server.body = b"<Error><Code>InternalError</Code></Error>"
     assert "the server is overloaded or out of order (InternalError, status 500)" in said(OPERATIONS["list"])

@@ -33,6 +33,11 @@ URL = "and that is no URL of a server; write http://host:port"
             {"AWS_ENDPOINT_URL": "http://minio", "HTTP_PROXY": "me:secret@proxy:99999"},
             "the proxy's address is malformed: HTTP_PROXY is '…@proxy:99999'; correct it",
         ),
+        (
+            "",
+            {"AWS_ENDPOINT_URL": "http://minio", "HTTP_PROXY": "http://"},
+            "the proxy's address is malformed: HTTP_PROXY is 'http://'; correct it",
+        ),
     ],
 )
 def test_what_is_malformed_is_named_with_its_value_and_no_password(
