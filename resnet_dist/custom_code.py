@@ -28,7 +28,7 @@ from resnet_dist.installed_packages import is_published, versions
 Modules = Mapping[str, str]
 """Text of each module by its path below the folder in which it was found: {"nets/wide.py": "…"}."""
 
-SETTINGS = ("network.family", "network.block", "loss.kind", "solver.kind", "data.source")
+SETTINGS = ("network.family", "network.block", "loss.kind", "solver.kind", "data.source", "data.transform")
 """Settings that may name code of the user's own."""
 
 _OURS = {"resnet_dist", "tune_jobs", "cluster", *sys.stdlib_module_names}
@@ -99,6 +99,7 @@ _WRAPPERS = {
     "network.family": "def mine(network, batch_norm, classes): return convert({name}(num_classes=classes))",
     "network.block": "def mine(in_channels, out_channels, stride, network, batch_norm): return convert({name}(…))",
     "loss.kind": "def mine(logits, labels): return {name}(logits, labels, reduction='none')",
+    "data.transform": "def mine(images, numbers): return {name}(images)",
     "solver.kind": "def mine(parameters, solver): return {name}(parameters, lr=solver.learning_rate)",
 }
 

@@ -69,6 +69,17 @@ class DataConfig(Section):
     their own size and without a shift: `paper`, a square whose side the image has 8/7 to 15/7 of (256 to 480 for 224
     pixels), with the colours of Krizhevsky 2012; `today`, 8 to 100 % of its area at 3/4 to 4/3. Both are tested on 7/8
     of the middle."""
+    colour: float = 0.0
+    """Brightness, contrast and saturation of each training image are multiplied, in this order, by factors drawn from 1
+    less this to 1 plus this. 0 leaves them alone."""
+    cutout: int = 0
+    """Side of a square, in pixels, about a place anywhere in each training image, that is zero (arXiv:1708.04552:
+    16)."""
+    mixup: float = 0.0
+    """Join training images by twos, and their losses, in parts drawn from Beta(mixup, mixup), once a batch
+    (arXiv:1710.09412: 0.2). 0 means none."""
+    transform: str = ""
+    """An augmentation of your own for training images, as `module:callable`."""
     shuffle_block: int = 32
     """Images of shards that are read at once, and stay together in the order of an epoch but for `shuffle_window`. With
     `sampling` by replacement each is read by itself."""
@@ -123,6 +134,11 @@ class DataConfig(Section):
                 f"data.augmentation: {self.augmentation!r} cuts from images of their own size, which shards have: "
                 "resnet-dist data shard SOURCE DEST, and --data.source shards:DEST"
             )
+        if self.transform:
+            choose("data.transform", self.transform, ())
+        self.require("colour", 0 <= self.colour <= 1, "from 0 to 1")
+        self.require("cutout", 0 <= self.cutout <= self.size, f"from 0 to {self.size}")
+        self.require("mixup", 0 <= self.mixup <= 100, "from 0 to 100")
         self.require("shuffle_block", 1 <= self.shuffle_block <= 4096, "from 1 to 4,096")
         self.require("shuffle_window", 1 <= self.shuffle_window <= 1024, "from 1 to 1,024")
         self.require("decoding_threads", 1 <= self.decoding_threads <= 256, "from 1 to 256")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from resnet_dist.configuration.data import DataConfig
 from resnet_dist.data import random_draws as draws
+from resnet_dist.data.augmentation import Augmentation, uniform
 from resnet_dist.data.epochs import EpochPlan
 from resnet_dist.data.random_draws import Stream
 from resnet_dist.workers import Shards
@@ -74,6 +75,10 @@ class Batch:
     """Standardised images [b, 3, H, W] in the channels-last memory format; b may be 0."""
     labels: Tensor
     """int64 [b]."""
+    others: Tensor | None = None
+    """Labels of the images that mixup has joined to them, int64 [b]."""
+    share: Tensor | None = None
+    """What part of each is the image of `labels`, [b]; the rest is that of `others`."""
 
 
 class Standardiser:
@@ -122,14 +127,33 @@ class TrainingBatches:
         self.images = images.permute(0, 2, 3, 1).contiguous().to(self.device)
         self.labels = labels.to(self.device)
         self.standardise = standardise
+        self.shift = data.shift
         self.order = BatchOrder(data, len(labels), seed, augmentation_seed)
+        self.augmentation = Augmentation(data)
         self.accumulation = data.accumulation
         self.shards = shards
 
+    @property
+    def columns(self) -> int:
+        """Numbers that are drawn for an image: index, shifts down and right, flip, and those of its augmentation."""
+        return 4 + self.augmentation.columns
+
+    @property
+    def width(self) -> int:
+        """Numbers that are drawn for a place of a batch: for its image; with mixup for another, and its share, too."""
+        return 2 * self.columns + 1 if self.order.data.mixup else self.columns
+
     def drawn(self, steps: range) -> Tensor:
-        """Indices, shifts down and right, and flips of steps whose batches have one size: int64 [steps, B, 4], here."""
-        draws = map(self.order.draw, steps)
-        return torch.from_numpy(np.stack([np.column_stack([d.indices, d.shifts, d.flips]) for d in draws]))
+        """Draws of steps whose batches have one size: int64 [steps, B, width], here."""
+        return torch.from_numpy(np.stack([self._drawn_at(step) for step in steps]))
+
+    def _drawn_at(self, step: int) -> NDArray[np.int64]:
+        draw, seed = self.order.draw(step), self.order.augmentation_seed
+        size = len(draw.indices)
+        rows = np.column_stack([draw.indices, draw.shifts, draw.flips, self.augmentation.draw(seed, step, size)])
+        if alpha := self.order.data.mixup:
+            return np.column_stack([rows, rows[::-1], np.full(size, share_of(seed, step, alpha))])
+        return rows
 
     def on_device(self, values: Tensor) -> Tensor:
         """A copy of values made here, where the images are, for which nobody waits."""
@@ -138,9 +162,9 @@ class TrainingBatches:
         return values.to(self.device, non_blocking=True)
 
     def parts(self, drawn: Tensor) -> Iterator[list[Batch]]:
-        """This worker's shards of each sub-batch of one step's whole batch, [B, 4] on the device."""
+        """This worker's shards of each sub-batch of one step's whole batch, [B, width] on the device."""
         parts = self.sub_batches(len(drawn))
-        return ([self._batch(drawn[a:b], a) for a, b in self.shards.bounds(*part)] for part in parts)
+        return ([self._batch(drawn, a, b) for a, b in self.shards.bounds(*part)] for part in parts)
 
     def sub_batches(self, size: int) -> Iterator[tuple[int, int]]:
         """Where the sub-batches of a batch of so many images begin and end."""
@@ -152,15 +176,48 @@ class TrainingBatches:
 
         The gap that a shift leaves, which the network sees as zeros, has the mean colour.
         """
-        drawn = self.on_device(self.drawn(range(step, step + 1))[0, :most])
-        colour = self.standardise.mean.mean((0, 1))
-        moved = self._moved(drawn, self.images[drawn[:, 0]] - colour)
-        return (moved + colour).round().to(torch.uint8)
+        drawn = self.on_device(torch.from_numpy(self._drawn_at(step)[:most, : self.columns]))
+        return self._seen(drawn, self.images[drawn[:, 0]])
 
-    def _batch(self, drawn: Tensor, first: int) -> Batch:
-        indices = drawn[:, 0]
-        images = self._moved(drawn, self.standardise(self.images[indices])).contiguous()
-        return Batch(images.permute(0, 3, 1, 2), self.labels[indices])  # its memory is channels last already
+    def _seen(self, drawn: Tensor, raw: Tensor) -> Tensor:
+        colour = self.standardise.mean.mean((0, 1))
+        images = self.augmentation.recoloured(raw, drawn[:, 4:], colour.dtype) - colour
+        moved = self.augmentation.cut(self._moved(drawn, images), drawn[:, 4:])
+        return (moved + colour).round().clamp(0, 255).to(torch.uint8)
+
+    def _batch(self, drawn: Tensor, start: int, stop: int) -> Batch:
+        rows, width, end = drawn[start:stop], self.columns, len(drawn) - 1
+        images = self._images(rows[:, :width], range(start, stop))
+        labels = self.labels[rows[:, 0]]
+        if not self.order.data.mixup:
+            return Batch(images.permute(0, 3, 1, 2), labels)  # its memory is channels last already
+        other = rows[:, width : 2 * width]
+        others = self._images(other, range(end - start, end - stop, -1))
+        share = uniform(rows[:, -1], images.dtype)
+        part = share[:, None, None, None]
+        joined = (images * part + others * (1 - part)).permute(0, 3, 1, 2)
+        return Batch(joined, labels, self.labels[other[:, 0]], share)
+
+    def _images(self, drawn: Tensor, places: range) -> Tensor:
+        """The images at some places of the step's batch, as the network gets them: [b, H, W, 3]."""
+        extra, dtype = drawn[:, 4:], self.standardise.mean.dtype
+        images = self.standardise(self.augmentation.recoloured(self._raw(drawn, places), extra, dtype))
+        return self.augmentation.cut(self._moved(drawn, images), extra).contiguous()
+
+    def _raw(self, drawn: Tensor, places: range) -> Tensor:
+        """The same as they are, 0 to 255."""
+        return self.images[drawn[:, 0]]
 
     def _moved(self, drawn: Tensor, images: Tensor) -> Tensor:
-        return shift_and_flip(images, drawn[:, 1:3], drawn[:, 3].bool(), self.order.data.shift)
+        return shift_and_flip(images, drawn[:, 1:3], drawn[:, 3].bool(), self.shift)
+
+
+def share_of(seed: int, step: int, alpha: float) -> int:
+    """How much of each image mixup leaves in a step's batch, in units of 2^-53: drawn from Beta(alpha, alpha).
+
+    Source: arXiv:1710.09412, whose code draws one number for a batch and joins it to itself in another order.
+    """
+    from scipy.special import betaincinv  # here, since most runs have no use for it
+
+    (chance,) = draws.uniform(draws.raw(seed, Stream.MIXUP, step, 1))
+    return min(2**53 - 1, int(betaincinv(alpha, alpha, chance) * 2**53))

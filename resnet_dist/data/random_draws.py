@@ -22,6 +22,10 @@ class Stream(IntEnum):
     AUGMENTATION = 3
     CROP = 4
     SHARDS = 5
+    CUTOUT = 6
+    COLOUR = 7
+    TRANSFORM = 8
+    MIXUP = 9
 
 
 def raw(seed: int, stream: Stream, index: int, count: int) -> NDArray[np.uint64]:

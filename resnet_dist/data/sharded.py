@@ -16,7 +16,8 @@ from torch import Tensor
 
 from resnet_dist.configuration.data import DataConfig
 from resnet_dist.data import random_draws as draws
-from resnet_dist.data.batches import Batch, BatchOrder, Standardiser, TrainingBatches, shift_and_flip
+from resnet_dist.data.augmentation import Augmentation
+from resnet_dist.data.batches import BatchOrder, Standardiser, TrainingBatches
 from resnet_dist.data.block_order import BlockOrder, blocks_held
 from resnet_dist.data.crops import WORDS, colour_shifts, test_crop, training_crop
 from resnet_dist.data.image_decoding import NotAnImageError, decode
@@ -181,6 +182,7 @@ class StreamedBatches(TrainingBatches):
         self.standardise = standardise
         self.shift = data.shift if data.augmentation == "shift" else 0
         in_blocks = data.sampling == "permutation"
+        self.augmentation = Augmentation(data)
         kind = BlockOrder if in_blocks else BatchOrder
         self.order = kind(data, len(self.labels), seed, augmentation_seed)
         self.accumulation = data.accumulation
@@ -209,37 +211,26 @@ class StreamedBatches(TrainingBatches):
 
     def pixels(self, step: int, most: int) -> Tensor:
         """See above."""
-        drawn = super().drawn(range(step, step + 1))[0, :most]
+        drawn = torch.from_numpy(self._drawn_at(step)[:most, : self.columns])
         words = self._words_of(step)
         images = [self._cut(int(image), words[place]) for place, image in enumerate(drawn[:, 0])]
-        colour = self.standardise.mean.mean((0, 1))
-        drawn = self.on_device(drawn)
-        moved = self._moved(drawn, _stacked(images).to(self.device) + self._colours(words[:most]) - colour) + colour
-        return moved.round().clamp(0, 255).to(torch.uint8)
+        return self._seen(self.on_device(drawn), _stacked(images).to(self.device) + self._colours(words[:most]))
 
-    def _batch(self, drawn: Tensor, first: int) -> Batch:
-        futures = self._ahead[self._step]
-        places = range(first, first + len(drawn))
-        size = self.standardise.mean.shape[0]
-        found = [futures.pop(place).result() for place in places]
+    def _raw(self, drawn: Tensor, places: range) -> Tensor:
+        futures, size = self._ahead[self._step], self.standardise.mean.shape[0]
+        take = futures.__getitem__ if self.order.data.mixup else futures.pop  # some are asked for twice
+        found = [take(place).result() for place in places]
         pixels = _stacked(found) if found else torch.empty(0, size, size, 3, dtype=torch.uint8)
-        images = self.standardise(self.on_device(pixels))
-        images = images + self._colours(self._words[first : first + len(drawn)]) * self.standardise.scale
-        images = self._moved(drawn, images).contiguous()
-        return Batch(images.permute(0, 3, 1, 2), self.labels[drawn[:, 0]])
-
-    def _moved(self, drawn: Tensor, images: Tensor) -> Tensor:
-        return shift_and_flip(images, drawn[:, 1:3], drawn[:, 3].bool(), self.shift)
+        return self.on_device(pixels) + self._colours(self._words[list(places)])
 
     def _under_way(self, step: int) -> dict[int, Future[Tensor]]:
         """Ask the threads for this worker's images of a step."""
         indices, words = self.order.draw(step).indices, self._words_of(step)
-        return {
-            place: self.threads.submit(self._cut, int(indices[place]), words[place])
-            for part in self.sub_batches(len(indices))
-            for start, stop in self.shards.bounds(*part)
-            for place in range(start, stop)
-        }
+        bounds = [bound for part in self.sub_batches(len(indices)) for bound in self.shards.bounds(*part)]
+        places = [place for start, stop in bounds for place in range(start, stop)]
+        if self.order.data.mixup:  # what is joined to them
+            places = list(dict.fromkeys([*places, *(len(indices) - 1 - place for place in places)]))
+        return {place: self.threads.submit(self._cut, int(indices[place]), words[place]) for place in places}
 
     def _cut(self, image: int, words: NDArray[np.uint64]) -> Tensor:
         """What is trained on of an image: uint8 [3, S, S]."""

@@ -55,7 +55,7 @@ class CapturedUpdates:
         self._steps = range(0)  # whose draws and numbers are on the device, and not yet used
         self._filled = 0
         size, device = update.config.data.batch_size, update.device
-        self._drawn = torch.zeros(CHUNK, size, 4, dtype=torch.int64, device=device)
+        self._drawn = torch.zeros(CHUNK, size, update.batches.width, dtype=torch.int64, device=device)
         self._numbers = torch.zeros(CHUNK, len(update.numbers(0)), dtype=torch.float64, device=device)
         self._losses = torch.zeros(CHUNK, update.gradients.columns, dtype=torch.float64, device=device)
         self._place = torch.zeros(1, dtype=torch.int64, device=device)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from resnet_dist import custom_code as custom
 from resnet_dist.configuration.code import is_custom
 from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.data.augmentation import OWN_NUMBERS, transformed
 from resnet_dist.errors import ConfigurationError, UserError
 from resnet_dist.networks.batch_norm import SynchronisedBatchNorm
 from resnet_dist.networks.initialisation import initialise
@@ -33,7 +34,7 @@ PATIENCE = 60.0
 
 
 def check_code(config: TrainingConfig) -> None:
-    """Raise a `ConfigurationError` of one line if the network, block, loss or solver of a configuration breaks a law.
+    """Raise a `ConfigurationError` of one line if code that a configuration names breaks a law.
 
     Its code must have been installed. A data source is checked when it is decoded.
     """
@@ -41,6 +42,8 @@ def check_code(config: TrainingConfig) -> None:
     for setting in ("network.family", "network.block"):
         if setting in names:
             _guarded(setting, names[setting], _check_network, config)
+    if "data.transform" in names:
+        _guarded("data.transform", names["data.transform"], _check_transform, config)
     if "loss.kind" in names:
         _guarded("loss.kind", names["loss.kind"], _check_loss, config)
     if "solver.kind" in names:
@@ -146,6 +149,28 @@ def _check_evaluation(network: nn.Module, images: Tensor) -> None:
         apart = torch.cat([network(images[:2]), network(images[2:])])
     if not torch.allclose(together, apart, rtol=1e-9, atol=1e-12):
         raise ConfigurationError("lets an image's logits depend on its neighbours in evaluation (law 1)")
+
+
+def _check_transform(config: TrainingConfig) -> None:
+    own = custom.resolve("data.transform", config.data.transform)
+    generator = torch.Generator().manual_seed(1)
+    shape = (IMAGES, 3, config.data.size, config.data.size)
+    images = torch.randint(0, 256, shape, generator=generator).double()
+    numbers = torch.rand(IMAGES, OWN_NUMBERS, dtype=torch.float64, generator=generator)
+    before = images.clone()
+    made = transformed(own, images, numbers)
+    if not torch.equal(images, before):
+        raise ConfigurationError("writes into the images that it is given; give others back")
+    if not made.isfinite().all():
+        raise ConfigurationError("gives images that are not finite")
+    if not torch.equal(transformed(own, images, numbers), made):
+        raise ConfigurationError(
+            "draws random numbers of its own, so that a run could not be resumed to the same result (law 2); use those "
+            f"that it is given, {OWN_NUMBERS} for each image"
+        )
+    apart = torch.cat([transformed(own, images[at], numbers[at]) for at in (slice(0, 2), slice(2, None), slice(0, 0))])
+    if not torch.allclose(made, apart, rtol=1e-9, atol=1e-9):
+        raise ConfigurationError("lets an image depend on its neighbours in the batch, which workers share (law 1)")
 
 
 def _check_loss(config: TrainingConfig) -> None:

@@ -46,18 +46,24 @@ class Loss:
         """Sum of the losses of a shard's images, divided by the size of the whole batch, and times the scale."""
         with self.autocast():
             logits = network(batch.images)
-        loss = self._sum(logits.to(self.dtype), batch.labels) / size
+        loss = self._sum(logits.to(self.dtype), batch) / size
         return loss * self.scale.value if self.scale.enabled else loss
 
     def unscaled(self, loss: Tensor) -> Tensor:
         """A loss that was computed here, as it is reported: detached, and without the scale."""
         return loss.detach() / self.scale.value if self.scale.enabled else loss.detach()
 
-    def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if self._own:
-            return own_losses(self._own, logits, labels).sum()
-        smoothing = self.config.label_smoothing
-        return F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+    def _sum(self, logits: Tensor, batch: Batch) -> Tensor:
+        if batch.others is not None and batch.share is not None:
+            own, other = self._each(logits, batch.labels), self._each(logits, batch.others)
+            return (own * batch.share + other * (1 - batch.share)).sum()
+        return self._each(logits, batch.labels).sum() if self._own else self._cross_entropy(logits, batch.labels, "sum")
+
+    def _each(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return own_losses(self._own, logits, labels) if self._own else self._cross_entropy(logits, labels, "none")
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor, reduction: str) -> Tensor:
+        return F.cross_entropy(logits, labels, reduction=reduction, label_smoothing=self.config.label_smoothing)
 
 
 def own_losses(own: Callable[..., Tensor], logits: Tensor, labels: Tensor) -> Tensor:

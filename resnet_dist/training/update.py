@@ -124,7 +124,7 @@ class Update:
         return self.compute(drawn, numbers if self.by_host else self.batches.on_device(numbers))
 
     def compute(self, drawn: Tensor, numbers: Tensor) -> Tensor:
-        """One update from draws, int64 [B, 4] on the device, and numbers, float64 [n] there too unless `by_host`.
+        """One update from draws, int64 [B, width] on the device, and numbers, float64 [n] there too unless `by_host`.
 
         Returns this worker's part of the batch's mean loss, on the device: [1], or [virtual shards] with zeros for
         those of others.

@@ -53,7 +53,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "batch_norm__momentum": "dynamic",
     },
     "plain network, momentum 0, held-out images": {"network__family": "plain", "batch_norm__momentum": 0},
-    "pre-activation, projections, AdamW, cosine, smooth labels, clipping, average": {
+    "pre-activation, projections, AdamW, cosine, smooth labels, clipping, average, mixup": {
         "network__family": "preactivation",
         "network__shortcut": "B",
         "solver__kind": "adamw",
@@ -61,6 +61,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "solver__average_decay": 0.9,
         "schedule__kind": "cosine",
         "loss__label_smoothing": 0.1,
+        "data__mixup": 0.4,
+        "data__cutout": 8,
+        "data__colour": 0.3,
     },
 }
 

@@ -39,11 +39,14 @@ VARIANTS = {
     f"{solver}, {warm_up}, {sampling}": {**SOLVERS[solver], **WARM_UP[warm_up], "data__sampling": sampling}
     for solver, warm_up, sampling in itertools.product(SOLVERS, WARM_UP, SAMPLING)
 }
-VARIANTS["adamw, warm-up, cosine, pre-activation, clipping, average"] = {
+VARIANTS["adamw, warm-up, cosine, pre-activation, clipping, average, mixup"] = {
     "solver__kind": "adamw",
     "solver__gradient_clip": 0.5,
     "solver__average_decay": 0.9,
     "schedule__warmup_shape": "linear",
+    "data__mixup": 0.4,
+    "data__cutout": 8,
+    "data__colour": 0.3,
     "schedule__kind": "cosine",
     "schedule__warmup_iterations": 3,
     "network__family": "preactivation",

@@ -86,6 +86,7 @@ OTHER: dict[str, list[Any]] = {
     "network.family": ["plain", "preactivation", "nets:wide", "nets:deep"],
     "network.block": ["blocks:one", "blocks:other"],
     "loss.kind": ["losses:one", "losses:other"],
+    "data.transform": ["transforms:one", "transforms:other"],
     "solver.kind": ["rmsprop", "adagrad", "adadelta", "adam", "adamw"],
     "code.fingerprint": ["0123456789abcdef", "fedcba9876543210"],
     "network.depth": [8, 26],

@@ -30,11 +30,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cosine": {"schedule__kind": "cosine"},
     "float32": {"run__precision": "float32"},
     "bfloat16": {"run__precision": "bfloat16", "batch_norm__momentum": "dynamic"},
-    "smooth labels, clips, average": {
+    "later recipes": {
         "loss__label_smoothing": 0.1,
         "solver__gradient_clip": 0.5,
         "solver__average_decay": 0.9,
         "data__accumulation": 2,
+        "data__mixup": 0.4,
+        "data__cutout": 8,
+        "data__colour": 0.3,
     },
     "pre-activation": {"network__family": "preactivation", "network__shortcut": "B"},
 }
@@ -98,7 +101,14 @@ def test_a_run_that_resumes_inside_a_chunk_has_the_same_bits(variant: str) -> No
 
 @pytest.mark.parametrize(
     "variant",
-    ["sgd", "adamw", "dynamic momentum, accumulation", "permutation", "bfloat16", "smooth labels, clips, average"],
+    [
+        "sgd",
+        "adamw",
+        "dynamic momentum, accumulation",
+        "permutation",
+        "bfloat16",
+        "later recipes",
+    ],
 )
 def test_on_a_gpu_captured_and_eager_updates_are_one_arithmetic(variant: str) -> None:
     settings = DATA | VARIANTS[variant] | {"run__epochs": 2}
@@ -121,13 +131,14 @@ def test_on_a_gpu_captured_and_eager_updates_are_one_arithmetic(variant: str) ->
 def test_an_update_on_a_device_asks_the_host_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     # On `meta` nothing has a value: whoever asks for one, branches on one, or brings a tensor of the CPU, fails.
     monkeypatch.setattr(Loss, "autocast", lambda self: contextlib.nullcontext())  # which knows no such device
-    settings = VARIANTS["smooth labels, clips, average"]
+    settings = VARIANTS["later recipes"]
     config = small_config(**DATA | settings, run__precision="float32", batch_norm__momentum="dynamic")
     with settings_of_run(exact=False):
         training = Training(config, small_dataset(train=IMAGES, test=5), Workers(0, 1, torch.device("meta")))
         update = training.updates
         assert isinstance(update, Update)
-        drawn, numbers = torch.zeros(6, 4, dtype=torch.int64), torch.tensor(update.numbers(0), dtype=torch.float64)
+        width = training.batches.width
+        drawn, numbers = torch.zeros(6, width, dtype=torch.int64), torch.tensor(update.numbers(0), dtype=torch.float64)
         for _ in range(2):
             loss = update.compute(drawn.to("meta"), numbers.to("meta"))
         assert loss.device.type == "meta"
