@@ -106,7 +106,10 @@ def load_dataset(data: DataConfig, cache: Path | None = None) -> Dataset:
     images = source.images
     used, kept = _training_counts(data, len(images.train_labels))
     tested = _limit(data, "test_limit", len(images.test_labels))
-    mean, std = _standardisation(images.train_images[:used])
+    # A run loads its data twice: to know what they are, and to train.
+    if (known := (source.fingerprint, used)) not in _STANDARDISATIONS:
+        _STANDARDISATIONS[known] = _standardisation(images.train_images[:used])
+    mean, std = _STANDARDISATIONS[known]
     if not std:
         raise DataError(f"data.source: all training images of {data.source} are one flat colour")
     train_images, train_labels = torch.from_numpy(images.train_images), torch.from_numpy(images.train_labels)
@@ -237,6 +240,10 @@ def _limit(data: DataConfig, name: str, available: int) -> int:
     if limit > available:
         raise DataError(f"data.{name}: {limit} is more than the {available} images of {data.source}; 0 takes all")
     return limit or available
+
+
+_STANDARDISATIONS: dict[tuple[str, int], tuple[NDArray[np.float64], float]] = {}
+"""Mean and deviation of what this process has loaded, by fingerprint and number of images."""
 
 
 def _standardisation(images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], float]:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import benchmarks.__main__ as command
-from benchmarks import end_to_end, first_update, planning, trial_overhead, two_workers
+from benchmarks import end_to_end, first_update, launcher, planning, trial_overhead, two_workers
 from benchmarks.conventional import ConventionalTrainer
 from benchmarks.end_to_end import Ceiling, OurTrainer, Speeds
 from benchmarks.targets import Target
@@ -204,6 +204,24 @@ def test_trial_cost_is_the_time_of_a_slot_less_the_training() -> None:
     first = [Finished(30.0 + 2 * turn, 1.7) for turn in range(5)]
     second = [Finished(30.5 + 2 * turn, 1.7) for turn in range(5)]
     assert trial_overhead.costs(second + first, slots=2) == pytest.approx([0.3] * 4)
+
+
+def test_a_launchers_growth_is_that_of_its_pace_once_all_slots_are_busy() -> None:
+    # Eight slots start at once, a hundred trials follow at 0.1 s, a hundred at 0.3 s, and a last hundred at 0.2 s.
+    gaps = [0.0] * 8 + [0.1] * 100 + [0.3] * 100 + [0.2] * 100
+    starts = np.cumsum([0.0, *gaps]).tolist()
+    launches = launcher.Launches(starts, megabytes=500.0)
+    assert launches.growth(slots=8) == pytest.approx(2.0)
+    growth, memory = launcher.targets(launches, slots=8)
+    assert (growth.state, memory.state) == ("short", "ok")
+
+
+def test_two_workers_are_compared_within_rounds() -> None:
+    seconds = {"two workers": [0.12, 0.3], "plain": [0.1, 0.3], "one worker": [0.2, 0.5]}
+    rounds = {f"{name} float32": [two_workers.Round(one, one) for one in taken] for name, taken in seconds.items()}
+    plain, one = two_workers.targets(rounds, ("float32",))
+    assert plain.reached == pytest.approx(1.1) and plain.state == "ok"
+    assert one.reached == pytest.approx((0.2 / 0.12 + 0.5 / 0.3) / 2) and one.state == "ok"
 
 
 def test_trials_of_the_grid_are_distinct_and_tiny() -> None:
