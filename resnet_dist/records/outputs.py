@@ -1,10 +1,12 @@
-"""Which files of a working directory this program has written: results are no code, wherever a user keeps them."""
+"""Which files of a working directory are no code, wherever a user keeps them: results, images and notebooks."""
 
 import re
 from pathlib import Path, PurePosixPath
 
 _FILES = re.compile(r"[0-9a-f]{16}\.zip|\.check-[0-9a-f]{16}")
 """Archives of `export` and what is written to see whether a directory takes files."""
+_DATA = re.compile(r".*\.(png|jpe?g|bmp|gif|ppm|tiff?|webp|ipynb)", re.IGNORECASE)
+"""Images, whose fingerprint a trial records, figures, and notebooks, of which it records all that they ask for."""
 
 
 class Outputs:
@@ -15,9 +17,11 @@ class Outputs:
         self._known: dict[PurePosixPath, bool] = {}
 
     def __contains__(self, name: str) -> bool:
-        """Whether `name`, relative to the directory, is an experiment's, a report's, staged data's or an archive's."""
+        """Whether `name`, relative to the directory, is a record, a report, an archive of ours, or no code."""
         path = PurePosixPath(name)
-        return bool(_FILES.fullmatch(path.name)) or any(map(self._is_output, path.parents))
+        return bool(_FILES.fullmatch(path.name) or _DATA.fullmatch(path.name)) or any(
+            map(self._is_output, path.parents)
+        )
 
     def _is_output(self, folder: PurePosixPath) -> bool:
         if folder not in self._known:

@@ -76,6 +76,7 @@ def test_what_this_program_writes_is_no_change_of_the_code(checkout: Path) -> No
         checkout, *(f"other dir/demo/{name}" for name in ("experiment.json", "trials/0/result.json", "tb/0/events"))
     )
     written(checkout, "mine/.data/sources/0.json", "mine/.data/0/train.npy", "0123456789abcdef.zip")
+    written(checkout, "pictures/train/cat/0.PNG", "pictures/test/dog/größe 1.jpeg", "Untitled.ipynb")
     written(checkout, "paper/report.html", "paper/tables.csv", "paper/figures/one.svg")
     written(checkout, "mine/.check-0123456789abcdef")
     assert state_of(checkout) == SourceState(git(checkout, "rev-parse", "HEAD"), dirty=False, origin="git")
