@@ -91,7 +91,7 @@ class Standardiser:
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 [b, H, W, 3] → floating point, the same shape."""
-        return (images.to(self.mean.dtype) - self.mean) * self.scale
+        return torch.sub(images, self.mean).mul_(self.scale)  # without a copy of each stage
 
 
 def shift_and_flip(images: Tensor, shifts: Tensor, flips: Tensor, reach: int) -> Tensor:

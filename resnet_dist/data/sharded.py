@@ -221,7 +221,8 @@ class StreamedBatches(TrainingBatches):
         take = futures.__getitem__ if self.order.data.mixup else futures.pop  # some are asked for twice
         found = [take(place).result() for place in places]
         pixels = _stacked(found) if found else torch.empty(0, size, size, 3, dtype=torch.uint8)
-        return self.on_device(pixels) + self._colours(self._words[list(places)])
+        raw = self.on_device(pixels)
+        return raw + self._colours(self._words[list(places)]) if self.order.data.augmentation == "paper" else raw
 
     def _under_way(self, step: int) -> dict[int, Future[Tensor]]:
         """Ask the threads for this worker's images of a step."""

@@ -357,15 +357,22 @@ def _cells(experiment: Experiment, planned: Sequence[PlannedTrial]) -> tuple[Pla
 def _memory(config: TrainingConfig, activations: int, weights: int) -> int:
     workers = config.run.workers
     copies = 2 + SOLVER_MEMORY.get(config.solver.kind, 2)  # themselves, their gradients, and what the solver keeps
-    # Each worker holds all training images, and its share of the test images, with their labels.
+    # Each worker holds all training images, and its share of the test images, with their labels; of shards some blocks,
+    # and what is decoded ahead.
     image = 3 * config.data.size**2 + 8
     images = (train_images(config) + config.data.holdout + test_images(config) // workers) * image
+    if config.data.is_streamed:
+        blocks = SHARD_BLOCKS * config.data.shuffle_block * (config.data.shuffle_window + 2) // workers
+        images = blocks * SHARD_FILE + STEPS_AHEAD * config.data.batch_size * image // workers
     return PROCESS_MEMORY + images + copies * weights + activations // workers
 
 
 def _steps(config: TrainingConfig, epochs: int) -> int:
     return EpochPlan(train_images(config), config.data.batch_size, config.data.sampling).first_step(epochs)
 
+
+SHARD_BLOCKS, SHARD_FILE, STEPS_AHEAD = 9, 115_000, 3
+"""Of images in shards: sequences of blocks that one worker reads, bytes of ImageNet's mean file, batches in memory."""
 
 KNOWN_SIZES = {"synthetic": (10_000, 2_000), "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000)}
 """Training and test images of the sources whose content is fixed."""

@@ -25,9 +25,10 @@ def recipe(results: ExperimentResults) -> str:
     size = shared.get("data.size")
     images = f"{_images(results)}images" + (f" of {size}×{size} pixels" if size else "")
     data = f"{shown_source(str(source))}, {images}" if source else images
+    shift = ("data.shift", "shifts up to {} pixels")
     how = said(
         ("data.sampling", "sampling: {}"),
-        ("data.shift", "shifts up to {} pixels"),
+        shift if shared.get("data.augmentation", "shift") == "shift" else ("data.augmentation", "crops: {}"),
         ("data.flip", "flips: {}"),
         ("data.batch_size", "{} a batch"),
     )

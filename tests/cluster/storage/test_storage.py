@@ -60,6 +60,18 @@ def test_a_missing_object_reads_as_none(storage: BrowsableStorage, key: str) -> 
     assert storage.get(key) is None
 
 
+def test_parts_of_an_object_are_read(storage: BrowsableStorage) -> None:
+    storage.put("a/b", b"0123456789")
+    assert [storage.get_range("a/b", *part) for part in ((0, 3), (4, 1), (8, 5), (10, 2), (99, 1))] == [
+        b"012",
+        b"4",
+        b"89",
+        b"",
+        b"",
+    ]
+    assert storage.get_range("absent", 0, 1) is None
+
+
 def test_a_folder_is_no_object(storage: BrowsableStorage) -> None:
     storage.put("folder/a", b"1")
     assert storage.get("folder") is None

@@ -120,6 +120,17 @@ def test_colours_are_the_papers_alone_and_drawn_anew(shards: Path) -> None:
     assert given.pixels(0, 5).shape == (5, SIZE, SIZE, 3)
 
 
+def test_half_of_the_cut_images_are_flipped(shards: Path) -> None:
+    given, unflipped = batches(config(shards, "today")), batches(config(shards, "today", flip=False))
+    flipped = 0
+    for step in range(4):
+        for one, other in zip(step_of(given, step)[0], step_of(unflipped, step)[0], strict=True):
+            assert torch.equal(one, other) or torch.equal(one, other.flip(2))
+            flipped += not torch.equal(one, other)
+    drawn = sum(int(given.order.draw(step).flips.sum()) for step in range(4))
+    assert flipped == drawn and 5 < drawn < 23
+
+
 def test_test_images_are_streamed_in_their_order(shards: Path) -> None:
     tests = load_test_images(config(shards, "today"))
     images = tests.images
