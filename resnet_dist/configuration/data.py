@@ -132,7 +132,7 @@ class DataConfig(Section):
         if self.augmentation != "shift" and not self.is_streamed:
             raise ConfigurationError(
                 f"data.augmentation: {self.augmentation!r} cuts from images of their own size, which shards have: "
-                "resnet-dist data shard SOURCE DEST, and --data.source shards:DEST"
+                "resnet-dist data shard SOURCE DEST, and data.source shards:DEST"
             )
         if self.transform:
             choose("data.transform", self.transform, ())

@@ -17,8 +17,8 @@ from tune_jobs.command_line import make_parser
 ROOT = Path(__file__).parents[2]
 BELOW = ("resnet_dist", "tune_jobs/actions", "tune_jobs/grid", "tune_jobs/report", "tune_jobs/results")
 FROM_CALLS = ("cluster/storage", "cluster/ray_cluster/connection.py", "cluster/ray_cluster/preflight.py")
-OF_A_COMMAND = ("hand_over.py", "to_mlflow.py", "to_wandb.py", "model_formats.py")
-"""`results --to` and `export` have no function."""
+OF_A_COMMAND = ("hand_over.py", "to_mlflow.py", "to_wandb.py", "model_formats.py", "sharding.py")
+"""`results --to`, `export` and `data shard` have no function."""
 
 
 def texts(file: Path) -> Iterator[tuple[int, str]]:
