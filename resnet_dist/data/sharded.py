@@ -213,7 +213,8 @@ class StreamedBatches(TrainingBatches):
         """See above."""
         drawn = torch.from_numpy(self._drawn_at(step)[:most, : self.columns])
         words = self._words_of(step)
-        images = [self._cut(int(image), words[place]) for place, image in enumerate(drawn[:, 0])]
+        flips = self.order.draw(step).flips
+        images = [self._cut(int(row[0]), bool(flips[place]), words[place]) for place, row in enumerate(drawn)]
         return self._seen(self.on_device(drawn), _stacked(images).to(self.device) + self._colours(words[:most]))
 
     def _raw(self, drawn: Tensor, places: range) -> Tensor:
@@ -226,17 +227,25 @@ class StreamedBatches(TrainingBatches):
 
     def _under_way(self, step: int) -> dict[int, Future[Tensor]]:
         """Ask the threads for this worker's images of a step."""
-        indices, words = self.order.draw(step).indices, self._words_of(step)
+        draw, words = self.order.draw(step), self._words_of(step)
+        indices, flips = draw.indices, draw.flips
         bounds = [bound for part in self.sub_batches(len(indices)) for bound in self.shards.bounds(*part)]
         places = [place for start, stop in bounds for place in range(start, stop)]
         if self.order.data.mixup:  # what is joined to them
             places = list(dict.fromkeys([*places, *(len(indices) - 1 - place for place in places)]))
-        return {place: self.threads.submit(self._cut, int(indices[place]), words[place]) for place in places}
+        return {
+            place: self.threads.submit(self._cut, int(indices[place]), bool(flips[place]), words[place])
+            for place in places
+        }
 
-    def _cut(self, image: int, words: NDArray[np.uint64]) -> Tensor:
-        """What is trained on of an image: uint8 [3, S, S]."""
+    def _cut(self, image: int, flip: bool, words: NDArray[np.uint64]) -> Tensor:
+        """What is trained on of an image: uint8 [3, S, S]. Images that are not shifted are flipped here."""
         data = self.order.data
-        return training_crop(decoded(self.reader, image), data.size, data.augmentation, words)
+        part = training_crop(decoded(self.reader, image), data.size, data.augmentation, words)
+        return part.flip(2) if flip and data.augmentation != "shift" else part
+
+    def _moved(self, drawn: Tensor, images: Tensor) -> Tensor:
+        return super()._moved(drawn, images) if self.order.data.augmentation == "shift" else images
 
     def _words_of(self, step: int) -> NDArray[np.uint64]:
         """Random words of each place of a step's batch, [B, WORDS]."""
