@@ -5,6 +5,9 @@ from typing import Literal
 
 from resnet_dist.configuration.sections import Section
 
+LONGEST = 3600.0
+"""Seconds between two checkpoints at most, however few a run is to have: what an interruption of a long run costs."""
+
 
 @dataclass(frozen=True)
 class RunConfig(Section):
@@ -44,8 +47,8 @@ class RunConfig(Section):
     """Seconds between checkpoints, which an interruption loses at most, unless `checkpoints` spreads them further; 0
     means none by time. The last update always has one, until the result is written."""
     checkpoints: int = 16
-    """Checkpoints by time over the whole run, at most: one that takes longer than so many times `checkpoint_seconds`
-    loses up to this fraction of itself. 0 means any number."""
+    """Checkpoints by time over the whole run, at most, unless they would be more than an hour apart. 0 means any
+    number."""
     checkpoint_epochs: int = 0
     """Epochs between checkpoints, besides those by time; 0 means none."""
     checkpoint_steps: int = 0

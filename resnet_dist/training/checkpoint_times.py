@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable
 
-from resnet_dist.configuration.run import RunConfig
+from resnet_dist.configuration.run import LONGEST, RunConfig
 from resnet_dist.workers import Workers
 
 LOOKS = 8
@@ -36,7 +36,7 @@ class CheckpointTimes:
 
     def _begin(self, step: int) -> None:
         self._since, self._first = self.clock(), step
-        self._look = step + self._apart
+        self._look = step + 1
 
     def due(self, step: int, ended: int = 0) -> bool:
         """Whether to write one after so many updates, asked once after each; alike on every worker.
@@ -58,10 +58,10 @@ class CheckpointTimes:
     def _updates_to_go(self, step: int) -> int:
         """How many updates from now to look again; 0 if the time is up."""
         elapsed, updates = self.clock() - self._since, step - self._first
-        left = self.run.checkpoint_seconds - elapsed
-        if left <= 0:
+        seconds = self.run.checkpoint_seconds
+        if elapsed >= seconds and (updates >= self._apart or elapsed >= max(seconds, LONGEST)):
             return 0
         if self.workers.size == 1:
             return 1  # nobody has to be told
-        wait = min(left, self.run.checkpoint_seconds / LOOKS)
+        wait = seconds / LOOKS if elapsed >= seconds else min(seconds - elapsed, seconds / LOOKS)
         return max(1, min(updates, int(wait / elapsed * updates) if elapsed else updates))

@@ -127,7 +127,7 @@ def test_a_step_never_waits_for_the_gpu(variant: str, gpus: None) -> None:
 def test_images_and_weights_lie_on_the_workers_gpu(gpus: None) -> None:
     training = Training(small_config(), small_dataset(), current_of_one(torch.device("cuda", 1)))
     tensors = [*training.network.state_dict().values(), training.batches.images, training.batches.labels]
-    tensors += [tensor for _, _, *part in training.test.parts for tensor in part]
+    tensors += [tensor for _, _, images, labels in training.test.parts for tensor in (*images.pieces(10), labels)]
     assert {tensor.device for tensor in tensors} == {torch.device("cuda", 1)}
 
 

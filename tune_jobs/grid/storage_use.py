@@ -2,7 +2,7 @@
 
 import math
 
-from resnet_dist.configuration.run import RunConfig
+from resnet_dist.configuration.run import LONGEST, RunConfig
 from resnet_dist.configuration.training import TrainingConfig
 
 REQUESTS_OF_A_TRIAL = 14
@@ -11,6 +11,8 @@ REQUESTS_OF_AN_EPOCH = 2
 """Events and metrics line."""
 REQUESTS_OF_A_CHECKPOINT = 4
 """State and manifest, and the deletion of older ones."""
+BYTES_OF_A_TRIAL = 200_000
+"""Pictures and settings in its first events, each sent several times; its other records; what frames the weights."""
 BYTES_OF_A_POINT = 54
 """Of a curve of TensorBoard, in its event file."""
 BYTES_OF_A_LINE = 260
@@ -32,14 +34,14 @@ def expected(
     of_an_epoch = BYTES_OF_A_POINT * 2 * (steps / run.epochs / run.summary_steps + 3)
     events = of_an_epoch * run.epochs * (1 + run.epochs / EVENT_FILES) / 2
     lines = BYTES_OF_A_LINE * (run.epochs**2 + written * run.epochs) / 2
-    return requests, events + lines + weights * (1 + state_copies * written)
+    return requests, BYTES_OF_A_TRIAL + events + lines + weights * (1 + state_copies * written)
 
 
 def checkpoints(run: RunConfig, seconds: float, steps: int) -> int:
     """How many a run writes, the last one included."""
     by_time = seconds / run.checkpoint_seconds if run.checkpoint_seconds else 0.0
     if run.checkpoints:
-        by_time = min(by_time, run.checkpoints)
+        by_time = min(by_time, max(run.checkpoints, seconds / LONGEST))
     by_epochs = run.epochs / run.checkpoint_epochs if run.checkpoint_epochs else 0.0
     by_steps = steps / run.checkpoint_steps if run.checkpoint_steps else 0.0
     return max(1, math.ceil(max(by_time, by_epochs, by_steps)))

@@ -61,6 +61,11 @@ def test_a_long_run_has_so_many_and_no_more() -> None:
     assert due_steps(RunConfig(), [30.0] * 1600) == list(range(100, 1601, 100))
 
 
+def test_an_interruption_of_a_run_of_days_costs_an_hour_at_most() -> None:
+    assert due_steps(RunConfig(), [60.0] * 1600) == [*range(60, 1600, 60), 1600]
+    assert due_steps(RunConfig(checkpoint_seconds=7200), [60.0] * 1600) == [*range(120, 1600, 120), 1600]
+
+
 def test_updates_and_epochs_count_besides() -> None:
     assert due_steps(RunConfig(checkpoint_seconds=0), [100.0] * 10) == [10]
     assert due_steps(RunConfig(checkpoint_seconds=0, checkpoint_steps=4), [1.0] * 10) == [4, 8, 10]

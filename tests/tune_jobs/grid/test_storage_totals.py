@@ -20,6 +20,7 @@ from tune_jobs.grid import storage_use
 
 def config_of(epochs: int, **settings: Any) -> TrainingConfig:
     defaults: dict[str, Any] = {"run__precision": "float32", "schedule__milestones": [], "run__device": "cpu"}
+    defaults["run__checkpoint_seconds"] = 0  # how many come by time depends on the machine
     return small_config(run__epochs=epochs, **defaults | settings)
 
 
