@@ -76,7 +76,8 @@ class Watch:
         self._patience: dict[str, float] = {}
         """Seconds that a trial has which was ended once: it may have been at work on something long."""
         self._ended: set[str] = set()  # attempts that were ended here
-        self._lost: dict[str, str] = {}  # by trial: what happened to its last attempt, until it goes on
+        self._lost: dict[str, tuple[str, set[str]]] = {}
+        """By trial, until it goes on: what happened, and the attempts whose workers are to be replaced, all of them."""
 
     def look(self, found: Any) -> None:
         """Take note of signs, end what is hung, and say what happened."""
@@ -97,12 +98,9 @@ class Watch:
         if trial in self._lost or all(attempts.get(sign.rank, sign.attempt) == sign.attempt for sign in found):
             return
         dead = [old for old in known if not old.ended] or known
-        if any(old.attempt in self._ended for old in known):
-            self._lost[trial] = ""  # said already
-        else:
-            self._lost[trial] = "; ".join(
-                f"{old.worker} {f'failed: {old.ended}' if old.ended else 'died'}" for old in dead[:2]
-            )
+        said = "; ".join(f"{old.worker} {f'failed: {old.ended}' if old.ended else 'died'}" for old in dead[:2])
+        said_already = any(old.attempt in self._ended for old in known)
+        self._lost[trial] = ("" if said_already else said), set(attempts.values())
 
     def _note(self, trial: str, found: list[Sign], now: float) -> None:
         for sign in found:
@@ -120,9 +118,12 @@ class Watch:
             self._newest[key] = sign
 
     def _go_on(self, trial: str, found: list[Sign]) -> None:
+        if trial not in self._lost:
+            return
+        said, replaced = self._lost[trial]
         first = next((sign for sign in found if sign.first_step and not sign.ended), None)
-        if trial in self._lost and first is not None and all(sign.attempt not in self._ended for sign in found):
-            said = self._lost.pop(trial)
+        if first is not None and replaced.isdisjoint(sign.attempt for sign in found):
+            del self._lost[trial]
             where = f"goes on from step {first.first_step - 1}" if first.first_step > 1 else "begins again"
             self.say(f"{first.name}: {f'{said}; the trial ' if said else ''}{where}")
 

@@ -93,7 +93,9 @@ def test_a_stopped_worker_is_ended_a_dead_one_is_named_and_neither_changes_the_r
         rf"worker . of 2 \(process {stopped} on .*\) has given no sign of life for \d+ s and is ended; ", hung
     )
     assert re.search(r"^8-layers/\S+: goes on from step \d+$", on)
-    assert re.search(rf"worker . of 2 \(process {killed} on .*\) died; the trial goes on from step \d+$", dead)
+    # Ray may end the other worker before it can say that it has lost this one.
+    assert re.search(rf"worker . of 2 \(process {killed} on \S+\) died; ", dead)
+    assert re.search(r"; the trial goes on from step \d+$", dead)
     assert "raylet" not in said and "Traceback" not in said
 
     assert main([*command[3:-1], str(quiet)]) == 0
