@@ -21,6 +21,10 @@ SOURCES = {
 _PLACES = {"folder": "folder:PATH", "shards": "shards:DEST"}
 
 
+IMAGENET = "imagenet:ILSVRC2012"
+"""What a reference calls ImageNet itself, which no run reads but from shards."""
+
+
 def _names_a_place(source: str) -> bool:
     return "/" in source or "\\" in source or os.path.exists(source)  # noqa: PTH110 - of any text
 
@@ -103,7 +107,7 @@ class DataConfig(Section):
                 raise ConfigurationError("data.source: 'shards:' needs a place, as in shards:s3://bucket/imagenet")
             if not path.startswith("s3://"):
                 object.__setattr__(self, "source", f"shards:{recordable(path, 'data.source')}")
-        elif kind == "imagenet":
+        elif kind == "imagenet" and self.source != IMAGENET:
             raise ConfigurationError(
                 f"data.source: {self.source!r}: make shards of it first (resnet-dist data shard {self.source} DEST), "
                 "and give shards:DEST"
@@ -112,7 +116,7 @@ class DataConfig(Section):
             raise ConfigurationError(
                 f"data.source: {self.source!r} is a path or an address; give folder:PATH, of what is here"
             )
-        else:
+        elif self.source != IMAGENET:
             choose("data.source", self.source, tuple(_PLACES.get(kind, kind) for kind in (*SOURCES, "shards")))
         for name in ("train_limit", "test_limit", "holdout"):
             self.require(name, getattr(self, name) >= 0, "at least 0")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from resnet_dist.credentials import looks_like_a_credential, looks_secret
-from resnet_dist.records.outputs import Outputs
+from resnet_dist.records.outputs import Outputs, is_data
 
 PATCH_LIMIT = 1_000_000
 """Bytes of uncommitted changes that are kept with a trial. A file that does not fit is left out whole, so that the
@@ -71,7 +71,7 @@ def source_state(package: Path | None = None) -> SourceState:
     changed = _names(ask_git(root, "diff", "--name-only", "--no-renames", "-z", "HEAD"))
     outputs = Outputs(root)
     others = _names(ask_git(root, "ls-files", "--others", "--exclude-standard", "-z"))
-    new = [name for name in others if name not in outputs]
+    new = [name for name in others if name not in outputs and not is_data(name)]
     patch, left_out = _patch(root, changed, new)
     return SourceState(commit.decode().strip(), bool(changed or new), "git", patch, left_out)
 

@@ -1,4 +1,4 @@
-"""Which files of a working directory are no code, wherever a user keeps them: results, images and notebooks."""
+"""Which files of a working directory are no code, wherever a user keeps them: what this program wrote, and data."""
 
 import re
 from pathlib import Path, PurePosixPath
@@ -9,6 +9,11 @@ _DATA = re.compile(r".*\.(png|jpe?g|bmp|gif|ppm|tiff?|webp|ipynb)", re.IGNORECAS
 """Images, whose fingerprint a trial records, figures, and notebooks, of which it records all that they ask for."""
 
 
+def is_data(name: str) -> bool:
+    """Whether a file is an image or a notebook, by its name."""
+    return bool(_DATA.fullmatch(PurePosixPath(name).name))
+
+
 class Outputs:
     """Tells results below a directory from other files; asks the file system once for each folder."""
 
@@ -17,11 +22,9 @@ class Outputs:
         self._known: dict[PurePosixPath, bool] = {}
 
     def __contains__(self, name: str) -> bool:
-        """Whether `name`, relative to the directory, is a record, a report, an archive of ours, or no code."""
+        """Whether `name`, relative to the directory, is an experiment's, a report's, staged data's or an archive's."""
         path = PurePosixPath(name)
-        return bool(_FILES.fullmatch(path.name) or _DATA.fullmatch(path.name)) or any(
-            map(self._is_output, path.parents)
-        )
+        return bool(_FILES.fullmatch(path.name)) or any(map(self._is_output, path.parents))
 
     def _is_output(self, folder: PurePosixPath) -> bool:
         if folder not in self._known:

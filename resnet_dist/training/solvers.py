@@ -10,7 +10,6 @@ from resnet_dist.configuration.code import is_custom
 from resnet_dist.configuration.solver import SOLVER_DEFAULTS, SolverConfig
 from resnet_dist.custom_code import call
 from resnet_dist.errors import ConfigurationError
-from resnet_dist.training.deferred_compiler import defer_compiler
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": functools.partial(torch.optim.SGD, dampening=0),
@@ -30,7 +29,6 @@ def make_solver(config: SolverConfig, parameters: Iterable[nn.Parameter]) -> tor
     gradient, except in AdamW, which takes learning rate x decay of the weights themselves at each update.
     """
     assert config.learning_rate is not None
-    defer_compiler()
     if is_custom(config.kind):
         made = call("solver.kind", config.kind, parameters=parameters, solver=config)
         if not isinstance(made, torch.optim.Optimizer):

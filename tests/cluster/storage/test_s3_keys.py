@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -123,7 +124,12 @@ def test_a_helper_program_that_waits_for_somebody_is_named(
     os.mkfifo(tmp_path / "forever")
     program = by_command(tmp_path, "", f"read password < {tmp_path / 'forever'}")
     try:
-        assert f"credential_process of profile default ({program}) prints nothing within 0 s; run it by" in failure()
+        # A busy machine may end the question for keys before the program's own time is up.
+        assert re.search(
+            rf"credential_process of profile default \({program}\) prints nothing within 0 s; run it by|"
+            "what gives profile default its keys does not answer within 0 s",
+            failure(),
+        )
     finally:
         os.close(os.open(tmp_path / "forever", os.O_RDWR))  # ends it
 

@@ -50,7 +50,7 @@ def data(monkeypatch: pytest.MonkeyPatch) -> list[Dataset]:
     def test_images(config: DataConfig) -> LabelledImages:
         return LabelledImages(loaded[0].test_images, loaded[0].test_labels, loaded[0].classes, loaded[0].fingerprint)
 
-    monkeypatch.setattr("resnet_dist.data.dataset.load_dataset", lambda config: loaded[0])
+    monkeypatch.setattr("resnet_dist.data.dataset.load_dataset", lambda *_: loaded[0])
     monkeypatch.setattr("resnet_dist.data.dataset.load_test_images", test_images)
     return loaded
 

@@ -283,7 +283,7 @@ BAD_FILES = {
     'name = "x"\ninclude = ["dmo"]': r"include: 'dmo' is not known.*did you mean 'demo'",
     'name = "x"\ninclude = ["experiment.toml"]': r"includes itself",
     'name = "x"\n[recipe.network]\ndepht = 20': r"recipe: setting: 'network.depht'.*did you mean 'network.depth'",
-    'name = "x"\n[recipe.run]\nseed = 3': r"run.seed: .*--seeds",
+    'name = "x"\n[recipe.run]\nseed = 3': r"run.seed: .* a launch is told how many seeds to run",
     'name = "x"\nseeds = 0\ninclude = ["demo"]': r"seeds: 0 is not allowed",
     'name = "x"\ninclude = ["other.toml"]': r"include: 'other.toml' is not there: .*other.toml is no file",
     'name = "x"\ntitle = ' + "[" * 5000: r"is nested too deeply",
