@@ -1,4 +1,6 @@
-"""What a file is, whatever its name says, from its first bytes."""
+"""What a file is: from its first bytes, whatever its name says; and which names are those of images."""
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")
 
 _MAGIC = (
     (b"version https://git-lfs", "a pointer of git LFS, whose file is fetched with git lfs pull"),

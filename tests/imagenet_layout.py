@@ -9,6 +9,9 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
+from cluster.storage.opening import open_storage
+from resnet_dist.data.folder_files import folder_files
+from resnet_dist.data.sharding import write_shards
 from tests.image_trees import encoded
 
 DEVKIT = "ILSVRC2012_devkit_t12"
@@ -95,3 +98,10 @@ def write_folder(root: Path, classes: int = 3, train: int = 8, val: int = 4) -> 
 def broken_picture() -> bytes:
     """A JPEG that is cut off."""
     return encoded(np.full((50, 60, 3), 90, np.uint8), "JPEG")[:-100]
+
+
+def small_shards(root: Path) -> Path:
+    """Several shards of `write_folder`'s images, which lie beside them: 24 for training, 12 for the test."""
+    files = folder_files(str(write_folder(root / "folder")), io.BytesIO())
+    write_shards(files, functools.partial(open_storage, str(root / "shards")), shard_bytes=20_000)
+    return root / "shards"

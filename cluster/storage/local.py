@@ -85,25 +85,23 @@ class LocalStorage:
 
     def get(self, key: str) -> bytes | None:
         """Read an object; None if there is none."""
-        validate_key(key)
-        self._counts.request("get")
-        try:
-            data = (self.root / key).read_bytes()
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise self._error("read", key, error) from error
-        self._counts.received(len(data))
-        return data
+        return self._read(key, Path.read_bytes)
 
     def get_range(self, key: str, start: int, length: int) -> bytes | None:
         """So many bytes of an object from `start` on, fewer where it ends before; None if there is no object."""
+
+        def part(path: Path) -> bytes:
+            with path.open("rb", buffering=0) as file:
+                file.seek(start)
+                return file.read(length)
+
+        return self._read(key, part)
+
+    def _read(self, key: str, read: Callable[[Path], bytes]) -> bytes | None:
         validate_key(key)
         self._counts.request("get")
         try:
-            with (self.root / key).open("rb", buffering=0) as file:
-                file.seek(start)
-                data = file.read(length)
+            data = read(self.root / key)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return None
         except OSError as error:

@@ -6,9 +6,10 @@ from typing import Generic
 
 from resnet_dist.data.archives import Member
 from resnet_dist.data.image_decoding import NotAnImageError
-from resnet_dist.data.image_tree import IMAGE_SUFFIXES, LARGEST_FILE, FoundImages, T
+from resnet_dist.data.image_tree import LARGEST_FILE, FoundImages, T
 from resnet_dist.data.splits import Place, is_split, is_system, printable
 from resnet_dist.errors import DataError
+from resnet_dist.file_kinds import IMAGE_SUFFIXES
 
 
 class ClassFolders(Generic[T]):

@@ -10,6 +10,7 @@ from resnet_dist.data.archives import Member
 from resnet_dist.data.image_decoding import NotAnImageError
 from resnet_dist.data.splits import DEPTH, Place, Splits, choose, is_split, is_system, look_alike, printable
 from resnet_dist.errors import DataError
+from resnet_dist.file_kinds import IMAGE_SUFFIXES
 
 LOGGER = logging.getLogger(__name__)
 
@@ -17,8 +18,6 @@ T = TypeVar("T")
 
 LARGEST_FILE = 64 * 2**20
 """Bytes; anything larger is taken for no image and not read into memory."""
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")
 
 Images = Mapping[str, Mapping[str, T]]
 """What was taken of each image, by class and file name."""

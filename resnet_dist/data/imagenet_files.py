@@ -16,10 +16,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from resnet_dist.data.image_tree import IMAGE_SUFFIXES
 from resnet_dist.data.sharding import ImageFile, ImageFiles
 from resnet_dist.data.splits import is_system
 from resnet_dist.errors import DataError
+from resnet_dist.file_kinds import IMAGE_SUFFIXES
 from resnet_dist.paths import absolute
 
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"

@@ -3,15 +3,17 @@
 import re
 from pathlib import Path, PurePosixPath
 
+from resnet_dist.file_kinds import IMAGE_SUFFIXES
+
 _FILES = re.compile(r"[0-9a-f]{16}\.zip|\.check-[0-9a-f]{16}")
 """Archives of `export` and what is written to see whether a directory takes files."""
-_DATA = re.compile(r".*\.(png|jpe?g|bmp|gif|ppm|tiff?|webp|ipynb)", re.IGNORECASE)
+_DATA = (*IMAGE_SUFFIXES, ".ipynb")
 """Images, whose fingerprint a trial records, figures, and notebooks, of which it records all that they ask for."""
 
 
 def is_data(name: str) -> bool:
     """Whether a file is an image or a notebook, by its name."""
-    return bool(_DATA.fullmatch(PurePosixPath(name).name))
+    return name.lower().endswith(_DATA)
 
 
 class Outputs:

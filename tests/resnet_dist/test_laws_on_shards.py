@@ -1,21 +1,16 @@
 """Laws 1 and 2 where images come from shards: any number of workers, and a run killed inside an epoch."""
 
 import functools
-import io
 import tempfile
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from cluster.storage.local import LocalStorage
-from cluster.storage.opening import open_storage
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.data.dataset import dataset_fingerprint, open_dataset
-from resnet_dist.data.folder_files import folder_files
-from resnet_dist.data.sharding import write_shards
-from tests.imagenet_layout import write_folder
+from tests.imagenet_layout import small_shards
 from tests.killed_runs import Moment, Outcome, attempt, outcome
 from tests.small_runs import Trace, small_config, trace
 from tests.worker_processes import run_workers
@@ -27,10 +22,7 @@ STEPS = 6
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("shards")
-    files = folder_files(str(write_folder(root / "folder")), io.BytesIO())
-    write_shards(files, partial(open_storage, str(root / "shards")), shard_bytes=20_000)
-    return root / "shards"
+    return small_shards(tmp_path_factory.mktemp("shards"))
 
 
 def config_of(shards: Path, exact: bool, augmentation: str = "paper") -> TrainingConfig:

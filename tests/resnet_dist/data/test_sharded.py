@@ -1,7 +1,5 @@
 """Batches from shards are functions of (seed, step), decoded by whoever holds them."""
 
-import io
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from cluster.storage.opening import open_storage
 from resnet_dist.configuration.data import DataConfig
 from resnet_dist.data.batches import Standardiser, TrainingBatches
 from resnet_dist.data.dataset import dataset_fingerprint, dataset_sizes, load_source, load_test_images, open_dataset
-from resnet_dist.data.folder_files import folder_files
 from resnet_dist.data.image_decoding import decode, middle
 from resnet_dist.data.sharded import AHEAD, ShardedDataset, StreamedBatches
-from resnet_dist.data.sharding import write_shards
 from resnet_dist.errors import ConfigurationError, DataError
 from resnet_dist.workers import Shards
-from tests.imagenet_layout import write_folder
+from tests.imagenet_layout import small_shards
 
 SIZE = 16
 
@@ -27,10 +22,7 @@ SIZE = 16
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 training and 12 test images in several shards; the folder lies beside them."""
-    root = tmp_path_factory.mktemp("shards")
-    files = folder_files(str(write_folder(root / "folder")), io.BytesIO())
-    write_shards(files, partial(open_storage, str(root / "shards")), shard_bytes=20_000)
-    return root / "shards"
+    return small_shards(tmp_path_factory.mktemp("shards"))
 
 
 def config(shards: Path, augmentation: str = "shift", **settings: object) -> DataConfig:
