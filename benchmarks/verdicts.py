@@ -27,11 +27,10 @@ from tune_jobs.report.statistics import (
     of_differences,
     of_groups,
     of_samples,
-    row_verdict,
-    run_verdict,
     summarise,
     to_single_run,
 )
+from tune_jobs.report.verdicts import row_verdict, run_verdict
 
 Kind = Literal["document", "baseline", "pairs"]
 KINDS: tuple[Kind, ...] = ("document", "baseline", "pairs")

@@ -12,7 +12,7 @@ from resnet_dist.configuration.network import NetworkConfig
 from resnet_dist.configuration.solver import SolverConfig
 from resnet_dist.data import decoded_images
 from resnet_dist.data.decoded_images import DecodedImages
-from resnet_dist.networks import batch_norm, blocks, cifar, registry
+from resnet_dist.networks import batch_norm, blocks, cifar, construction
 from resnet_dist.networks.batch_norm import SynchronisedBatchNorm, convert
 from resnet_dist.networks.cifar import Block
 
@@ -35,7 +35,7 @@ def keep_former_paths() -> None:
     for name, module in FORMER.items():
         sys.modules[f"resnet_dist.{name}"] = module
         setattr(resnet_dist, name, module)
-    for module in (cifar, blocks, registry):  # `networks` was one file
+    for module in (cifar, blocks, construction):  # `networks` was one file
         for name, value in vars(module).items():
             if getattr(value, "__module__", "") == module.__name__:
                 setattr(resnet_dist.networks, name, value)

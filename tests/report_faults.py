@@ -28,7 +28,7 @@ REPORT_FAULTS: tuple[Fault, ...] = (
     fault(
         "equivalence-at-ten-per-cent",
         "rows that are as far apart as the margin are called equivalent twice as often as the page says",
-        "tune_jobs/report/statistics.py",
+        "tune_jobs/report/verdicts.py",
         'return "equivalent" if comparison.equivalence_p(margin) < LEVEL else "undecided"',
         'return "equivalent" if comparison.equivalence_p(margin) < 2 * LEVEL else "undecided"',
         VERDICTS,
@@ -36,7 +36,7 @@ REPORT_FAULTS: tuple[Fault, ...] = (
     fault(
         "consistent-after-correction",
         "a number that one more run would hardly be is called consistent where the correction forgives it",
-        "tune_jobs/report/statistics.py",
+        "tune_jobs/report/verdicts.py",
         'verdict == "undecided" and comparison.p >= LEVEL and',
         'verdict == "undecided" and adjusted_p >= LEVEL and',
         VERDICTS,

@@ -12,9 +12,10 @@ from cluster.storage.keys import BrowsableStorage
 from cluster.storage.opening import open_storage
 from resnet_dist.configuration.batch_norm import BatchNormConfig
 from resnet_dist.configuration.data import SOURCES, DataConfig
-from resnet_dist.configuration.network import FAMILIES, NetworkConfig
+from resnet_dist.configuration.network import NetworkConfig
+from resnet_dist.configuration.network_families import FAMILIES
 from resnet_dist.configuration.solver import SOLVER_DEFAULTS, SolverConfig
-from resnet_dist.networks.registry import make_network
+from resnet_dist.networks.construction import make_network
 from resnet_dist.training.solvers import OPTIMIZERS, make_solver
 from tests.test_imports import FLOORS
 from tune_jobs.command_line import COMMANDS

@@ -4,40 +4,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from resnet_dist.configuration.code import choose, is_custom
+from resnet_dist.configuration.network_families import EFFECTIVE, FAMILIES
 from resnet_dist.configuration.sections import Section
 from resnet_dist.errors import ConfigurationError
-
-FAMILIES = {
-    "residual": "resnet_dist.networks.cifar:ResidualNetwork",
-    "plain": "resnet_dist.networks.cifar:ResidualNetwork",
-    "preactivation": "resnet_dist.networks.preactivation:PreactivationNetwork",
-    "imagenet-residual": "resnet_dist.networks.imagenet:ImageNetNetwork",
-    "imagenet-plain": "resnet_dist.networks.imagenet:ImageNetNetwork",
-    "imagenet-preactivation": "resnet_dist.networks.imagenet:ImageNetNetwork",
-    "caffenet": "resnet_dist.networks.caffenet:CaffeNet",
-}
-"""What makes the networks of each family, called with the configurations of network and batch norm, the classes, and
-rows or columns of the images."""
 
 IMAGENET_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 """Blocks of each group of the networks for ImageNet, by depth (He et al. 2015, table 1): basic ones of two 3x3
 convolutions up to 34 layers, bottlenecks of 1x1, 3x3 and 1x1 beyond."""
-
-# In which families a setting has an effect; in the others it may only have its default.
-EFFECTIVE: dict[str, tuple[str, ...]] = {
-    "shortcut": ("residual", "preactivation", "imagenet-residual", "imagenet-preactivation"),
-    "relu_after_addition": ("residual", "plain", "imagenet-residual", "imagenet-plain"),
-    "batch_norm_position": ("residual", "imagenet-residual"),
-    "initialisation": ("residual", "plain"),
-    "bottleneck_stride": ("imagenet-residual", "imagenet-plain", "imagenet-preactivation"),
-    "zero_last_scale": ("residual", "imagenet-residual"),
-    "stem_and_head": ("imagenet-residual", "imagenet-plain"),
-    "activation": ("caffenet",),
-    "activation_batch_norm": ("caffenet",),
-    "local_response_norm": ("caffenet",),
-    "fully_connected": ("caffenet",),
-}
-
 
 DEEPEST, WIDEST = 10_000, 4_096
 """Beyond what was ever trained on such images; a slip of the keyboard would otherwise take all memory."""

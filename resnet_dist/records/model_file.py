@@ -25,7 +25,7 @@ from resnet_dist.data.epochs import EpochPlan
 from resnet_dist.data.sharded import ShardedDataset
 from resnet_dist.errors import ConfigurationError, UserError
 from resnet_dist.file_kinds import FIRST_BYTES, kind_of
-from resnet_dist.networks.registry import make_network
+from resnet_dist.networks.construction import make_network
 from resnet_dist.records import checkpoints, trial_record
 
 MODEL, RESULT = "model.pt", "result.json"

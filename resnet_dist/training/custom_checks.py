@@ -16,8 +16,8 @@ from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.data.augmentation import OWN_NUMBERS, transformed
 from resnet_dist.errors import ConfigurationError, UserError
 from resnet_dist.networks.batch_norm import SynchronisedBatchNorm
+from resnet_dist.networks.construction import make_network
 from resnet_dist.networks.initialisation import initialise
-from resnet_dist.networks.registry import make_network
 from resnet_dist.records import checkpoints
 from resnet_dist.training.exact import VirtualShards, gradient_of
 from resnet_dist.training.gradients import own_losses

@@ -15,7 +15,7 @@ from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.data.dataset import Dataset
 from resnet_dist.data.sharded import ShardedDataset
 from resnet_dist.errors import DivergedError
-from resnet_dist.networks.registry import parameter_count
+from resnet_dist.networks.construction import parameter_count
 from resnet_dist.records import checkpoints, trial_record
 from resnet_dist.records.initial_state import InitialState
 from resnet_dist.records.model_file import encode_model

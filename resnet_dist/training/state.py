@@ -11,8 +11,8 @@ from resnet_dist.data.batches import Standardiser
 from resnet_dist.data.dataset import Dataset
 from resnet_dist.data.sharded import ShardedDataset
 from resnet_dist.errors import ConfigurationError, DivergedError
+from resnet_dist.networks.construction import make_network
 from resnet_dist.networks.initialisation import initialise
-from resnet_dist.networks.registry import make_network
 from resnet_dist.records.initial_state import InitialState, load_solver, load_weights
 from resnet_dist.training.captured import CapturedUpdates, can_be_captured
 from resnet_dist.training.evaluation import Evaluation, ImageSet

@@ -333,8 +333,8 @@ def test_names_that_are_none_are_refused_with_the_nearest() -> None:
 
 
 def test_initial_weights_follow_the_seed_and_the_studys_rule_unless_a_module_keeps_its_own() -> None:
+    from resnet_dist.networks.construction import make_network
     from resnet_dist.networks.initialisation import initialise
-    from resnet_dist.networks.registry import make_network
 
     text = NETWORK.replace("self.linear = ", "self.free = nn.Parameter(torch.randn(3)); self.linear = ")
 

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any, get_args
 
-from resnet_dist.configuration.network import FAMILIES
+from resnet_dist.configuration.network_families import FAMILIES
 from resnet_dist.configuration.sections import field_types, literals
 from resnet_dist.configuration.solver import SOLVER_DEFAULTS
 from resnet_dist.configuration.training import TrainingConfig

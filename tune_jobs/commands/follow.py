@@ -20,8 +20,8 @@ from resnet_dist.plurals import counted
 from resnet_dist.storage.interface import Storage, experiment_key
 from tune_jobs.actions.results import asked_name, others
 from tune_jobs.report.write import Report
+from tune_jobs.results.time_left import Look, Watch, seconds_an_epoch
 from tune_jobs.results.trials import TrialResults, tally
-from tune_jobs.results.watch import Look, Watch, seconds_an_epoch
 
 SECONDS = 5
 """Between two looks, if nothing else is asked for."""

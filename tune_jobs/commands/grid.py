@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import logging
 import math
 import sys
 from collections.abc import Mapping
@@ -10,17 +9,15 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from cluster.storage.opening import open_storage
 from resnet_dist.errors import ConfigurationError, UserError
-from resnet_dist.logs import structured
 from resnet_dist.plurals import counted
-from resnet_dist.records.trial_record import error_text
 from tune_jobs.actions.grid import run_grid
 from tune_jobs.actions.report import write_report
 from tune_jobs.actions.results import Results, stored_name
+from tune_jobs.commands.display import GridDisplay
 from tune_jobs.commands.follow import SECONDS, follow_report, follow_status, launched
 from tune_jobs.commands.options import Parser, add_json, add_storage, positive
 from tune_jobs.commands.output import print_json, program
@@ -28,18 +25,13 @@ from tune_jobs.commands.plan import MANY, add_grid_settings, add_launch, add_pla
 from tune_jobs.commands.terminal import make_console
 from tune_jobs.grid import other_trials
 from tune_jobs.grid.edits import edits
-from tune_jobs.grid.experiment import Trial, is_file, registered
-from tune_jobs.grid.observer import Observer
+from tune_jobs.grid.experiment import is_file, registered
 from tune_jobs.report.write import Report
 from tune_jobs.results.experiment_record import read_record
 from tune_jobs.results.trials import read_experiment, tally
 
-LOGGER = logging.getLogger(__name__)
-
 _MOST_EDITS = 6
 """Changes of a file that a note names."""
-
-STYLES = {logging.WARNING: "yellow", logging.ERROR: "red"}
 
 
 def add_arguments(parser: Parser) -> None:
@@ -154,7 +146,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return dry_run(args)
     console = make_console(quiet=args.json)
-    with _Display(console, args.experiment) as display:
+    with GridDisplay(console, args.experiment) as display:
         done = run_grid(
             args.experiment,
             args.storage,
@@ -171,88 +163,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print_report(done.report, done.results.uri, done.results.name, console)
     return 1 if done.unfinished else 0
-
-
-class _Display:
-    """A bar over all epochs of a grid on a terminal, and a line an epoch everywhere."""
-
-    def __init__(self, console: Console, experiment: str) -> None:
-        self.console = console
-        self.experiment = experiment
-        self.done: dict[str, int] = {}
-        self.total = 0
-        self.bar = Progress(
-            TextColumn("epochs"),
-            MofNCompleteColumn(),
-            BarColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[detail]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal or console.quiet,
-        )
-        self.task = self.bar.add_task("grid", total=None, detail="")
-
-    def __enter__(self) -> "_Display":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def observer(self) -> Observer:
-        """Has this shown what happens."""
-        return Observer(self.launch, self.start, self.result, self.failure, self.stop, self.trouble)
-
-    def say(self, text: str) -> None:
-        """Print a line."""
-        self.console.print(text, markup=False, soft_wrap=True)
-
-    def launch(self, trials: list[Trial]) -> None:
-        """Start the bar, or say in a file or pipe what the first seconds go into."""
-        self.done = {trial.trial_id: 0 for trial in trials}
-        self.total = sum(trial.config.run.epochs for trial in trials)
-        self.bar.update(self.task, total=self.total, detail="starting Ray")
-        if trials:
-            self.bar.start()
-            if not self.console.is_terminal:
-                self.say("Starting Ray")
-
-    def start(self, trial: Trial) -> None:
-        """Say that a worker group starts, which takes seconds, or longer where a node has to come first."""
-        self.bar.update(self.task, detail="")
-        if (workers := trial.config.run.workers) > 1:
-            self._say(trial, f"{trial.name}: starting {workers} workers")
-
-    def result(self, trial: Trial, line: dict[str, Any]) -> None:
-        """Show a trial's newest epoch."""
-        self.done[trial.trial_id] = max(self.done[trial.trial_id], line["epoch"])
-        self.bar.update(self.task, completed=sum(self.done.values()))
-        epochs = trial.config.run.epochs
-        workers = f", {trial.config.run.workers} workers" if trial.config.run.workers > 1 else ""
-        self._say(
-            trial,
-            f"[{sum(self.done.values()):>{len(str(self.total))}}/{self.total}] {trial.name}{workers}: "
-            f"epoch {line['epoch']}/{epochs}, train loss {line['train_loss']:.4f}, "
-            f"test error {error_text(line)}",
-        )
-
-    def stop(self, trial: Trial, reason: str) -> None:
-        """Show that a search stopped a trial early."""
-        self._say(trial, f"{trial.name}: {reason}")
-
-    def failure(self, trial: Trial, reason: str) -> None:
-        """Show that a trial failed; the others go on."""
-        self._say(trial, f"{trial.name}: failed: {reason}", logging.ERROR)
-
-    def trouble(self, trial: Trial, reason: str) -> None:
-        """Show that a trial's records do not reach storage."""
-        self._say(trial, f"{trial.name}: {reason}", logging.WARNING)
-
-    def _say(self, trial: Trial, text: str, level: int = logging.INFO) -> None:
-        if structured():
-            LOGGER.log(level, text, extra={"fields": {"experiment": self.experiment, "trial": trial.trial_id}})
-        else:
-            self.console.print(text, markup=False, style=STYLES.get(level), soft_wrap=True)
 
 
 def status(args: argparse.Namespace) -> int:

@@ -19,9 +19,9 @@ from resnet_dist.launch import Job
 from resnet_dist.plurals import counted
 from resnet_dist.storage.interface import TrialKeys
 from tune_jobs.actions.job import placed, run_job
+from tune_jobs.commands.display import RunDisplay
 from tune_jobs.commands.options import Parser, add_json, add_trial
 from tune_jobs.commands.output import print_json, program
-from tune_jobs.commands.train import Display
 from tune_jobs.grid.custom_code import bind_config
 from tune_jobs.grid.initial_state import put_initial_state
 from tune_jobs.results.comparison import Comparison, compare
@@ -195,7 +195,7 @@ def _train_again(trial: RecordedTrial, uri: str, console: Console) -> RecordedTr
     job = Job(config, trial.experiment, trial.name, functools.partial(open_storage, storage.uri), code)
     say = functools.partial(console.print, markup=False, soft_wrap=True)
     put_initial_state(config, trial.storage, storage)
-    with placed(config, storage, say) as use_gpu, Display(console, config.run.epochs) as display:
+    with placed(config, storage, say) as use_gpu, RunDisplay(console, config.run.epochs) as display:
         run_job(job, storage, use_gpu, display.say, display.epoch, display.step)
     return find_trial(storage, f"{trial.experiment}/{config.trial_id()}")
 

@@ -1,20 +1,15 @@
 """`resnet-dist train`: one run, in this process or on Ray Train workers."""
 
 import argparse
-import time
-from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cluster.storage.opening import open_storage
 from resnet_dist.configuration.training import TrainingConfig
-from resnet_dist.logs import structured
 from resnet_dist.plurals import counted
-from resnet_dist.records.trial_record import error_text
 from resnet_dist.storage.interface import TrialKeys
 from tune_jobs.actions.train import check, described, train, with_data
+from tune_jobs.commands.display import RunDisplay
 from tune_jobs.commands.options import SHORTHANDS, Parser, add_json, add_settings, add_storage, read_config
 from tune_jobs.commands.output import print_json, program
 from tune_jobs.commands.terminal import make_console
@@ -47,7 +42,7 @@ def train_command(args: argparse.Namespace) -> int:
     console = make_console(quiet=args.json)
     if args.dry_run:
         return _dry_run(args, config, console)
-    with Display(console, config.run.epochs) as display:
+    with RunDisplay(console, config.run.epochs) as display:
         run = train(config, args.storage, args.name, on_epoch=display.epoch, on_step=display.step, say=display.say)
     if args.json:
         print_json(run.to_dict())
@@ -85,52 +80,3 @@ def _dry_run(args: argparse.Namespace, config: TrainingConfig, console: Console)
     if args.json:
         print_json({"trial": config.trial_id(), "state": state, "config": config.to_dict()})
     return 0
-
-
-class Display:
-    """A progress bar on a terminal, and a line an epoch everywhere."""
-
-    def __init__(self, console: Console, epochs: int) -> None:
-        self.console = console
-        self.epochs = epochs
-        self.bar = Progress(
-            TextColumn("epoch"),
-            MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("{task.fields[detail]}"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal or console.quiet,
-        )
-        self.task = self.bar.add_task("training", total=epochs, detail="")
-        self.shown = 0.0
-
-    def __enter__(self) -> "Display":
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-    def say(self, text: str) -> None:
-        """Print a line."""
-        self.console.print(escape(text), soft_wrap=True)
-
-    def step(self, step: int, loss: Any) -> None:
-        """Show the newest loss, at most twice a second: reading it waits for the device."""
-        if not self.bar.disable and time.monotonic() - self.shown > 0.5:
-            self.shown = time.monotonic()
-            self.bar.update(self.task, detail=f"step {step}, loss {loss.sum().item():.3f}")
-
-    def epoch(self, line: dict[str, Any]) -> None:
-        """Print an epoch's line."""
-        self.bar.update(self.task, completed=line["epoch"])
-        if structured():  # the log has it already
-            return
-        self.console.print(
-            f"epoch {line['epoch']:>3}/{self.epochs}  step {line['step']:>6}  lr {line['learning_rate']:<6g} "
-            f"train loss {line['train_loss']:.4f}  test error {error_text(line):>8} "
-            f"(top-5 {error_text(line, 'top5_error')})  {line['images_per_second']:.0f} images/s",
-            soft_wrap=True,
-        )

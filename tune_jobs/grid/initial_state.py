@@ -57,7 +57,7 @@ def require_fit(config: TrainingConfig, storage: BrowsableStorage, classes: int)
     """Raise a `ConfigurationError` of one line if weights are not of the configured network with so many classes."""
     if not config.network.weights_fingerprint:
         return
-    from resnet_dist.networks.registry import make_network
+    from resnet_dist.networks.construction import make_network
     from resnet_dist.records.checkpoints import decode
     from resnet_dist.records.initial_state import load_weights
 

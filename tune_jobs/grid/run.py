@@ -70,7 +70,7 @@ def _run_group(
     from ray.tune.execution import class_cache
 
     from tune_jobs.grid.concurrency import FollowsCluster
-    from tune_jobs.grid.progress import Progress
+    from tune_jobs.grid.tune_callback import Progress
 
     # Tune would hand the driver's keys to trials as part of their runtime environment, which Ray's agents write into
     # log files. Every node has its own.

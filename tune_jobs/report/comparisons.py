@@ -14,18 +14,15 @@ from tune_jobs.report.images import on_other_images, wrong_images
 from tune_jobs.report.statistics import (
     LEAST_SEEDS,
     Comparison,
-    RowVerdict,
-    RunVerdict,
     Summary,
     holm,
     of_differences,
     of_groups,
     of_samples,
-    row_verdict,
-    run_verdict,
     summarise,
     to_single_run,
 )
+from tune_jobs.report.verdicts import RowVerdict, RunVerdict, row_verdict, run_verdict
 from tune_jobs.results.trials import TrialResults
 
 K = TypeVar("K")

@@ -20,9 +20,10 @@ from tune_jobs.report.figures import draw, draw_overview
 from tune_jobs.report.html_page import html_page
 from tune_jobs.report.links import RecordLinks
 from tune_jobs.report.markdown import markdown
-from tune_jobs.report.statistics import LEAST_SEEDS, row_verdict
+from tune_jobs.report.statistics import LEAST_SEEDS
 from tune_jobs.report.summary import ReportOptions, ReportSummary, TableSummary, summarise_experiment
 from tune_jobs.report.terminal import terminal
+from tune_jobs.report.verdicts import row_verdict
 from tune_jobs.results.html_table import html_table
 from tune_jobs.results.trials import STATES, read_experiment
 

@@ -9,7 +9,7 @@ from resnet_dist.configuration.batch_norm import BatchNormConfig
 from resnet_dist.configuration.network import NetworkConfig
 from resnet_dist.networks.batch_norm import SynchronisedBatchNorm
 from resnet_dist.networks.caffenet import Activation, CaffeNet
-from resnet_dist.networks.registry import make_network, parameter_count
+from resnet_dist.networks.construction import make_network, parameter_count
 from tests.resnet_dist.networks.test_networks import random_images, randomise
 
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from resnet_dist.configuration.batch_norm import BatchNormConfig
 from resnet_dist.configuration.network import NetworkConfig
 from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.networks.construction import make_network, parameter_count
 from resnet_dist.networks.imagenet import ImageNetNetwork
 from resnet_dist.networks.initialisation import initialise
 from resnet_dist.networks.max_pooling import MaxPool
-from resnet_dist.networks.registry import make_network, parameter_count
 from tests.naive_imagenet import NaiveImageNetNetwork
 from tests.resnet_dist.networks.test_networks import assert_close, random_images, randomise, words
 

@@ -10,7 +10,7 @@ from resnet_dist.configuration.batch_norm import BatchNormConfig
 from resnet_dist.configuration.network import NetworkConfig
 from resnet_dist.networks.blocks import SubsampledIdentity
 from resnet_dist.networks.cifar import Block, ResidualNetwork
-from resnet_dist.networks.registry import make_network, parameter_count
+from resnet_dist.networks.construction import make_network, parameter_count
 from tests.naive_network import NaiveNetwork
 
 RESIDUAL = [

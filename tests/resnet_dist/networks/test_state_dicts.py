@@ -10,7 +10,7 @@ from resnet_dist.configuration.batch_norm import BatchNormConfig
 from resnet_dist.configuration.network import NetworkConfig
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import ConfigurationError
-from resnet_dist.networks.registry import make_network
+from resnet_dist.networks.construction import make_network
 from resnet_dist.networks.state_dicts import from_any, to_torchvision
 from resnet_dist.records.initial_state import load_weights
 from tests.resnet_dist.networks.test_networks import random_images, randomise

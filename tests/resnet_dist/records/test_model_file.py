@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from resnet_dist.errors import UserError
 from resnet_dist.networks.batch_norm import SynchronisedBatchNorm
-from resnet_dist.networks.registry import make_network
+from resnet_dist.networks.construction import make_network
 from resnet_dist.records import checkpoints
 from resnet_dist.records.model_file import encode_model, read_model
 from tests.small_runs import small_config, small_dataset

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import UserError
-from resnet_dist.networks.registry import make_network
+from resnet_dist.networks.construction import make_network
 from resnet_dist.networks.state_dicts import from_any
 from resnet_dist.records import checkpoints
 from resnet_dist.records.initial_state import load_weights

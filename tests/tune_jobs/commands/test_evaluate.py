@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from resnet_dist.data.batches import Standardiser
-from resnet_dist.networks.registry import make_network
+from resnet_dist.networks.construction import make_network
 from resnet_dist.records import checkpoints
 from resnet_dist.records.model_file import encode_model
 from tests.image_trees import encoded, write_archive, write_directory

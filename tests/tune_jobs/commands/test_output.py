@@ -6,7 +6,7 @@ import math
 import pytest
 
 from resnet_dist.records.trial_record import encode, encode_metrics
-from tune_jobs.commands.grid import _Display
+from tune_jobs.commands.display import GridDisplay
 from tune_jobs.commands.output import JOB, print_json, program
 from tune_jobs.commands.terminal import make_console
 from tune_jobs.grid.experiment import load_experiment, trials
@@ -46,7 +46,7 @@ def test_what_to_run_next_is_said_as_its_reader_would_run_it(
 
 def test_a_launch_in_a_pipe_says_that_ray_starts(capsys: pytest.CaptureFixture[str]) -> None:
     trial = trials(load_experiment("demo"), 1)[0]
-    with _Display(make_console(), "demo") as display:
+    with GridDisplay(make_console(), "demo") as display:
         display.launch([trial])
         display.launch([])  # nothing is to run: Ray does not start
     assert capsys.readouterr().out == "Starting Ray\n"

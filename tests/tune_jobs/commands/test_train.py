@@ -164,7 +164,7 @@ def test_a_run_over_other_epochs_is_said_to_be_another_run(
 
 def test_one_process_trains_without_ray(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)  # which takes seconds and 140 MiB to import
-    monkeypatch.delitem(sys.modules, "tune_jobs.grid.progress", raising=False)
+    monkeypatch.delitem(sys.modules, "tune_jobs.grid.tune_callback", raising=False)
     few = ["--data.train_limit", "20", "--data.test_limit", "10", "--data.batch_size", "10", "--epochs", "2"]
     assert main([*command, *few]) == 0
 

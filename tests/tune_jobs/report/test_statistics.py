@@ -15,14 +15,13 @@ from tune_jobs.report.statistics import (
     holm,
     of_differences,
     of_samples,
-    row_verdict,
-    run_verdict,
     seeds_needed,
     summarise,
     t_quantile,
     to_single_run,
     variance_ratio,
 )
+from tune_jobs.report.verdicts import row_verdict, run_verdict
 
 ERRORS = [0.0829, 0.0841, 0.0818, 0.0835, 0.0850]
 samples = st.lists(st.floats(0.001, 0.9), min_size=2, max_size=12).filter(lambda v: np.std(v) > 1e-6)

@@ -16,7 +16,7 @@ from resnet_dist.storage.interface import TrialKeys
 from tune_jobs.grid.experiment import Trial
 from tune_jobs.grid.failures import failure_of
 from tune_jobs.grid.observer import Observer
-from tune_jobs.grid.progress import Progress
+from tune_jobs.grid.tune_callback import Progress
 
 TRIAL = Trial(TrainingConfig(), "a-trial")
 

@@ -1,4 +1,4 @@
-"""The one place that makes networks: of the families in `configuration/network.py`, or of the user's own code."""
+"""The one place that makes networks: of a family in `configuration/network_families.py`, or of the user's own code."""
 
 import importlib
 
@@ -7,7 +7,8 @@ from torch import nn
 
 from resnet_dist.configuration.batch_norm import BatchNormConfig
 from resnet_dist.configuration.code import is_custom
-from resnet_dist.configuration.network import FAMILIES, NetworkConfig
+from resnet_dist.configuration.network import NetworkConfig
+from resnet_dist.configuration.network_families import FAMILIES
 from resnet_dist.custom_code import call
 from resnet_dist.errors import ConfigurationError
 from resnet_dist.networks.cifar import ResidualNetwork

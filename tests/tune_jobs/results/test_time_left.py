@@ -10,7 +10,7 @@ from cluster.storage.lease import Lease
 from resnet_dist.storage.interface import TrialKeys
 from tests.tune_jobs.recorded import TWO_ROWS, experiment_from, record_experiment, record_metrics, record_result
 from tune_jobs.command_line import main
-from tune_jobs.results.watch import Watch
+from tune_jobs.results.time_left import Watch
 
 
 def test_rate_and_time_left_are_of_what_has_ended_since_the_watch_began(tmp_path: Path) -> None:
