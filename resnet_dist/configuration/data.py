@@ -22,7 +22,7 @@ _PLACES = {"folder": "folder:PATH", "shards": "shards:DEST"}
 
 
 IMAGENET = "imagenet:ILSVRC2012"
-"""What a reference calls ImageNet itself, which no run reads but from shards."""
+"""What a recipe or a reference calls ImageNet itself, which no run reads but from shards."""
 
 
 def _names_a_place(source: str) -> bool:
@@ -156,12 +156,12 @@ class DataConfig(Section):
     @property
     def is_streamed(self) -> bool:
         """Whether images are read and decoded as steps need them, from shards in storage."""
-        return self.source.startswith("shards:")
+        return self.source.startswith("shards:") or self.source == IMAGENET
 
     @property
     def identified_by_content(self) -> bool:
         """Whether a hash of the images, and not the source's name, says what they are."""
-        return self.source.startswith("folder:") or self.is_streamed or is_custom(self.source)
+        return self.source.startswith(("folder:", "shards:")) or is_custom(self.source)
 
     @property
     def caveat(self) -> str | None:

@@ -14,6 +14,7 @@ from resnet_dist.configuration.data import DataConfig
 from resnet_dist.configuration.identity import hash_of, identity_of
 from resnet_dist.configuration.loss import LossConfig
 from resnet_dist.configuration.network import NetworkConfig, default_width
+from resnet_dist.configuration.presets import preset_settings
 from resnet_dist.configuration.run import RunConfig
 from resnet_dist.configuration.schedule import ScheduleConfig
 from resnet_dist.configuration.sections import build, choices, to_plain
@@ -57,6 +58,11 @@ class TrainingConfig:
     def from_dict(cls, plain: Any) -> "TrainingConfig":
         """Build from nested plain values, as JSON and TOML give them; absent settings take their defaults."""
         return build(cls, plain)
+
+    @classmethod
+    def preset(cls, name: str) -> "TrainingConfig":
+        """The recipe of this name: `paper` or `torchvision`."""
+        return cls().override(preset_settings(name))
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, ready for JSON."""

@@ -87,7 +87,8 @@ def writing(cache: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, NotImplementedError) as error:  # filelock: no locks on this file system
-        reason = getattr(error, "strerror", None) or error
+        # numpy says of a full disk how many bytes it wrote of how many.
+        reason = getattr(error, "strerror", None) or ("no space left" if "requested and" in str(error) else error)
         raise DataError(
             f"the cache directory {cache} cannot be written ({reason}); set RESNET_DIST_CACHE to one that can"
         ) from error

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from resnet_dist.cache_directory import cache_directory
 from resnet_dist.configuration.code import is_custom
-from resnet_dist.configuration.data import IMAGENET, SOURCES, DataConfig
+from resnet_dist.configuration.data import SOURCES, DataConfig
 from resnet_dist.data.cache import CachedImages, cached, content_entry, opened
 from resnet_dist.data.decoded_images import DecodedImages
 from resnet_dist.errors import DataError
@@ -214,11 +214,6 @@ def dataset_sizes(data: DataConfig, cache: Path | None = None) -> tuple[int, int
 
 def _decoder(data: DataConfig, cache: Path) -> tuple[str, Callable[[], DecodedImages]]:
     """Name of the source's cache entry, and what decodes it."""
-    if data.source == IMAGENET:
-        raise DataError(
-            f"data.source: {IMAGENET} is a name in references; make shards of the data set (resnet-dist data shard "
-            "imagenet:DIRECTORY DEST), and give shards:DEST"
-        )
     custom = is_custom(data.source)
     module = importlib.import_module(
         "resnet_dist.data.custom_source" if custom else SOURCES[data.source.partition(":")[0]]

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from resnet_dist.configuration.data import DataConfig
+from resnet_dist.configuration.data import IMAGENET, DataConfig
 from resnet_dist.data import random_draws as draws
 from resnet_dist.data.augmentation import Augmentation
 from resnet_dist.data.batches import BatchOrder, Standardiser, TrainingBatches
@@ -38,6 +38,11 @@ EVALUATED_BLOCK, EVALUATED_AHEAD = 32, 64
 
 def open_shards(data: DataConfig) -> tuple[RangedStorage, ShardIndex]:
     """The storage that `data.source` names, and the index in it; a `DataError` if that is missing or another one's."""
+    if data.source == IMAGENET:
+        raise DataError(
+            f"data.source: {IMAGENET} is a name in recipes; make shards of the data set (resnet-dist data shard "
+            "imagenet:DIRECTORY DEST), and give shards:DEST"
+        )
     storage = open_uri(data.source.removeprefix("shards:"))
     index = read_index(storage)
     if index is None:
@@ -119,6 +124,12 @@ class ShardedDataset:
         """How many images there are to train on, held out and to test on, and of how many classes."""
         sets = {"train": self.train_labels, "validation": self.validation_labels, "test": self.test_labels}
         return {name: len(labels) for name, labels in sets.items()} | {"classes": len(self.classes)}
+
+    def reads(self) -> dict[str, int]:
+        """What this process has asked of the shards' storage so far."""
+        totals = self.train_images.reader.storage.counts.totals()
+        requests = sum(totals.requests.values())
+        return {"data_requests": requests, "data_bytes": totals.received, "data_retries": totals.retries}
 
     def batches(
         self, standardise: Standardiser, data: DataConfig, seed: int, augmentation_seed: int, shards: Shards

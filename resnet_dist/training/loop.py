@@ -4,11 +4,13 @@ configuration → network, data, solver → for each step: batch → loss → gr
               → each epoch: test error → summaries, metrics line → result record; checkpoints by time
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from resnet_dist.configuration.training import TrainingConfig
@@ -26,6 +28,8 @@ from resnet_dist.training.numerics import own_stream, settings_of_run
 from resnet_dist.training.observations import observe
 from resnet_dist.training.state import Training
 from resnet_dist.workers import Workers
+
+LOGGER = logging.getLogger(__name__)
 
 OnStep = Callable[[int, Tensor], None]
 """Called after each update with the number of updates so far and this worker's part of the loss, as `update` returns
@@ -114,6 +118,7 @@ def _checkpoint(training: Training, recorder: Recorder | None) -> None:
 def _finish(training: Training, recorder: Recorder | None) -> dict[str, Any]:
     result = None
     wrong = training.wrong_images()
+    reads = _reads(training)
     # The last line may be of an earlier version, which has recorded a run that diverged to its last checkpoint.
     if recorder and not trial_record.diverged(recorder.lines[max(recorder.lines)]):
         lines = [recorder.lines[epoch] for epoch in sorted(recorder.lines)]
@@ -131,6 +136,7 @@ def _finish(training: Training, recorder: Recorder | None) -> dict[str, Any]:
             "test_images": len(wrong),
             "wrong_images": trial_record.encode_mask(wrong.numpy()),
             **_energy(lines),
+            **reads,
         }
         weights = encode_model(training.evaluated, training.config, training.dataset)
         result = recorder.finish(weights, summary)
@@ -138,6 +144,18 @@ def _finish(training: Training, recorder: Recorder | None) -> dict[str, Any]:
     if result is None:
         raise DivergedError(trial_record.DIVERGED)
     return dict(result)
+
+
+def _reads(training: Training) -> dict[str, int]:
+    """What all workers have asked of the storage in which shards lie; a collective. Nothing of images in memory."""
+    if not isinstance(training.dataset, ShardedDataset):
+        return {}
+    here = training.dataset.reads()
+    counts = training.workers.sum(torch.tensor(list(here.values()), device=training.workers.device)).tolist()
+    reads = dict(zip(here, counts, strict=True))
+    if reads["data_retries"] and training.workers.is_first:
+        LOGGER.warning("%d of %d requests for shards were made again", reads["data_retries"], reads["data_requests"])
+    return reads
 
 
 def _energy(lines: list[dict[str, Any]]) -> dict[str, float]:

@@ -160,3 +160,16 @@ def test_a_cache_that_is_a_file_is_one_line(
     assert main(["train", "--dry-run", "--storage", str(tmp_path)]) == 1
     assert said(capsys).endswith("cannot be written (File exists); set RESNET_DIST_CACHE to one that can")
     assert not caplog.records
+
+
+def test_no_space_for_the_cache_is_one_line_and_leaves_no_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError("1244160 requested and 204672 written")  # numpy's words for a full disk
+
+    monkeypatch.setenv("RESNET_DIST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("numpy.save", full)
+    assert main(["train", "--dry-run", "--storage", str(tmp_path / "results")]) == 1
+    assert said(capsys).endswith("cannot be written (no space left); set RESNET_DIST_CACHE to one that can")
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]

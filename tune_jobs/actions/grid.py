@@ -13,10 +13,11 @@ from tune_jobs.actions.flush import flush_before_launch
 from tune_jobs.actions.notebook import grid_observer
 from tune_jobs.actions.results import Results, asked
 from tune_jobs.actions.said import Say
+from tune_jobs.grid.data_sizes import KNOWN_SIZES
 from tune_jobs.grid.experiment import Experiment, experiment_record, load_experiment
 from tune_jobs.grid.initial_state import begins_from, put_initial_state
 from tune_jobs.grid.observer import Observer, nothing
-from tune_jobs.grid.plan import KNOWN_SIZES, Plan, make_plan
+from tune_jobs.grid.plan import Plan, make_plan
 from tune_jobs.grid.reuse import take_over
 from tune_jobs.report.write import Report, write_report
 from tune_jobs.results.experiment_record import with_earlier_plans

@@ -87,7 +87,6 @@ def shard_command(args: argparse.Namespace) -> int:
         allowed = " or ".join(f"{kind}:PATH" for kind in SHARDED)
         raise UserError(f"SOURCE: {args.source!r} is not allowed; give {allowed}")
     storage = open_storage(args.dest)
-    storage.check_writable()
     console = make_console()
 
     def on_shard(done: int, of: int) -> None:
@@ -96,6 +95,7 @@ def shard_command(args: argparse.Namespace) -> int:
 
     with tempfile.NamedTemporaryFile(prefix="resnet-dist-shard-") as unpacked:
         files = SHARDED[kind](place, unpacked)
+        storage.check_writable()  # not before: it makes a directory that a wrong source has no use for
         index, fresh = write_shards(
             files,
             functools.partial(open_storage, storage.uri),

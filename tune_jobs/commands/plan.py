@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -160,6 +161,13 @@ def _expected(planned: Plan, memory: int) -> Iterator[str]:
         "measured, several workers taken to share the work evenly; Ray takes some 10 s to start beyond that, and a "
         "group of workers some 20 s)"
     )
+    if feeding := max((item.decoding for item in planned.trials if item.decoding), key=math.prod, default=None):
+        seconds, rate = feeding
+        cores = counted(math.ceil(seconds * rate), "core")
+        yield (
+            f"Decoding an image takes a core {1000 * seconds:.1f} ms: {cores} feed one {planned.machine} "
+            f"in the fastest row, at {rate:,.0f} images/s (data.decoding_threads)"
+        )
     doubled = planned.hours_with(2 * planned.slots)
     if doubled is not None and doubled < 0.95 * hours:
         yield f"With twice as many, {2 * planned.slots} at a time: {in_words(3600 * doubled)}"

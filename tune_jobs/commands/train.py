@@ -5,6 +5,7 @@ import argparse
 from rich.console import Console
 
 from cluster.storage.opening import open_storage
+from resnet_dist.configuration.presets import PRESETS
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.plurals import counted
 from resnet_dist.storage.interface import TrialKeys
@@ -24,8 +25,14 @@ def add_arguments(parser: Parser) -> None:
     parser.description = "Train one network, or go on with a run that was interrupted."
     add_storage(parser)
     parser.add_argument("--name", default="train", help="experiment under which the run is stored (default: train)")
-    parser.add_argument(
+    begins = parser.add_mutually_exclusive_group()
+    begins.add_argument(
         "--config", metavar="FILE", help="TOML or JSON file of settings; options given here override it"
+    )
+    begins.add_argument(
+        "--preset",
+        choices=tuple(PRESETS),
+        help="recipe for ImageNet that options given here override: the paper's, or that of torchvision's script",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="print what would be trained, and from where; train and write nothing"
@@ -38,6 +45,8 @@ def add_arguments(parser: Parser) -> None:
 def train_command(args: argparse.Namespace) -> int:
     """Train one network and print its errors."""
     config = read_config(args.config) if args.config else TrainingConfig()
+    if args.preset:
+        config = TrainingConfig.preset(args.preset)
     config = config.override(args.settings)
     console = make_console(quiet=args.json)
     if args.dry_run:

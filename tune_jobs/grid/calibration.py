@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from resnet_dist.cache_directory import cache_directory
+from resnet_dist.configuration.data import DataConfig
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import UserError
 
@@ -29,6 +30,9 @@ UPDATES = {"cpu": 3, "cuda": 20}
 UNTIMED = {"cpu": 0, "cuda": 5}
 """Updates before them: on a GPU the first ones are eager, and the next is captured."""
 
+DECODED = 64
+"""Images in shards that are decoded to know what one takes."""
+
 FILE = "calibration.json"
 
 
@@ -41,6 +45,8 @@ class Cost:
     """Bytes that the forward pass keeps for the backward pass."""
     weights: int
     """Bytes of the weights; the gradients take as much again, and the solver a multiple of it."""
+    decoding: float = 0.0
+    """Seconds that a core decodes and cuts one training image, of those in shards."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +127,32 @@ def measure(config: TrainingConfig) -> Cost:
                 training.update().sum().item()  # waits for the device
                 times.append(time.perf_counter() - started)
         weights = sum(parameter.nbytes for parameter in training.network.parameters())
-        return Cost(statistics.median(times[UNTIMED[device] :]), activations, weights)
+        return Cost(statistics.median(times[UNTIMED[device] :]), activations, weights, _decoding(config.data))
+
+
+def _decoding(data: DataConfig) -> float:
+    """Seconds of a core to make what is trained on of one image in shards, which have been read; 0 for others."""
+    if not data.source.startswith("shards:"):
+        return 0.0
+    import cluster.storage.opening  # noqa: F401 - with which a node opens shards, too
+    from resnet_dist.data import random_draws as draws
+    from resnet_dist.data.crops import WORDS, training_crop
+    from resnet_dist.data.random_draws import Stream
+    from resnet_dist.data.shard_reader import ShardReader
+    from resnet_dist.data.sharded import decoded, open_shards
+    from resnet_dist.workers import on_threads
+
+    storage, index = open_shards(data)
+    reader = ShardReader(storage, index, index.train, block=DECODED, held=1)
+    times = []
+    with on_threads(1):
+        decoded(reader, 0)  # reads the block, and loads the decoder
+        for image in range(min(DECODED, len(index.train))):
+            words = draws.raw(0, Stream.CROP, image, WORDS)
+            started = time.thread_time()
+            training_crop(decoded(reader, image), data.size, data.augmentation, words)
+            times.append(time.thread_time() - started)
+    return statistics.mean(times)
 
 
 def _there(resources: "Resources", device: str, function: Callable[..., T], *arguments: Any) -> T:
@@ -182,6 +213,7 @@ def _what_costs(config: TrainingConfig) -> list[Any]:
         *(network.activation, network.activation_batch_norm, network.local_response_norm, network.fully_connected),
         *(data.batch_size, data.accumulation, data.size),
         *(run.precision, run.exact, run.device),
+        *((data.fingerprint, data.augmentation) if data.source.startswith("shards:") else ()),
     ]
 
 

@@ -115,6 +115,12 @@ def _deviations(declared: tuple[Table, ...], actual: tuple[Table, ...]) -> tuple
     return tuple(Deviation(setting, tuple(old.values()), tuple(new.values())) for setting, (old, new) in found.items())
 
 
+def on_known_images(experiment: Experiment, name: str) -> Experiment:
+    """The experiment as it is on images that its recipe and its references know by this name, wherever they lie."""
+    other = (one for one in experiment.deviations if (one.setting, one.recipe) != ("data.source", (name,)))
+    return replace(experiment, deviations=tuple(other))
+
+
 def trials(experiment: Experiment, seeds: int) -> tuple[Trial, ...]:
     """Every trial of an experiment once, in the order of its tables, seeds 0 to `seeds - 1` of each cell.
 

@@ -20,7 +20,7 @@ from resnet_dist.paths import require_no_device
 from resnet_dist.plurals import counted
 from tune_jobs.results.html_table import html_table
 
-TOP_KEYS = ("name", "title", "description", "seeds", "include", "recipe", "reference", "table")
+TOP_KEYS = ("name", "title", "description", "seeds", "include", "preset", "recipe", "reference", "table")
 TABLE_KEYS = ("name", "title", "caption", "baseline", "paired", "cell", "grid")
 CELL_KEYS = ("label", "set", "reference", "paper")
 LEVEL_KEYS = ("label", "set")
@@ -214,7 +214,11 @@ def _recipe(raw: dict[str, Any]) -> TrainingConfig:
         if isinstance(plain, TrainingConfig):  # of `from_dict`
             _refuse_seed(["run.seed"] if plain.run.seed else [])
             return plain
-        config = TrainingConfig.from_dict(plain)
+        if not (name := _text(raw, "preset", "")) or any(not isinstance(keys, dict) for keys in plain.values()):
+            config = TrainingConfig.from_dict(plain)
+        else:
+            given = {f"{section}.{key}": value for section, keys in plain.items() for key, value in keys.items()}
+            config = TrainingConfig.preset(name).override(given)
         _refuse_seed([f"run.{key}" for key in plain.get("run", {})])
         return config
 

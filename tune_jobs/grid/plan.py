@@ -17,7 +17,8 @@ from resnet_dist.plurals import counted
 from resnet_dist.storage.interface import Storage
 from tune_jobs.grid import other_trials, storage_use
 from tune_jobs.grid.custom_code import bind_experiment
-from tune_jobs.grid.experiment import Experiment, Trial, keep_names, load_experiment, trials
+from tune_jobs.grid.data_sizes import image_memory, test_images, train_images
+from tune_jobs.grid.experiment import Experiment, Trial, keep_names, load_experiment, on_known_images, trials
 from tune_jobs.grid.initial_state import bind_experiment_state
 from tune_jobs.grid.reuse import finished_elsewhere
 from tune_jobs.results.experiment_record import read_record, refuse_other_record
@@ -54,10 +55,17 @@ class PlannedTrial:
     """Worker-hours that remain, from a measured step time; None if not measured."""
     memory: int | None
     """Bytes that each of its workers takes, computed from what was measured of one update; None if not measured."""
+    decoding: tuple[float, float] | None = None
+    """Of images in shards: seconds that a core takes to decode one, and images that a worker's step takes a second."""
     storage: tuple[int, int] | None = None
     """Requests and bytes sent to storage, of a finished trial that one attempt has run; None if they are not known."""
     expected_storage: tuple[float, float] | None = None
     """The same of one that is not finished, from a measured step time; None if not measured."""
+
+    @property
+    def decoding_cores(self) -> float | None:
+        """Cores whose decoding keeps a worker's GPU, or whatever it computes on, busy; None if not measured."""
+        return self.decoding and self.decoding[0] * self.decoding[1]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -71,6 +79,7 @@ class PlannedTrial:
             "steps_done": self.steps_done,
             "hours": self.hours,
             "memory_bytes": self.memory,
+            "decoding_cores": self.decoding_cores,
             "config": self.trial.config.to_dict(),
         }
 
@@ -267,6 +276,11 @@ def make_plan(
         data = replace(data, fingerprint=overrides.get("data.fingerprint", ""))
         overrides = overrides | {"data.fingerprint": dataset_fingerprint(bring(data, storage))}
         experiment = bind_experiment(load_experiment(what, overrides, epochs), what)
+        if data.is_streamed:
+            from resnet_dist.data.known_sets import known_name
+            from resnet_dist.data.sharded import open_shards
+
+            experiment = on_known_images(experiment, known_name(open_shards(data)[1]))
     elif by_content:
         raise UserError(
             f"{experiment.name}: cells on different sources, {min(by_content)} among them; give one as data.source"
@@ -298,13 +312,15 @@ def make_plan(
         results = known[trial.trial_id]
         steps = _steps(trial.config, trial.config.run.epochs)
         done = _steps(trial.config, results.epochs_done)
-        hours = memory = expected = None
+        hours = memory = expected = decoding = None
         if calibration and results.state != "finished":
             cost = calibration(trial.config)
             evaluated = test_images(trial.config) / trial.config.run.evaluation_epochs
             share = 1 + EVALUATION_COST * evaluated / train_images(trial.config)
             hours = cost.seconds * (steps - done) * share / 3600
             memory = _memory(trial.config, cost.activations, cost.weights)
+            if cost.decoding:
+                decoding = cost.decoding, trial.config.data.batch_size / cost.seconds
             copies = 1 + SOLVER_MEMORY.get(trial.config.solver.kind, 2)
             seconds = 3600 * hours / trial.config.run.workers
             expected = storage_use.expected(trial.config, seconds, steps, cost.weights, copies)
@@ -312,7 +328,9 @@ def make_plan(
         if results.result.get("attempts") == 1 and "storage_requests" in results.result:
             asked_storage = (int(results.result["storage_requests"]), int(results.result["storage_bytes"]))
         planned.append(
-            PlannedTrial(trial, results.state, results.failure, steps, done, hours, memory, asked_storage, expected)
+            PlannedTrial(
+                trial, results.state, results.failure, steps, done, hours, memory, decoding, asked_storage, expected
+            )
         )
     return Plan(
         experiment,
@@ -357,40 +375,8 @@ def _cells(experiment: Experiment, planned: Sequence[PlannedTrial]) -> tuple[Pla
 def _memory(config: TrainingConfig, activations: int, weights: int) -> int:
     workers = config.run.workers
     copies = 2 + SOLVER_MEMORY.get(config.solver.kind, 2)  # themselves, their gradients, and what the solver keeps
-    # Each worker holds all training images, and its share of the test images, with their labels; of shards some blocks,
-    # and what is decoded ahead.
-    image = 3 * config.data.size**2 + 8
-    images = (train_images(config) + config.data.holdout + test_images(config) // workers) * image
-    if config.data.is_streamed:
-        blocks = SHARD_BLOCKS * config.data.shuffle_block * (config.data.shuffle_window + 2) // workers
-        images = blocks * SHARD_FILE + STEPS_AHEAD * config.data.batch_size * image // workers
-    return PROCESS_MEMORY + images + copies * weights + activations // workers
+    return PROCESS_MEMORY + image_memory(config) + copies * weights + activations // workers
 
 
 def _steps(config: TrainingConfig, epochs: int) -> int:
     return EpochPlan(train_images(config), config.data.batch_size, config.data.sampling).first_step(epochs)
-
-
-SHARD_BLOCKS, SHARD_FILE, STEPS_AHEAD = 9, 115_000, 3
-"""Of images in shards: sequences of blocks that one worker reads, bytes of ImageNet's mean file, batches in memory."""
-
-KNOWN_SIZES = {"synthetic": (10_000, 2_000), "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000)}
-"""Training and test images of the sources whose content is fixed."""
-
-
-def train_images(config: TrainingConfig) -> int:
-    """Images that a run trains on."""
-    return (config.data.train_limit or _sizes(config)[0]) - config.data.holdout
-
-
-def test_images(config: TrainingConfig) -> int:
-    """Images that a run is tested on at each epoch."""
-    return config.data.test_limit or _sizes(config)[1]
-
-
-def _sizes(config: TrainingConfig) -> tuple[int, int]:
-    if config.data.source in KNOWN_SIZES:
-        return KNOWN_SIZES[config.data.source]
-    from resnet_dist.data.dataset import dataset_sizes
-
-    return dataset_sizes(config.data)

@@ -1,17 +1,22 @@
 """The whole path of a large data set on S3: archives, shards, training, evaluation, export, report."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from pytest import CaptureFixture
 
 from cluster.storage.opening import open_storage
 from resnet_dist.configuration.data import DataConfig
-from resnet_dist.data.dataset import open_dataset
+from resnet_dist.data.dataset import Dataset, open_dataset
+from resnet_dist.data.sharded import ShardedDataset
 from resnet_dist.errors import DataError
-from tests.imagenet_layout import write_imagenet
+from tests.imagenet_layout import write_folder, write_imagenet
 from tests.s3_proxy import s3_proxy
+from tests.small_runs import small_config, trace
 from tune_jobs.command_line import main
 
 SETTINGS = {
@@ -29,13 +34,18 @@ SETTINGS = {
 }
 
 
-def printed(capsys: CaptureFixture[str]) -> dict[str, object]:
-    found: dict[str, object] = json.loads(capsys.readouterr().out)
+def printed(capsys: CaptureFixture[str]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
     return found
 
 
 def test_imagenets_archives_become_a_report(
-    bucket: str, s3_environment: str, tmp_path: Path, capsys: CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    bucket: str,
+    s3_environment: str,
+    tmp_path: Path,
+    capsys: CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     root = write_imagenet(tmp_path / "archives")
     dest, results = f"s3://{bucket}/imagenet", f"s3://{bucket}/results"
@@ -60,8 +70,10 @@ def test_imagenets_archives_become_a_report(
         proxy.refuse = once_each
         assert main(train) == 0
         assert len(refused) == 2
+    assert "2 of " in caplog.text and "requests for shards were made again" in caplog.text
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_environment)
     result = printed(capsys)
+    assert result["data_retries"] == 2 and result["data_bytes"] > 0
     trial = str(result["trial"])
     storage = open_storage(results)
     keys = [item.key for item in storage.list("train/")]
@@ -76,6 +88,32 @@ def test_imagenets_archives_become_a_report(
     assert main(["grid", "report", "train", "--storage", results]) == 0
     report = (storage.get("train/report/report.md") or b"").decode()
     assert "crops: paper" in report and "shifts up to" not in report
+
+
+def test_a_network_trains_to_the_same_bits_from_shards_as_from_memory(bucket: str, tmp_path: Path) -> None:
+    """Images of their own sizes, in memory as the shards' reader scales and orders them."""
+    dest = f"s3://{bucket}/folder"
+    assert main(["data", "shard", f"folder:{write_folder(tmp_path / 'folder')}", dest]) == 0
+    config = small_config(
+        network__family="imagenet-residual",
+        network__depth=18,
+        data__source=f"shards:{dest}",
+        data__size=96,  # larger than any of them
+        data__batch_size=6,
+        solver__learning_rate=0.01,
+    )
+    streamed = open_dataset(config.data)
+    assert isinstance(streamed, ShardedDataset)
+    values = {field.name: getattr(streamed, field.name) for field in fields(Dataset)}
+    for name in ("train_images", "validation_images", "test_images"):
+        images = values[name]
+        held = [images[place] for place in range(len(images))]
+        values[name] = torch.stack(held) if held else torch.empty(0, 3, 96, 96, dtype=torch.uint8)
+    memory = Dataset(**values)
+    from_shards, from_memory = trace(config, streamed, 5), trace(config, memory, 5)
+    assert from_shards.losses == from_memory.losses and len(set(from_shards.losses)) == 5
+    assert from_shards.evaluation == from_memory.evaluation
+    assert all(torch.equal(value, from_memory.state[name]) for name, value in from_shards.state.items())
 
 
 def test_an_index_is_not_taken_for_one_of_other_images(bucket: str, tmp_path: Path) -> None:

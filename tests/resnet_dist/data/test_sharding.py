@@ -2,7 +2,9 @@
 
 import io
 import json
+import struct
 import tarfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -12,6 +14,9 @@ import pytest
 import torch
 
 from cluster.storage.local import LocalStorage
+from resnet_dist.configuration.data import DataConfig
+from resnet_dist.data.batches import Standardiser
+from resnet_dist.data.dataset import open_dataset
 from resnet_dist.data.folder_files import folder_files
 from resnet_dist.data.image_decoding import decode
 from resnet_dist.data.imagenet_files import imagenet_files
@@ -19,8 +24,9 @@ from resnet_dist.data.shard_index import INDEX, ShardIndex, SplitIndex, read_ind
 from resnet_dist.data.shard_reader import ShardReader
 from resnet_dist.data.sharding import ImageFiles, write_shards
 from resnet_dist.errors import DataError
+from resnet_dist.workers import Shards
 from tests import worker_processes
-from tests.image_trees import write_archive
+from tests.image_trees import encoded, write_archive
 from tests.imagenet_layout import (
     DEVKIT,
     TRAIN,
@@ -173,6 +179,28 @@ def test_broken_images_are_refused_or_left_out_by_name(tmp_path: Path) -> None:
     index, _ = sharded(files, tmp_path / "shards", broken_images=2)
     assert (len(index.train), len(index.test)) == (23, 11)
     assert [name.split()[0] for name in index.left_out] == [f"{wnid(0)}/0.JPEG", f"{wnid(2)}/1001.JPEG"]
+
+
+def test_huge_pictures_are_left_out_by_their_headers_and_tiny_ones_are_kept(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "folder")
+    whole = picture(0, 0)
+    frame = whole.index(b"\xff\xc0") + 5  # where a JPEG's header has rows and columns
+    huge = whole[:frame] + struct.pack(">HH", 60_000, 60_000) + whole[frame + 4 :]
+    (root / "train" / wnid(0) / "0.JPEG").write_bytes(huge)
+    (root / "train" / wnid(0) / "1.JPEG").write_bytes(encoded(np.full((1, 2, 3), 90, np.uint8), "JPEG"))
+    files = folder_files(str(root), io.BytesIO())
+    with pytest.raises(
+        DataError, match=rf"1 image cannot be decoded: {wnid(0)}/0.JPEG is a huge picture, of more than"
+    ):
+        sharded(files, tmp_path / "shards")
+    index, _ = sharded(files, tmp_path / "shards", broken_images=1)
+    assert len(index.train) == 23 and len(index.left_out) == 1
+    data = DataConfig(source=f"shards:{tmp_path / 'shards'}", size=64, batch_size=23, augmentation="paper")
+    dataset = open_dataset(data)
+    standardise = Standardiser(dataset.mean, dataset.std, torch.float32, torch.device("cpu"))
+    batches = dataset.batches(standardise, replace(data, sampling="permutation"), 0, 0, Shards(1, range(1)))
+    ((batch,),) = batches.parts(batches.drawn(range(1))[0])
+    assert batch.images.shape == (23, 3, 64, 64) and bool(batch.images.isfinite().all())
 
 
 def test_shards_of_other_images_are_not_written_over(imagenet: Path, tmp_path: Path) -> None:

@@ -1,14 +1,28 @@
 """The experiments on ImageNet: the paper's numbers, the conditions they were had under, and that every row trains."""
 
+import hashlib
+import json
+import math
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from cluster.storage.local import LocalStorage
+from resnet_dist.configuration.data import IMAGENET
 from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.data.known_sets import KNOWN_SETS, KnownSet
+from resnet_dist.data.shard_index import read_index
+from resnet_dist.errors import ConfigurationError, DataError
 from resnet_dist.training.state import Training
 from resnet_dist.workers import alone
+from tests.imagenet_layout import small_shards
 from tests.small_runs import small_dataset
+from tune_jobs.actions.grid import plan_grid, run_grid
+from tune_jobs.command_line import main
+from tune_jobs.grid import calibration
 from tune_jobs.grid.experiment import load_experiment, trials
 
 # Top-1 errors: He et al. 2015, tables 2 and 3 (ten crops); of CaffeNet, of the page that the document names.
@@ -52,6 +66,8 @@ def reduced(config: TrainingConfig) -> TrainingConfig:
     caffenet = config.network.family == "caffenet"
     size = 224 if config.network.stem_and_head == "script" else 67 if caffenet else 32
     few: dict[str, Any] = {
+        "data.source": "synthetic",
+        "data.augmentation": "shift",
         "network.width": 6 if caffenet else 2,
         "data.size": size,
         "data.batch_size": 4,
@@ -76,3 +92,74 @@ def test_every_row_trains_at_reduced_size(name: str) -> None:
         assert any(not torch.equal(*pair) for pair in zip(before, training.network.parameters(), strict=True))
         assert training.test.evaluate(training.network, training.autocast()).finite
     assert all(0 < loss < 1000 for loss in losses) and len(set(losses)) == len(losses)
+
+
+def test_shards_of_imagenet_itself_stand_beside_the_papers_numbers_and_others_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = small_shards(tmp_path)
+    settings = {"data.source": f"shards:{shards}"}
+
+    def deviating() -> list[str]:
+        found = plan_grid("imagenet-shortcut", tmp_path / "results", settings=settings, measure=False)
+        return [deviation.setting for deviation in found.experiment.deviations]
+
+    assert deviating() == ["data.source"]
+    index = read_index(LocalStorage(shards))
+    assert index is not None
+    names = hashlib.sha256(json.dumps(sorted(index.classes)).encode()).hexdigest()
+    whole = int(index.train.length.sum()), int(index.test.length.sum())
+    monkeypatch.setitem(KNOWN_SETS, IMAGENET, KnownSet(names, (24, 12), whole))
+    assert deviating() == []
+    for other in (
+        KnownSet(names[::-1], (24, 12), whole),
+        KnownSet(names, (25, 12), whole),  # an image was left out
+        KnownSet(names, (24, 12), (2 * whole[0], whole[1])),  # a copy of smaller images
+    ):
+        monkeypatch.setitem(KNOWN_SETS, IMAGENET, other)
+        assert deviating() == ["data.source"]
+
+
+@pytest.mark.parametrize("name", [*PAPERS, "imagenet-torchvision"])
+def test_imagenet_is_planned_before_it_is_at_hand_and_not_run(name: str, tmp_path: Path) -> None:
+    plan = plan_grid(name, tmp_path / "results", seeds=1, measure=False)
+    assert plan.experiment.deviations == () and not (tmp_path / "results").exists()
+    epochs = plan.trials[0].trial.config.run.epochs
+    assert {trial.steps for trial in plan.trials} == {epochs * -(-1_281_167 // 256)}
+    with pytest.raises(DataError, match=r"is a name in recipes; make shards of the data set \(resnet-dist data shard"):
+        run_grid(name, tmp_path / "results", seeds=1)
+
+
+def test_a_plan_says_how_many_cores_decode_what_a_step_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(calibration, "_decoding", lambda data: 0.004 if data.is_streamed else 0.0)
+    settings = ["--data.source", f"shards:{small_shards(tmp_path)}", "--data.size=32", "--data.batch_size=4"]
+    settings += ["--network.width=2", "--network.depth=18", "--epochs=1", "--device=cpu", "--seeds=1"]
+    small = 'name = "small"\npreset = "paper"\n[[table]]\nname = "t"\n[[table.cell]]\nlabel = "one"\n'
+    (tmp_path / "small.toml").write_text(small)
+    command = ["grid", "plan", str(tmp_path / "small.toml"), "--storage", str(tmp_path / "results"), *settings]
+    assert main([*command, "--json"]) == 0
+    (trial,) = json.loads(capsys.readouterr().out)["trials"]
+    assert main(command) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    found = re.search(r"takes a core 4.0 ms: (\d+) cores? feed one .* in the fastest row, at ([\d,]+) images/s", said)
+    assert found and int(found[1]) == math.ceil(trial["decoding_cores"])
+    assert trial["decoding_cores"] == pytest.approx(0.004 * int(found[2].replace(",", "")), rel=0.02)
+
+
+def test_decoding_is_timed_on_the_shards_themselves(tmp_path: Path) -> None:
+    data = TrainingConfig.preset("paper").override({"data.source": f"shards:{small_shards(tmp_path)}"}).data
+    assert 0 < calibration._decoding(data) < 1
+    assert calibration._decoding(TrainingConfig().data) == 0
+
+
+def test_presets_are_the_recipes_of_their_sources() -> None:
+    paper, torchvision = TrainingConfig.preset("paper"), TrainingConfig.preset("torchvision")
+    for recipe in (paper, torchvision):
+        assert (recipe.solver.learning_rate, recipe.solver.momentum, recipe.solver.nesterov) == (0.1, 0.9, False)
+        assert (recipe.data.batch_size, recipe.solver.weight_decay, recipe.data.size) == (256, 1e-4, 224)
+    assert paper.run.epochs * 1_281_167 // 256 == pytest.approx(600_000, rel=0.01)
+    assert (torchvision.run.epochs, torchvision.schedule.milestones) == (90, (30, 60))
+    with pytest.raises(ConfigurationError, match=r"preset: 'papers' is not known; .* did you mean 'paper'"):
+        TrainingConfig.preset("papers")

@@ -12,12 +12,14 @@ from jsonschema import Draft202012Validator
 from cluster.storage.local import LocalStorage
 from resnet_dist import custom_code as custom
 from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.data.dataset import dataset_fingerprint, open_dataset
 from resnet_dist.errors import DivergedError
 from resnet_dist.records.recorder import Recorder, record_failure
 from resnet_dist.storage.interface import TrialKeys, experiment_key
 from resnet_dist.training import loop as training
 from resnet_dist.training.energy import Counter, EnergyMeter
 from resnet_dist.workers import alone
+from tests.imagenet_layout import small_shards
 from tests.small_runs import small_config, small_dataset
 from tests.stored_records import faults, faults_of_experiment, records
 from tests.tune_jobs.recorded import TWO_ROWS, experiment_from
@@ -44,7 +46,7 @@ class Kept(LocalStorage):
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Kept:
-    """A run with a validation set and a solver of its own, one that diverged, a search's record, and a single run's.
+    """A run with a validation set and a solver of its own, one that diverged, one from shards, records of a search.
 
     They seem to run on a GPU, which has an energy counter.
     """
@@ -57,14 +59,17 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     code = {"own.py": "import torch\ndef sgd(weights, solver): return torch.optim.SGD(weights, solver.learning_rate)"}
     custom.install(code)
     own = {"solver__kind": "own:sgd", "solver__learning_rate": 0.1}
-    for settings in ({"data__holdout": 10} | own, {"run__seed": 1, "solver__learning_rate": 1e30}):
+    shards = small_config(data__source=f"shards:{small_shards(tmp_path_factory.mktemp('shards'))}").data
+    streamed = {"data__source": shards.source, "data__fingerprint": dataset_fingerprint(shards)}
+    for settings in ({"data__holdout": 10} | own, {"run__seed": 1, "solver__learning_rate": 1e30}, streamed):
         config = small_config(run__precision="float32", **settings)
         recorder = Recorder(storage, "runs", "run", config, scheduler="asha", code=code)
         recorder.images = dataset.counts()
         try:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(training, "energy_meter", lambda workers: EnergyMeter(workers, counter))
-                training.train(config, dataset, alone("cpu"), recorder)
+                images = open_dataset(config.data) if config.data.is_streamed else dataset
+                training.train(config, images, alone("cpu"), recorder)
         except DivergedError as error:
             recorder.fail("diverged", str(error))
         record_single_run(storage, "runs", config, "run")
