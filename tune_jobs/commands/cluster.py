@@ -46,7 +46,7 @@ def up(args: argparse.Namespace) -> int:
         "For Ray's own commands (the cluster asks for a token, which this names the file of):",
         "  export " + " ".join(f"{name}={value}" for name, value in variables.items()),
     ):
-        console.print(line, markup=False, soft_wrap=True)
+        console.say(line)
     return 0
 
 

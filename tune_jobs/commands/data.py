@@ -118,15 +118,14 @@ def shard_command(args: argparse.Namespace) -> int:
             }
         )
         return 0
-    console.print(
+    console.say(
         f"{args.source}: {len(index.train)} training and {len(index.test)} test images of {len(index.classes)} "
-        f"classes, fingerprint {index.fingerprint}, {'are now' if fresh else 'were already'} in {storage.uri}",
-        soft_wrap=True,
+        f"classes, fingerprint {index.fingerprint}, {'are now' if fresh else 'were already'} in {storage.uri}"
     )
     for name in index.left_out:
-        console.print(f"Left out: {name}", soft_wrap=True)
+        console.say(f"Left out: {name}")
     options = f"--data.source shards:{storage.uri} --data.sampling permutation"
-    console.print(f"Runs read them with {options}.", soft_wrap=True)
+    console.say(f"Runs read them with {options}.")
     return 0
 
 
@@ -148,16 +147,13 @@ def stage_command(args: argparse.Namespace) -> int:
         return 0
     train, test = len(found.images.train_labels), len(found.images.test_labels)
     console = make_console()
-    console.print(
+    console.say(
         f"{data.source}: {train} training and {test} test images, fingerprint {found.fingerprint}, "
         + (now if fresh else "were already in")
-        + f" {storage.uri}",
-        soft_wrap=True,
+        + f" {storage.uri}"
     )
     if args.dry_run:
         console.print("Nothing was stored.")
         return 0
-    console.print(
-        f"Runs with --storage {storage.uri} --data.source {data.source} need it nowhere else.", soft_wrap=True
-    )
+    console.say(f"Runs with --storage {storage.uri} --data.source {data.source} need it nowhere else.")
     return 0

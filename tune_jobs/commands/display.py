@@ -4,7 +4,6 @@ import logging
 import time
 from typing import Any, Self
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,6 +16,7 @@ from rich.progress import (
 
 from resnet_dist.logs import structured
 from resnet_dist.records.trial_record import error_text
+from tune_jobs.commands.terminal import Terminal
 from tune_jobs.grid.experiment import Trial
 from tune_jobs.grid.observer import Observer
 
@@ -28,7 +28,7 @@ STYLES = {logging.WARNING: "yellow", logging.ERROR: "red"}
 class _Display:
     """A bar, begun by whoever has something to show, and gone at the end of the block; and lines."""
 
-    def __init__(self, console: Console, unit: str, total: int | None, *columns: ProgressColumn) -> None:
+    def __init__(self, console: Terminal, unit: str, total: int | None, *columns: ProgressColumn) -> None:
         self.console = console
         self.bar = Progress(
             TextColumn(unit),
@@ -49,13 +49,13 @@ class _Display:
 
     def say(self, text: str, style: str | None = None) -> None:
         """Print a line."""
-        self.console.print(text, markup=False, style=style, soft_wrap=True)
+        self.console.say(text, style)
 
 
 class RunDisplay(_Display):
     """Of one run."""
 
-    def __init__(self, console: Console, epochs: int) -> None:
+    def __init__(self, console: Terminal, epochs: int) -> None:
         super().__init__(console, "epoch", epochs, TextColumn("{task.fields[detail]}"), TimeRemainingColumn())
         self.epochs = epochs
         self.shown = 0.0
@@ -85,7 +85,7 @@ class RunDisplay(_Display):
 class GridDisplay(_Display):
     """Of a grid, over the epochs of all its trials."""
 
-    def __init__(self, console: Console, experiment: str) -> None:
+    def __init__(self, console: Terminal, experiment: str) -> None:
         super().__init__(console, "epochs", None, TimeElapsedColumn(), TextColumn("{task.fields[detail]}"))
         self.experiment = experiment
         self.done: dict[str, int] = {}

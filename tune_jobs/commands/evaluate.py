@@ -79,12 +79,10 @@ def evaluate_command(args: argparse.Namespace) -> int:
         print_json(found.to_dict())
         return 0
     by_position = "; classes by position, not by name" if found.classes_by_position else ""
-    make_console().print(
+    make_console().say(
         f"Test error on {found.source}: {100 * found.top1_error:.2f} % "
         f"(top-5: {100 * found.top5_error:.2f} %), loss {found.test_loss:.4f}, {found.images:,} images"
-        f"{by_position}",
-        markup=False,
-        soft_wrap=True,
+        f"{by_position}"
     )
     if len(found.by_class) <= _MOST_CLASSES:
         table = Table("class", "images", "error", box=None, pad_edge=False)

@@ -70,7 +70,7 @@ def export_command(args: argparse.Namespace) -> int:
         print_json({"trial": trial.trial_id, "file": str(target), "bytes": len(data), "sha256": digest})
     else:
         said = f"{target}: trial {trial.trial_id} of {trial.experiment}, {len(data) / 1e6:.1f} MB"
-        make_console().print(said, markup=False, soft_wrap=True)
+        make_console().say(said)
     return 0
 
 

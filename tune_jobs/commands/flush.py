@@ -46,7 +46,7 @@ def flush_command(args: argparse.Namespace) -> int:
     else:
         console = make_console()
         for flushed in done:
-            console.print(flushed.line(), markup=False, soft_wrap=True)
+            console.say(flushed.line())
         if not done:
             console.print("Nothing waits on this host.")
     return 1 if any(flushed.failed for flushed in done) else 0
@@ -76,7 +76,7 @@ def _dry_run(args: argparse.Namespace) -> int:
         return 0
     console = make_console()
     for trial in waiting:
-        console.print(trial, markup=False, soft_wrap=True)
+        console.say(trial)
     console.print(
         f"Writes of {counted(len(waiting), 'trial')} wait on this host; none was made." if waiting else "Nothing waits."
     )

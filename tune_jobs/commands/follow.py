@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +19,7 @@ from resnet_dist.errors import StorageError
 from resnet_dist.plurals import counted
 from resnet_dist.storage.interface import Storage, experiment_key
 from tune_jobs.actions.results import asked_name, others
+from tune_jobs.commands.terminal import Terminal
 from tune_jobs.report.write import Report
 from tune_jobs.results.time_left import Look, Watch, seconds_an_epoch
 from tune_jobs.results.trials import TrialResults, tally
@@ -29,18 +30,18 @@ MOST_WAITING = 3
 """Trials that wait and are named."""
 
 
-def launched(experiment: str, storage: BrowsableStorage, seconds: float, console: Console) -> str:
+def launched(experiment: str, storage: BrowsableStorage, seconds: float, console: Terminal) -> str:
     """The name under which an experiment is stored, once its launch has put it there; says so if it has to wait."""
     name = asked_name(experiment)
     if storage.get(experiment_key(name)) is None:
         said = f"{name}: waiting for its launch; {storage.uri} holds {others(name, storage)}"
-        console.print(said, markup=False, soft_wrap=True)
+        console.say(said)
     while storage.get(experiment_key(name)) is None:
         time.sleep(seconds)
     return name
 
 
-def follow_status(storage: Storage, name: str, seconds: float, console: Console) -> None:
+def follow_status(storage: Storage, name: str, seconds: float, console: Terminal) -> None:
     """Show one table that refreshes, or in a file or pipe a line whenever an epoch has ended."""
     watch = Watch(storage, name)
     with Live(console=console, auto_refresh=False, transient=False) as live:
@@ -58,7 +59,7 @@ def follow_status(storage: Storage, name: str, seconds: float, console: Console)
             if console.is_terminal:
                 live.update(_screen(look, over, trouble, console.height), refresh=True)
             elif shown is None or look.epochs_done != shown.epochs_done or over:
-                console.print(summary(look, over), soft_wrap=True)
+                console.say(summary(look, over))
             shown = look
 
 
@@ -114,7 +115,7 @@ def summary(look: Look, over: bool) -> str:
 
 
 def follow_report(
-    storage: Storage, name: str, write: Callable[[bool], Report], seconds: float, console: Console
+    storage: Storage, name: str, write: Callable[[bool], Report], seconds: float, console: Terminal
 ) -> Report:
     """Write the report again and again, and say so, until nothing is left to wait for. Returns the last one.
 
@@ -126,5 +127,5 @@ def follow_report(
         if not {"unfinished", "missing"} & set(states) and not is_held(storage, name):
             return write(False)
         finished = f"{states.count('finished')} of {counted(len(states), 'trial')} finished"
-        console.print(f"{datetime.now(UTC):%H:%M:%S} UTC, {finished}: {report.html_uri}", markup=False, soft_wrap=True)
+        console.say(f"{datetime.now(UTC):%H:%M:%S} UTC, {finished}: {report.html_uri}")
         time.sleep(seconds)

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -22,7 +21,7 @@ from tune_jobs.commands.follow import SECONDS, follow_report, follow_status, lau
 from tune_jobs.commands.options import Parser, add_json, add_storage, positive
 from tune_jobs.commands.output import print_json, program
 from tune_jobs.commands.plan import MANY, add_grid_settings, add_launch, add_plan, dry_run
-from tune_jobs.commands.terminal import make_console
+from tune_jobs.commands.terminal import Terminal, make_console
 from tune_jobs.grid import other_trials
 from tune_jobs.grid.edits import edits
 from tune_jobs.grid.experiment import is_file, registered
@@ -203,15 +202,13 @@ def _edits(experiment: str, record: Mapping[str, Any]) -> list[str]:
         return [f"it cannot be read: {error}"]
 
 
-def _print_edits(experiment: str, edited: list[str], console: Console) -> None:
+def _print_edits(experiment: str, edited: list[str], console: Terminal) -> None:
     if edited:
         more = f" and {len(edited) - _MOST_EDITS} more" if edited[_MOST_EDITS:] else ""
-        console.print(
+        console.say(
             f"Note: {experiment} has changed since its last launch, of which this is ({'; '.join(edited[:_MOST_EDITS])}"
             f"{more}); grid plan shows what a launch now would do",
-            markup=False,
             style="yellow",
-            soft_wrap=True,
         )
 
 
@@ -228,9 +225,9 @@ def prune(args: argparse.Namespace) -> int:
         state = "finished" if other.finished else "unfinished"
         size = f"{other.size / 1e6:,.1f} MB"
         said = f"{other.trial_id}  {other.name}: {state}, {other.why}, {size}"
-        console.print(said, markup=False, soft_wrap=True)
+        console.say(said)
     if args.delete and others:
-        with lease(storage, name, on_wait=lambda text: console.print(escape(text), soft_wrap=True)):
+        with lease(storage, name, on_wait=console.say):
             other_trials.remove(storage, others)
     said = f"{counted(len(others), 'trial')} that {name} as last launched does not ask for"
     then = "removed" if args.delete else "nothing was removed; --delete removes them"
@@ -284,7 +281,7 @@ def _require_no_json(args: argparse.Namespace) -> None:
         raise UserError("--follow: is for people to watch, and --json for a program; leave one out")
 
 
-def _print_report(written: Any, storage_uri: str, name: str, console: Console) -> None:
+def _print_report(written: Any, storage_uri: str, name: str, console: Terminal) -> None:
     console.print(written.terminal)
-    console.print(f"Report:      {written.html_uri}", soft_wrap=True)
-    console.print(f"TensorBoard: {program()} tensorboard {storage_uri}/{name}", soft_wrap=True)
+    console.say(f"Report:      {written.html_uri}")
+    console.say(f"TensorBoard: {program()} tensorboard {storage_uri}/{name}")

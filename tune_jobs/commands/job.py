@@ -101,7 +101,7 @@ def status(args: argparse.Namespace) -> int:
     console = make_console()
     console.print(table if found else "no jobs yet")
     if args.job and found[0].status == "FAILED":
-        console.print(found[0].message, markup=False, soft_wrap=True)
+        console.say(found[0].message)
     return 0
 
 

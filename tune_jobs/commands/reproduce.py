@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from cluster.storage.opening import open_storage
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import UserError
@@ -22,6 +20,7 @@ from tune_jobs.actions.job import placed, run_job
 from tune_jobs.commands.display import RunDisplay
 from tune_jobs.commands.options import Parser, add_json, add_trial
 from tune_jobs.commands.output import print_json, program
+from tune_jobs.commands.terminal import Terminal, make_console
 from tune_jobs.grid.custom_code import bind_config
 from tune_jobs.grid.initial_state import put_initial_state
 from tune_jobs.results.comparison import Comparison, compare
@@ -73,7 +72,7 @@ def reproduce_command(args: argparse.Namespace) -> int:
     into = open_storage(args.into) if args.into else None
     if into is not None and into.uri == storage.uri:
         raise UserError(f"--into {args.into}: is the storage of the trial itself; give another directory")
-    console = Console(quiet=args.json, highlight=False, soft_wrap=True)
+    console = make_console(quiet=args.json)
     instructions = instruct(trial, args.into)
     if args.into and not args.run_again:
         _fetch(trial, args.into)
@@ -184,7 +183,7 @@ def _place(into: str | None) -> Iterator[str]:
         yield directory
 
 
-def _train_again(trial: RecordedTrial, uri: str, console: Console) -> RecordedTrial:
+def _train_again(trial: RecordedTrial, uri: str, console: Terminal) -> RecordedTrial:
     """Train with the trial's settings, workers and threads; its records are read before their place may go."""
     workers = trial.provenance.get("workers", trial.config.run.workers)
     threads = trial.provenance.get("threads", trial.config.run.threads)
@@ -193,9 +192,8 @@ def _train_again(trial: RecordedTrial, uri: str, console: Console) -> RecordedTr
     storage = open_storage(uri)
     storage.check_writable()
     job = Job(config, trial.experiment, trial.name, functools.partial(open_storage, storage.uri), code)
-    say = functools.partial(console.print, markup=False, soft_wrap=True)
     put_initial_state(config, trial.storage, storage)
-    with placed(config, storage, say) as use_gpu, RunDisplay(console, config.run.epochs) as display:
+    with placed(config, storage, console.say) as use_gpu, RunDisplay(console, config.run.epochs) as display:
         run_job(job, storage, use_gpu, display.say, display.epoch, display.step)
     return find_trial(storage, f"{trial.experiment}/{config.trial_id()}")
 
@@ -206,16 +204,16 @@ def _differing_provenance(trial: RecordedTrial, again: RecordedTrial) -> dict[st
     return {name: [old[name], new.get(name)] for name in CAUSES if name in old and old[name] != new.get(name)}
 
 
-def _print_instructions(console: Console, trial: RecordedTrial, instructions: Instructions) -> None:
+def _print_instructions(console: Terminal, trial: RecordedTrial, instructions: Instructions) -> None:
     provenance, config = trial.provenance, trial.config
     state = f"test error {100 * trial.result['top1_error']:.2f} %" if trial.result else "not finished"
-    console.print(f"Trial {trial.trial_id} of {trial.experiment}: {trial.name}, {state}", markup=False)
-    console.print(_describe_origin(provenance, config), markup=False)
+    console.say(f"Trial {trial.trial_id} of {trial.experiment}: {trial.name}, {state}")
+    console.say(_describe_origin(provenance, config))
     console.print("\nTo get it again, in a checkout of the source code:")
     for command in instructions.commands:
-        console.print(f"  {command}", markup=False)
+        console.say(f"  {command}")
     for note in instructions.notes:
-        console.print(f"Note: {note}", markup=False)
+        console.say(f"Note: {note}")
 
 
 def _describe_origin(provenance: dict[str, Any], config: TrainingConfig) -> str:
@@ -232,15 +230,15 @@ def _threads(provenance: dict[str, Any]) -> str:
     return counted(provenance["threads"], "thread") if "threads" in provenance else "unknown threads"
 
 
-def _print_comparison(console: Console, comparison: Comparison, causes: dict[str, Any]) -> None:
+def _print_comparison(console: Terminal, comparison: Comparison, causes: dict[str, Any]) -> None:
     console.print("")
     for line in comparison.lines():
-        console.print(line, markup=False)
+        console.say(line)
     if causes and not comparison.identical:
         console.print("What differs, and may be the reason:")
     elif causes:
         console.print("Although these differ:")
     for name, (old, new) in causes.items():
-        console.print(f"  {name}: {old} then, {new} now", markup=False)
+        console.say(f"  {name}: {old} then, {new} now")
     if not comparison.identical and not causes:
         console.print("Nothing recorded of code, libraries or machine differs: this should not happen; report it.")

@@ -71,9 +71,8 @@ def results_command(args: argparse.Namespace) -> int:
     storage, name = open_experiment(args.experiment)
     if args.to:
         console = make_console(quiet=args.format == "json")
-        say = functools.partial(console.print, markup=False, soft_wrap=True)
-        handed = _hand_over(args.to, storage, name, say)
-        say(handed.line())
+        handed = _hand_over(args.to, storage, name, console.say)
+        console.say(handed.line())
         if args.format == "json":
             print_json(asdict(handed))
         return 0

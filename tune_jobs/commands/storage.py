@@ -2,7 +2,6 @@
 
 import argparse
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -10,7 +9,7 @@ from cluster.storage.check import Finding, StorageCheck, check_storage
 from tune_jobs.commands.flush import add_flush
 from tune_jobs.commands.options import STORAGE_HELP, Parser, add_json
 from tune_jobs.commands.output import print_json
-from tune_jobs.commands.terminal import make_console
+from tune_jobs.commands.terminal import Terminal, make_console
 
 STYLES = {"ok": "green", "note": "yellow", "failed": "red"}
 
@@ -45,8 +44,8 @@ def check(args: argparse.Namespace) -> int:
     return 1 if result.failed else 0
 
 
-def _print(result: StorageCheck, console: Console) -> None:
-    console.print(f"{escape(result.uri)}: {escape(result.access)}", soft_wrap=True)
+def _print(result: StorageCheck, console: Terminal) -> None:
+    console.say(f"{result.uri}: {result.access}")
     table = Table(box=None, show_header=False, pad_edge=False)
     for _ in range(3):
         table.add_column(no_wrap=True)
@@ -56,9 +55,9 @@ def _print(result: StorageCheck, console: Console) -> None:
         table.add_row(f"  {finding.name}", state, _milliseconds(finding), escape(finding.text))
     console.print(table)
     if result.not_tried:
-        console.print(f"  not tried: {', '.join(result.not_tried)}", soft_wrap=True)
+        console.say(f"  not tried: {', '.join(result.not_tried)}")
     if result.failed:
-        console.print(f"Not fit for runs as it is: {', '.join(result.failed)} failed.", soft_wrap=True)
+        console.say(f"Not fit for runs as it is: {', '.join(result.failed)} failed.")
     else:
         console.print("Fit for runs and grids.")
 

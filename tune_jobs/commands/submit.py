@@ -10,9 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-
 from cluster.ray_cluster.jobs import Jobs, require_job_id
 from cluster.ray_cluster.preflight import CLIENT_VARIABLE, versions_here
 from cluster.ray_cluster.upload import Package, pack
@@ -23,7 +20,7 @@ from resnet_dist.plurals import counted
 from tune_jobs.commands.job import ADDRESS_HELP, follow
 from tune_jobs.commands.options import Parser, add_json, normalise, read_config
 from tune_jobs.commands.output import print_json, program
-from tune_jobs.commands.terminal import make_console
+from tune_jobs.commands.terminal import Terminal, make_console
 from tune_jobs.grid.experiment import load_experiment
 
 _MOST_NAMED = 12
@@ -72,7 +69,7 @@ def submit(args: argparse.Namespace) -> int:
         package = _pack(args, job, directory)
         _describe(package, console)
         command = shlex.join(["ray", "job", "submit", "--working-dir", str(directory), "--", *entrypoint])
-        console.print(command, markup=False, soft_wrap=True)
+        console.say(command)
         if args.json:
             print_json(_counted(package) | {"directory": str(directory), "command": command})
         return 0
@@ -80,7 +77,7 @@ def submit(args: argparse.Namespace) -> int:
         with tempfile.TemporaryDirectory(prefix="resnet-dist-job-") as scratch:
             package = _pack(args, job, Path(scratch))
         _describe(package, console, "Would upload")
-        console.print(f"and run {shlex.join(entrypoint)}\nNothing was uploaded or submitted.", soft_wrap=True)
+        console.say(f"and run {shlex.join(entrypoint)}\nNothing was uploaded or submitted.")
         if args.json:
             print_json(_counted(package) | {"entrypoint": shlex.join(entrypoint)})
         return 0
@@ -91,7 +88,7 @@ def submit(args: argparse.Namespace) -> int:
         job_id = jobs.submit(shlex.join(entrypoint), scratch, variables, args.id)
     if args.json:
         print_json({"job": job_id, "address": jobs.address})
-    console.print(f"Job {job_id}; follow it with: {program()} job logs -f {shlex.quote(job_id)}", soft_wrap=True)
+    console.say(f"Job {job_id}; follow it with: {program()} job logs -f {shlex.quote(job_id)}")
     if args.no_wait or args.json:
         return 0
     return follow(jobs, job_id)
@@ -191,15 +188,15 @@ def _variable(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _describe(package: Package, console: Console, verb: str = "Uploading") -> None:
+def _describe(package: Package, console: Terminal, verb: str = "Uploading") -> None:
     said = f"{verb} {counted(len(package.names), 'file')}{' and this program' if package.added else ''}"
     said += f", {package.bytes / 2**20:.1f} MiB"
     if package.commit:
         said += f"; commit {package.commit[:12]}" + (", with changes" if package.dirty else "")
-    console.print(said, soft_wrap=True)
+    console.say(said)
     tops = Counter(name.partition("/")[0] + "/" * ("/" in name) for name in package.names)
     shown = [top + (f" ({counted(number, 'file')})" if top.endswith("/") else "") for top, number in tops.items()]
     more = " …" if shown[_MOST_NAMED:] else ""
-    console.print(f"  {', '.join(shown[:_MOST_NAMED])}{more}", markup=False, soft_wrap=True)
+    console.say(f"  {', '.join(shown[:_MOST_NAMED])}{more}")
     for name in package.left_out:
-        console.print(f"  left out: {escape(name)}", soft_wrap=True)
+        console.say(f"  left out: {name}")

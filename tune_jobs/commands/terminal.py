@@ -8,6 +8,14 @@ PIPE_WIDTH = 10_000
 """Columns of output that is no terminal: a line there is for grep or a log, and is never broken."""
 
 
-def make_console(quiet: bool = False) -> Console:
+class Terminal(Console):
+    """A console that prints lines as they are, too."""
+
+    def say(self, text: str = "", style: str | None = None) -> None:
+        """Print a line of which nothing is markup, and which no terminal breaks at its words."""
+        self.print(text, style=style, markup=False, soft_wrap=True)
+
+
+def make_console(quiet: bool = False) -> Terminal:
     """A console on standard output. `quiet`: it prints nothing, for `--json`."""
-    return Console(quiet=quiet, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    return Terminal(quiet=quiet, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)

@@ -2,8 +2,6 @@
 
 import argparse
 
-from rich.console import Console
-
 from cluster.storage.opening import open_storage
 from resnet_dist.configuration.presets import PRESETS
 from resnet_dist.configuration.training import TrainingConfig
@@ -13,7 +11,7 @@ from tune_jobs.actions.train import check, described, train, with_data
 from tune_jobs.commands.display import RunDisplay
 from tune_jobs.commands.options import SHORTHANDS, Parser, add_json, add_settings, add_storage, read_config
 from tune_jobs.commands.output import print_json, program
-from tune_jobs.commands.terminal import make_console
+from tune_jobs.commands.terminal import Terminal, make_console
 
 
 def add_arguments(parser: Parser) -> None:
@@ -64,12 +62,12 @@ def train_command(args: argparse.Namespace) -> int:
     )
     if run.config.data.caveat:
         console.print(run.config.data.caveat)
-    console.print(f"Results:     {run.place}", soft_wrap=True)
-    console.print(f"TensorBoard: {program()} tensorboard {run.storage}/{args.name}", soft_wrap=True)
+    console.say(f"Results:     {run.place}")
+    console.say(f"TensorBoard: {program()} tensorboard {run.storage}/{args.name}")
     return 0
 
 
-def _dry_run(args: argparse.Namespace, config: TrainingConfig, console: Console) -> int:
+def _dry_run(args: argparse.Namespace, config: TrainingConfig, console: Terminal) -> int:
     """Say what would be trained, and from where. Images are decoded into the local cache if they are not there."""
     from resnet_dist.records.checkpoints import Checkpoints
     from resnet_dist.records.recorder import Recorder
@@ -84,8 +82,8 @@ def _dry_run(args: argparse.Namespace, config: TrainingConfig, console: Console)
     elif steps:
         state, then = "unfinished", f"would go on from its checkpoint after step {steps[0]:,}"
     for line in described(config, storage, args.name):
-        console.print(line, markup=False, soft_wrap=True)
-    console.print(f"It {then}. Results would lie in {storage.uri}/{keys.prefix} Nothing was written.", soft_wrap=True)
+        console.say(line)
+    console.say(f"It {then}. Results would lie in {storage.uri}/{keys.prefix} Nothing was written.")
     if args.json:
         print_json({"trial": config.trial_id(), "state": state, "config": config.to_dict()})
     return 0
