@@ -1,6 +1,7 @@
 """The study's solvers, Adam and AdamW: torch's optimizers with Torch7's settings, or one of the user's own."""
 
 import functools
+import inspect
 from collections.abc import Callable, Iterable
 
 import torch
@@ -20,6 +21,25 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
 }
 """What is called with each solver's settings, of which `SOLVER_DEFAULTS` has the names."""
+
+
+def _keep_compiler_out() -> None:
+    """Let torch's optimizers run without importing torch's compiler, which takes longer than starting a run otherwise.
+
+    They are wrapped to import it at their first call, in order to be left out of what it compiles. Each wrapper asks
+    its function for a replacement first. The compiler itself stays as it is, for whoever asks for it.
+    """
+    for method in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
+        function = inspect.unwrap(getattr(torch.optim.Optimizer, method))
+        setattr(function, "__dynamo_disable", function)
+
+
+_keep_compiler_out()
+
+
+def step_of(optimizer: torch.optim.Optimizer) -> Callable[[], object]:
+    """The update of one of torch's own optimizers, without what announces it to the compiler and the profiler."""
+    return torch.no_grad()(functools.partial(inspect.unwrap(type(optimizer).step), optimizer))
 
 
 def make_solver(config: SolverConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

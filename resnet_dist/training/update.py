@@ -5,7 +5,7 @@ arithmetic takes the numbers as they are. On a GPU it takes them from the GPU's 
 in the middle of it, and all of it can be captured once and replayed (`captured.py`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -18,7 +18,7 @@ from resnet_dist.training.average import WeightAverage
 from resnet_dist.training.device_solvers import DeviceSolver
 from resnet_dist.training.gradients import Gradients, Loss
 from resnet_dist.training.schedule import batch_norm_momentum, full_rate, learning_rate
-from resnet_dist.training.solvers import make_solver
+from resnet_dist.training.solvers import make_solver, step_of
 
 
 def told_by_host(device: torch.device) -> bool:
@@ -44,8 +44,9 @@ class Stepper(Protocol):
 class HostSolver:
     """torch's own update, or the user's, whose learning rate is a number on the host."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, step: Callable[[], object]) -> None:
         self.optimizer = optimizer
+        self._step = step
 
     def numbers(self, rate: float, step: int) -> tuple[float, ...]:
         """See `Stepper.numbers`."""
@@ -55,7 +56,7 @@ class HostSolver:
         """See `Stepper.apply`."""
         for group in self.optimizer.param_groups:
             group["lr"] = float(numbers[0])
-        self.optimizer.step()
+        self._step()
 
     def settle(self, step: int) -> None:
         """Nothing: the optimizer counts for itself."""
@@ -64,8 +65,10 @@ class HostSolver:
 def make_stepper(config: TrainingConfig, network: nn.Module, device: torch.device) -> Stepper:
     """The solver of a run on a device."""
     optimizer = make_solver(config.solver, network.parameters())
-    if told_by_host(device) or is_custom(config.solver.kind):
-        return HostSolver(optimizer)
+    if is_custom(config.solver.kind):
+        return HostSolver(optimizer, optimizer.step)
+    if told_by_host(device):
+        return HostSolver(optimizer, step_of(optimizer))
     return DeviceSolver(config.solver, optimizer)
 
 

@@ -155,7 +155,8 @@ def test_the_solvers_of_a_gpu_are_torchs(kind: str, settings: dict[str, Any]) ->
     config = SolverConfig(kind, weight_decay=0.01, **settings if kind == "sgd" else {})
     start = [torch.randn(shape, generator=torch.Generator().manual_seed(0)).double() for shape in ((3, 4), (5,))]
     ours, theirs = ([torch.nn.Parameter(value.clone()) for value in start] for _ in range(2))
-    solver, reference = DeviceSolver(config, make_solver(config, ours)), HostSolver(make_solver(config, theirs))
+    torchs = make_solver(config, theirs)
+    solver, reference = DeviceSolver(config, make_solver(config, ours)), HostSolver(torchs, torchs.step)
     for step in range(5):
         rate = 0.1 / (step + 1)
         for a, b in zip(ours, theirs, strict=True):
@@ -179,7 +180,10 @@ def test_the_solvers_of_a_gpu_are_torchs(kind: str, settings: dict[str, Any]) ->
 @pytest.mark.parametrize("kind", SOLVER_DEFAULTS)
 def test_a_parameter_without_a_gradient_stays_as_torch_leaves_it(kind: str) -> None:
     config, kept = SolverConfig(kind, weight_decay=0.01), []
-    for make in (lambda optimizer: DeviceSolver(config, optimizer), HostSolver):
+    for make in (
+        lambda optimizer: DeviceSolver(config, optimizer),
+        lambda optimizer: HostSolver(optimizer, optimizer.step),
+    ):
         used, unused = (torch.nn.Parameter(torch.ones(2, dtype=torch.float64)) for _ in range(2))
         solver = make(make_solver(config, [unused, used]))
         used.grad = torch.ones_like(used)

@@ -1,4 +1,6 @@
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,13 +13,13 @@ from torch import Tensor, nn
 from resnet_dist.configuration.batch_norm import BatchNormConfig
 from resnet_dist.configuration.network import NetworkConfig
 from resnet_dist.configuration.schedule import ScheduleConfig
-from resnet_dist.configuration.solver import SolverConfig
+from resnet_dist.configuration.solver import SOLVER_DEFAULTS, SolverConfig
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.data.epochs import EpochPlan
 from resnet_dist.networks.batch_norm import SynchronisedBatchNorm
 from resnet_dist.networks.cifar import ResidualNetwork
 from resnet_dist.training.schedule import batch_norm_momentum, full_rate, learning_rate
-from resnet_dist.training.solvers import make_solver
+from resnet_dist.training.solvers import make_solver, step_of
 from resnet_dist.training.state import Training
 from resnet_dist.workers import alone
 from tests.small_runs import small_config, small_dataset
@@ -126,6 +128,38 @@ def test_adams_constants_reach_it(kind: str, setting: dict[str, float]) -> None:
         return weights.detach()
 
     assert not torch.equal(after_two_steps(setting), after_two_steps({}))
+
+
+@pytest.mark.parametrize("kind", SOLVER_DEFAULTS)
+def test_an_update_is_that_of_torchs_own_step_to_the_bit(kind: str) -> None:
+    updated = []
+    for take in (step_of, lambda optimizer: optimizer.step):
+        weights = nn.Parameter(torch.randn(50, generator=torch.Generator().manual_seed(0)))
+        optimizer = make_solver(SolverConfig(kind, weight_decay=0.01), [weights])
+        for step in range(3):
+            weights.grad = torch.sin(weights.detach() + step)
+            take(optimizer)()
+        updated.append(weights.detach())
+    assert torch.equal(*updated)
+
+
+def test_an_update_imports_no_compiler_and_leaves_it_whole() -> None:
+    program = f"""
+import sys, torch
+from resnet_dist.configuration.solver import SolverConfig
+from resnet_dist.training.solvers import make_solver, step_of
+weights = torch.nn.Parameter(torch.ones(3))
+for kind in {list(SOLVER_DEFAULTS)}:
+    optimizer = make_solver(SolverConfig(kind), [weights])
+    optimizer.zero_grad()
+    (weights ** 2).sum().backward()
+    step_of(optimizer)()
+    optimizer.load_state_dict(optimizer.state_dict())
+assert not {{"torch._dynamo", "sympy"}} & sys.modules.keys()
+assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)) == 2
+import torchvision
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @pytest.mark.parametrize("kind", ["rmsprop", "adagrad", "adadelta"])
