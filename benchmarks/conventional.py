@@ -1,8 +1,8 @@
 """The conventional trainer, written as most scripts for CIFAR are: the opponent of the end-to-end measurement.
 
 torchvision transforms on PIL images, one image at a time, in DataLoader worker processes; batch norm, optimizer and
-memory format as they come; float32; loss and accuracy read from the device at every step. The network is that of
-`resnet_dist` (option A, convolutions with bias), so that both do the same arithmetic.
+memory format as they come; float32, or bfloat16 by autocast; loss and accuracy read from the device at every step. The
+network is that of `resnet_dist` (option A, convolutions with bias), so that both do the same arithmetic.
 """
 
 import os
@@ -98,8 +98,6 @@ class ResNet(nn.Module):
 class ConventionalTrainer:
     """Trains on images uint8 [N, 3, 32, 32] with labels int64 [N]. Close it to end its loader's processes."""
 
-    name = "conventional"
-
     def __init__(
         self,
         config: TrainingConfig,
@@ -108,7 +106,10 @@ class ConventionalTrainer:
         classes: int,
         device: torch.device,
         loader_workers: int | None = None,
+        precision: str = "float32",
     ) -> None:
+        self.name = f"conventional {precision}"
+        self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
         if loader_workers is None:
             loader_workers = min(LOADER_WORKERS, len(os.sched_getaffinity(0)))
         values = images.float() / 255
@@ -154,8 +155,9 @@ class ConventionalTrainer:
         """One step on a batch [B, 3, 32, 32], [B]."""
         images, labels = images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
         self.optimizer.zero_grad()
-        logits = self.network(images)
-        loss = F.cross_entropy(logits, labels)
+        with self.autocast:
+            logits = self.network(images)
+            loss = F.cross_entropy(logits, labels)
         loss.backward()
         self.optimizer.step()
         self.losses.append(loss.item())
