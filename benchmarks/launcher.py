@@ -1,6 +1,6 @@
 """What the launcher takes of a trial as a grid grows: many trials, each of which ends as soon as it begins.
 
-    python -m benchmarks.launcher [--trials 3600] [--slots 64]
+    python -m benchmarks.launcher [--trials 3600] [--slots 64] [--reports 1]
 
 A grid on a local Ray that is told it has so many CPUs, through Tune as any grid, with a stub for training. The figure
 is the time from one trial's start to the next one's, over the last hundred beside the first hundred once every slot
@@ -13,6 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,15 +46,29 @@ class Launches:
         return self.pace(len(self.starts) - WINDOW - 1) / self.pace(slots)
 
 
-def stub(config: dict[str, Any], jobs: dict[str, Any], ray_storage: dict[str, Any], use_gpu: bool) -> None:
-    """What stands for `tune_jobs.grid.run._train_trial`."""
-    from ray import tune
+def stub(reports: int, slots: int, started: str) -> Callable[..., None]:
+    """What stands for `tune_jobs.grid.run._train_trial`: it reports so often, as a trial does after each epoch.
 
-    assert jobs[config["trial_id"]]
-    tune.report({"finished": True})
+    The first one in each process waits until all slots have theirs: to a trial that waits, Tune gives a process that
+    is free and ends the one that starts for it, so that trials of no length would have it start one after another.
+    """
+
+    def train(config: dict[str, Any], jobs: dict[str, Any], ray_storage: dict[str, Any], use_gpu: bool) -> None:
+        from ray import tune
+
+        assert jobs[config["trial_id"]]
+        mine = Path(started, str(os.getpid()))
+        if not mine.exists():
+            mine.touch()
+            while sum(1 for _ in Path(started).iterdir()) < slots:
+                time.sleep(0.5)
+        for _ in range(reports):
+            tune.report({"finished": True})
+
+    return train
 
 
-def measure(trials: int, slots: int) -> Launches:
+def measure(trials: int, slots: int, reports: int = 1) -> Launches:
     """Run a grid of so many stubs in this process."""
     import ray
 
@@ -67,12 +82,14 @@ def measure(trials: int, slots: int) -> Launches:
     failures: list[str] = []
     os.environ.pop("RAY_ADDRESS", None)
     ray.init = functools.partial(ray.init, num_cpus=slots)
-    run._train_trial = stub
     observer = Observer(
         on_start=lambda trial: starts.append(time.perf_counter()),
         on_failure=lambda trial, reason: failures.append(reason),
     )
     with tempfile.TemporaryDirectory(prefix="resnet-dist-benchmark-") as storage, connected() as resources:
+        started = Path(storage, "started")
+        started.mkdir()
+        run._train_trial = stub(reports, min(slots, trials), str(started))
         planned = [Trial(config, f"seed-{config.run.seed}") for config in tiny_trials(trials)]
         run.run_trials(planned, "benchmark", storage, resources, observer)
     assert not failures, failures[0]
@@ -96,8 +113,9 @@ def main(arguments: list[str]) -> int:
     parser = Parser(prog="python -m benchmarks.launcher", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--trials", type=positive, default=3600, help="trials of the grid (default: 3600)")
     parser.add_argument("--slots", type=positive, default=64, help="trials at a time (default: 64)")
+    parser.add_argument("--reports", type=positive, default=1, help="reports of each trial to Tune (default: 1)")
     args = parser.parse_args(arguments)
-    launches = measure(args.trials, args.slots)
+    launches = measure(args.trials, args.slots, args.reports)
     for first in range(args.slots, args.trials - WINDOW, max(WINDOW, args.trials // 8)):
         print(f"trials {first:>5} to {first + WINDOW:>5}: {1e3 * launches.pace(first):.0f} ms each")
     gaps = [b - a for a, b in zip(launches.starts, launches.starts[1:], strict=False)]

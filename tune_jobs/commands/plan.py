@@ -11,11 +11,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from resnet_dist.durations import in_words
+from resnet_dist.errors import UserError
 from resnet_dist.plurals import counted
 from tune_jobs.actions.grid import plan_grid
 from tune_jobs.commands.options import SHORTHANDS, Parser, add_settings, positive
 from tune_jobs.commands.output import print_json
-from tune_jobs.commands.terminal import make_console
+from tune_jobs.commands.terminal import Terminal, make_console
 from tune_jobs.grid.experiment import Trial
 from tune_jobs.grid.plan import Plan, PlannedCell
 
@@ -27,6 +28,15 @@ def add_plan(parser: Parser) -> None:
     """The options of `grid plan`."""
     add_launch(parser)
     parser.add_argument("--no-measure", action="store_true", help="do not measure step times to estimate hours")
+    parser.add_argument(
+        "--on",
+        metavar="NxMACHINE[,spot[=RATE]]",
+        help="instead, what it would take on a cluster that is not at hand, and what gives way as that grows: 16xH100; "
+        "16xH100,spot if machines are taken away, so often an hour; 16xhere: machines like this one",
+    )
+    parser.add_argument(
+        "--price", type=_price, metavar="P", help="with --on, of one device for an hour, in your currency"
+    )
     add_grid_settings(parser)
     parser.set_defaults(run=plan)
 
@@ -57,6 +67,10 @@ def add_grid_settings(parser: Parser) -> None:
 def plan(args: argparse.Namespace) -> int:
     """Print the cells of an experiment, their trials, steps, and the time and memory to expect."""
     console = make_console(quiet=args.json)
+    if args.on:
+        return _plan_on(args, console)
+    if args.price:
+        raise UserError("--price: goes with --on, which says of what")
     with contextlib.nullcontext() if args.no_measure else console.status("measuring step times"):
         planned = _planned(args, measure=not args.no_measure)
     if args.json:
@@ -64,6 +78,41 @@ def plan(args: argparse.Namespace) -> int:
     else:
         print_plan(planned, console)
     return 0
+
+
+def _plan_on(args: argparse.Namespace, console: Terminal) -> int:
+    from tune_jobs.actions.forecast import forecast_grid
+    from tune_jobs.commands.forecast import print_forecast
+
+    with console.status("measuring step times") if "here" in args.on.lower() else contextlib.nullcontext():
+        planned, found = forecast_grid(
+            args.experiment,
+            args.storage,
+            args.on,
+            price=args.price,
+            seeds=args.seeds,
+            epochs=args.epochs,
+            settings=args.settings,
+        )
+    if args.json:
+        print_json(planned.to_dict() | {"on": found and found.to_dict()})
+        return 0
+    print_head(planned, console)
+    if found:
+        print_forecast(planned, found, console)
+    else:
+        console.print("Nothing is left to run.")
+    return 0
+
+
+def _price(text: str) -> float:
+    try:
+        price = float(text)
+    except ValueError:
+        price = -1.0
+    if not 0 < price < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is no price above 0")
+    return price
 
 
 def _planned(args: argparse.Namespace, measure: bool) -> Plan:
@@ -109,27 +158,41 @@ def _print_started(planned: Plan, started: Sequence[Trial], console: Console) ->
     console.print("Nothing was written.")
 
 
-def print_plan(planned: Plan, console: Console) -> None:
-    """Print a plan: a row for each cell, and the sums."""
+def print_head(planned: Plan, console: Terminal) -> None:
+    """Print what is planned without its cells, in lines that fit a terminal: title, notes, how many there are."""
+    _print_title(planned, console)
+    console.say_in_paragraphs(*(f"  {note}" for note in planned.notes), _sums(planned))
 
+
+def _print_title(planned: Plan, console: Console) -> None:
     console.print(f"[bold]{escape(planned.experiment.title)}[/]")
     for deviation in planned.experiment.deviations:
         console.print(f"  {deviation.setting}: {_words(deviation.actual)} instead of {_words(deviation.recipe)}")
+
+
+def _sums(planned: Plan) -> str:
+    waiting = [item for item in planned.trials if item.state != "finished"]
+    tables = len(planned.experiment.tables)
+    shared = f" ({planned.shared} of them in several tables)" if planned.shared else ""
+    return (
+        f"{counted(len(planned.cells), 'cell')} in {counted(tables, 'table')}, "
+        f"{counted(planned.configurations, 'different configuration')}{shared}, × {counted(planned.seeds, 'seed')}: "
+        f"{counted(len(planned.trials), 'trial')}, {len(planned.trials) - len(waiting)} finished, "
+        f"{sum(item.steps - item.steps_done for item in waiting):,} steps to run"
+    )
+
+
+def print_plan(planned: Plan, console: Console) -> None:
+    """Print a plan: a row for each cell, and the sums."""
+
+    _print_title(planned, console)
     if len(planned.cells) <= MANY or not console.is_terminal:
         for table in planned.experiment.tables:
             _print_table(table.title, [cell for cell in planned.cells if cell.table == table.name], console)
     for said in planned.notes:
         console.print(f"  {said}", markup=False, soft_wrap=True)
+    console.print(_sums(planned), soft_wrap=True)
     waiting = [item for item in planned.trials if item.state != "finished"]
-    tables = len(planned.experiment.tables)
-    shared = f" ({planned.shared} of them in several tables)" if planned.shared else ""
-    console.print(
-        f"{counted(len(planned.cells), 'cell')} in {counted(tables, 'table')}, "
-        f"{counted(planned.configurations, 'different configuration')}{shared}, × {counted(planned.seeds, 'seed')}: "
-        f"{counted(len(planned.trials), 'trial')}, {len(planned.trials) - len(waiting)} finished, "
-        f"{sum(item.steps - item.steps_done for item in waiting):,} steps to run",
-        soft_wrap=True,
-    )
     if planned.storage:
         requests, sent = planned.storage
         console.print(

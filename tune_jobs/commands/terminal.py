@@ -1,11 +1,15 @@
 """The console that commands print on: a terminal's width where there is one, and unbroken lines in a pipe or a file."""
 
 import sys
+import textwrap
 
 from rich.console import Console
 
 PIPE_WIDTH = 10_000
 """Columns of output that is no terminal: a line there is for grep or a log, and is never broken."""
+
+WIDTH = 100
+"""Columns that a paragraph fits into, wherever it is printed."""
 
 
 class Terminal(Console):
@@ -14,6 +18,11 @@ class Terminal(Console):
     def say(self, text: str = "", style: str | None = None) -> None:
         """Print a line of which nothing is markup, and which no terminal breaks at its words."""
         self.print(text, style=style, markup=False, soft_wrap=True)
+
+    def say_in_paragraphs(self, *texts: str, indent: str = "  ") -> None:
+        """Print texts in lines of `WIDTH` columns, each text's further lines with an indent."""
+        for text in texts:
+            self.say("\n".join(textwrap.wrap(text, WIDTH, subsequent_indent=indent)))
 
 
 def make_console(quiet: bool = False) -> Terminal:

@@ -33,6 +33,9 @@ UNTIMED = {"cpu": 0, "cuda": 5}
 DECODED = 64
 """Images in shards that are decoded to know what one takes."""
 
+EVALUATION_COST = 1 / 3
+"""Cost of evaluating an image beside that of training on it: a forward pass without a backward one."""
+
 FILE = "calibration.json"
 
 
@@ -57,6 +60,8 @@ class Calibration:
     """Name of the processor or GPU."""
     slots: int
     measure: Callable[[TrainingConfig], Cost]
+    evaluation_cost: float = EVALUATION_COST
+    """Of an image, beside that of training on it."""
 
     def __call__(self, config: TrainingConfig) -> Cost:
         """The cost of a configuration's updates: remembered, or else measured."""

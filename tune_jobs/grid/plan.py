@@ -28,9 +28,6 @@ from tune_jobs.results.trials import read_trials, tally
 if TYPE_CHECKING:
     from tune_jobs.grid.calibration import Calibration
 
-EVALUATION_COST = 1 / 3
-"""Cost of evaluating an image beside that of training on it: a forward pass without a backward one."""
-
 PROCESS_MEMORY = 400 * 2**20
 """Bytes of a worker's process with its libraries, before there is a network or an image."""
 
@@ -316,9 +313,9 @@ def make_plan(
         if calibration and results.state != "finished":
             cost = calibration(trial.config)
             evaluated = test_images(trial.config) / trial.config.run.evaluation_epochs
-            share = 1 + EVALUATION_COST * evaluated / train_images(trial.config)
+            share = 1 + calibration.evaluation_cost * evaluated / train_images(trial.config)
             hours = cost.seconds * (steps - done) * share / 3600
-            memory = _memory(trial.config, cost.activations, cost.weights)
+            memory = _memory(trial.config, cost.activations, cost.weights) if cost.activations else None
             if cost.decoding:
                 decoding = cost.decoding, trial.config.data.batch_size / cost.seconds
             copies = 1 + SOLVER_MEMORY.get(trial.config.solver.kind, 2)

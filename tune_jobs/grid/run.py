@@ -87,10 +87,11 @@ def _run_group(
         tune_config=tune.TuneConfig(
             # A trial of several workers that a search stops takes its workers with it.
             reuse_actors=workers == 1 or scheduler == "fifo",
-            # Trials of one worker ask for their resources themselves, and Ray places them as nodes come.
-            # Nobody adds nodes to a cluster of our own, and what waited there would start a group when the others end.
+            # Trials of one worker ask for their resources themselves, and Ray places them as nodes come. Nobody adds
+            # nodes to a cluster of our own: what waited there would start a group when the others end, and take a
+            # placement group that the actor which is used again makes superfluous.
             search_alg=None
-            if workers == 1
+            if workers == 1 and not resources.is_ours
             else FollowsCluster(workers, use_gpu, waiting=0 if resources.is_ours else 1),
             scheduler=_asha(trials) if scheduler == "asha" else None,
             trial_name_creator=lambda trial: trial.config["trial_id"],

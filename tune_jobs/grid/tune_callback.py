@@ -7,7 +7,6 @@ from ray import tune
 
 from cluster.storage.opening import open_storage
 from resnet_dist.errors import StorageError
-from resnet_dist.records.recorder import record_failure
 from resnet_dist.records.trial_record import error_text
 from resnet_dist.storage.interface import TrialKeys
 from tune_jobs.grid.experiment import Trial
@@ -70,6 +69,8 @@ class Progress(tune.Callback):
         self.observer.on_failure(ours, reason)
 
     def _record(self, trial: Trial, kind: str, reason: str, attempts: int) -> None:
+        from resnet_dist.records.recorder import record_failure  # loads torch, which a launch can do without
+
         keys = TrialKeys(self.experiment, trial.trial_id)
         try:
             record_failure(open_storage(self.storage_uri), keys, kind, reason, attempts)
