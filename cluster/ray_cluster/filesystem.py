@@ -53,18 +53,15 @@ class _Bucket(FileSystemHandler):  # type: ignore[misc]
         return S3Storage(f"s3://{self.bucket}", min(timeout_from_environment(), TIMEOUT))
 
     def get_type_name(self) -> str:
-        """Name for messages."""
         return "s3"
 
     def normalize_path(self, path: str) -> str:
-        """As it is."""
         return path
 
     def create_dir(self, path: str, recursive: bool) -> None:
         """Nothing: an object needs no folder."""
 
     def get_file_info(self, paths: list[str]) -> list[FileInfo]:
-        """What is at each path."""
         return [self._info(path) for path in paths]
 
     def _info(self, path: str) -> FileInfo:
@@ -94,8 +91,6 @@ class _Bucket(FileSystemHandler):  # type: ignore[misc]
         return list(found.values())
 
     def delete_dir(self, path: str) -> None:
-        """Delete everything below a path."""
-
         def delete() -> None:
             for item in self.storage.list(self._key(path) + "/"):
                 self.storage.delete(item.key)
@@ -103,34 +98,26 @@ class _Bucket(FileSystemHandler):  # type: ignore[misc]
         self._write(delete)
 
     def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
-        """Delete everything below a path."""
         self.delete_dir(path)
 
     def delete_root_dir_contents(self) -> None:
-        """Never: that would be every bucket."""
         raise NotImplementedError("buckets are not deleted")
 
     def delete_file(self, path: str) -> None:
-        """Delete an object."""
         self._write(lambda: self.storage.delete(self._key(path)))
 
     def move(self, src: str, dest: str) -> None:
-        """Copy, then delete."""
         self.copy_file(src, dest)
         self.delete_file(src)
 
     def copy_file(self, src: str, dest: str) -> None:
-        """Copy an object."""
         data = self._read(src)
         self._write(lambda: self.storage.put(self._key(dest), data))
 
-    def open_input_stream(self, path: str) -> Any:
-        """Read an object from its beginning."""
+    def open_input_file(self, path: str) -> Any:
         return pa.BufferReader(self._read(path))
 
-    def open_input_file(self, path: str) -> Any:
-        """Read an object anywhere."""
-        return pa.BufferReader(self._read(path))
+    open_input_stream = open_input_file
 
     def open_output_stream(self, path: str, metadata: dict[str, str]) -> Any:
         """Write an object, which is there once the stream is closed."""
@@ -138,7 +125,6 @@ class _Bucket(FileSystemHandler):  # type: ignore[misc]
         return pa.PythonFile(_Upload(lambda data: self._write(lambda: self.storage.put(key, data))), mode="w")
 
     def open_append_stream(self, path: str, metadata: dict[str, str]) -> Any:
-        """Not in S3."""
         raise NotImplementedError("objects are not appended to")
 
     def _key(self, path: str) -> str:

@@ -33,9 +33,9 @@ def best(record: Mapping[str, Any], trials: Iterable[TrialResults], measure: str
         for cell in table["cells"]:
             if trial_id in cell["trials"]:
                 row = summarise([known[one] for one in cell["trials"] if one in known], resolution, largest)
-                rows.append(
-                    {"table": table["name"], "row": cell["label"], "n": row.n, "mean": row.mean, "interval": _pair(row)}
-                )
+                interval = None if row.low is None else (row.low, row.high)
+                said = {"table": table["name"], "row": cell["label"], "n": row.n, "mean": row.mean}
+                rows.append(said | {"interval": interval})
     return {
         "measure": measure,
         "trial": trial_id,
@@ -59,7 +59,11 @@ def wilson(fraction: float, images: int) -> tuple[float, float]:
 
 def lines(found: Mapping[str, Any]) -> Iterable[str]:
     """The answer in words."""
-    measure, shown = found["measure"], _percent if found["measure"].endswith("_error") else _number
+    measure = found["measure"]
+
+    def shown(value: float) -> str:
+        return f"{100 * value:.2f} %" if measure.endswith("_error") else f"{value:.4f}"
+
     yield f"{found['trial']} ({found['name']}): {measure} {shown(found['value'])}"
     if found["interval"]:
         low, high = found["interval"]
@@ -75,15 +79,3 @@ def lines(found: Mapping[str, Any]) -> Iterable[str]:
         yield f"  {counted(len(equal), 'other trial')} {have} the same: {', '.join(equal)}"
     if found["of_trials"] > 1:
         yield f"  the best of {found['of_trials']} trials was chosen by this number, and so looks better than it is"
-
-
-def _pair(row: Any) -> tuple[float, float] | None:
-    return None if row.low is None else (row.low, row.high)
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.2f} %"
-
-
-def _number(value: float) -> str:
-    return f"{value:.4f}"

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from rich.markup import escape
 from rich.table import Table
 
-from cluster.ray_cluster.jobs import Jobs, JobState, NoAnswerError
+from cluster.ray_cluster.jobs import Jobs, NoAnswerError
 from resnet_dist.errors import UserError
 from tune_jobs.commands.options import Parser, add_json
 from tune_jobs.commands.output import print_json, program
@@ -97,7 +97,9 @@ def status(args: argparse.Namespace) -> int:
         return 0
     table = Table("job", "status", "started", "minutes", "command", box=None, pad_edge=False)
     for job in found:
-        table.add_row(job.job_id, job.status, _time(job.started), _minutes(job), escape(job.entrypoint))
+        started = f"{datetime.fromtimestamp(job.started, UTC):%Y-%m-%d %H:%M:%S}" if job.started else ""
+        minutes = f"{((job.ended or time.time()) - job.started) / 60:.1f}" if job.started else ""
+        table.add_row(job.job_id, job.status, started, minutes, escape(job.entrypoint))
     console = make_console()
     console.print(table if found else "no jobs yet")
     if args.job and found[0].status == "FAILED":
@@ -127,11 +129,3 @@ def stop(args: argparse.Namespace) -> int:
         raise UserError(f"{error}. Whether job {args.job} has stopped is not known: {_look_again(args.job)}") from error
     make_console().print(f"job {args.job}: {state.status}")
     return 0
-
-
-def _time(seconds: float | None) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}" if seconds else ""
-
-
-def _minutes(job: JobState) -> str:
-    return f"{((job.ended or time.time()) - job.started) / 60:.1f}" if job.started else ""

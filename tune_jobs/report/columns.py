@@ -53,7 +53,12 @@ def columns(table: TableSummary, summary: ReportSummary) -> list[Column]:
     cells = table.cells
     referenced = any(cell.reference is not None for cell in cells)
     shown = [
-        Column("Top-1 error, %", _ours, lambda c: c.ours.mean if c.ours else None, lambda c: c.diverged),
+        Column(
+            "Top-1 error, %",
+            lambda c: _mean_sd(c.ours),
+            lambda c: c.ours.mean if c.ours else None,
+            lambda c: c.diverged,
+        ),
         Column("n", lambda c: str(c.ours.n if c.ours else 0), lambda c: c.ours.n if c.ours else 0, wide=True),
     ]
     if any(cell.ours and cell.ours.n > 1 for cell in cells):
@@ -67,7 +72,7 @@ def columns(table: TableSummary, summary: ReportSummary) -> list[Column]:
     if summary.comparable and referenced:
         shown += [
             Column("Difference", lambda c: percent(c.difference, sign=True), lambda c: c.difference, wide=True),
-            Column("Verdict", lambda c: _verdict(c.document), note=_verdict_note),
+            Column("Verdict", lambda c: c.document.verdict if c.document else NONE, note=_verdict_note),
         ]
     if any(cell.paper is not None for cell in cells):
         shown.append(Column("Paper, %", lambda c: percent(c.paper), lambda c: c.paper, note=_paper_note))
@@ -103,14 +108,6 @@ def _from_to(comparison: Comparison) -> str:
 def _verdict_notes(cell: CellSummary, tested: Tested) -> list[str]:
     """The p of the verdict, where a test reached it, and whether more seeds are to come."""
     return [note for note in (p_value(tested.verdict_p), "interim" if cell.interim else "") if note]
-
-
-def _verdict(tested: Tested | None) -> str:
-    return tested.verdict if tested else NONE
-
-
-def _ours(cell: CellSummary) -> str:
-    return _mean_sd(cell.ours)
 
 
 def _mean_sd(sample: Summary | None) -> str:
