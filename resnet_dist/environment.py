@@ -5,7 +5,7 @@ import os
 from resnet_dist.errors import UserError
 
 
-def seconds_of(variable: str, default: float, least: int, most: int) -> float:
+def seconds_of(variable: str, default: float, least: float, most: int) -> float:
     """Seconds that a variable gives, `default` if it is empty or not set. Raises a `UserError` outside the bounds."""
     text = os.environ.get(variable, "")
     try:

@@ -21,7 +21,7 @@ def awaited(runs: Sequence[TrainingConfig], resources: Resources, say: Callable[
     Raises a `UserError` that says what is missing when the time is over, and at once where nobody else can join: in a
     cluster of this machine, started by this process.
     """
-    most = 0.0 if resources.is_ours else seconds_from_environment()
+    most = 0.0 if resources.is_ours else seconds_of(VARIABLE, DEFAULT, least=0, most=86_400)
     until, told = time.monotonic() + most, False
     while missing := _missing(runs, resources):
         if time.monotonic() >= until:
@@ -42,8 +42,3 @@ def _missing(runs: Sequence[TrainingConfig], resources: Resources) -> str:
     except UserError as error:
         return str(error)
     return ""
-
-
-def seconds_from_environment() -> float:
-    """Seconds that a launch waits: `RESNET_DIST_WORKERS_SECONDS`, or a minute."""
-    return seconds_of(VARIABLE, DEFAULT, least=0, most=86_400)

@@ -5,7 +5,6 @@ boto3 is configured by its standard environment variables and profiles (`AWS_END
 """
 
 import io
-import math
 import os
 import random
 import re
@@ -33,6 +32,7 @@ from cluster.storage.s3_errors import (
     storage_error,
 )
 from cluster.storage.s3_keys import PATIENCE, KeysError, Sessions, current_keys, new_sessions, unanswered
+from resnet_dist.environment import seconds_of
 from resnet_dist.errors import StorageError
 from resnet_dist.storage.counts import StorageCounts
 from resnet_dist.storage.interface import StoredObject
@@ -386,16 +386,7 @@ def parse_s3_uri(uri: str) -> tuple[str, str]:
 
 def timeout_from_environment() -> float:
     """Seconds for which an operation is tried again: `RESNET_DIST_STORAGE_TIMEOUT`, or 60."""
-    text = os.environ.get(TIMEOUT_VARIABLE, "")
-    if not text:
-        return DEFAULT_TIMEOUT
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise StorageError(f"{TIMEOUT_VARIABLE}={text!r} is not allowed; it must be a number of seconds above 0")
-    return seconds
+    return seconds_of(TIMEOUT_VARIABLE, DEFAULT_TIMEOUT, least=0.01, most=86_400)
 
 
 def _settings(timeout: float, attempts: int, **more: Any) -> Config:

@@ -20,7 +20,7 @@ import pytest
 
 from cluster.storage.opening import open_storage
 from cluster.storage.s3 import DEFAULT_TIMEOUT, MULTIPART_BYTES, TIMEOUT_VARIABLE, S3Storage
-from resnet_dist.errors import StorageError
+from resnet_dist.errors import StorageError, UserError
 from tests.s3_fixtures import ACCESS_KEY, SECRET_KEY, put_as_named, user_of_ceph
 from tests.s3_server import S3Server
 
@@ -199,7 +199,7 @@ def test_https_at_a_plain_http_server_is_explained(bucket: str, monkeypatch: pyt
 @pytest.mark.parametrize("value", ["soon", "0", "-1", "nan", "inf"])
 def test_an_impossible_timeout_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv(TIMEOUT_VARIABLE, value)
-    with pytest.raises(StorageError, match=f"{TIMEOUT_VARIABLE}='{value}' is not allowed"):
+    with pytest.raises(UserError, match=f"{TIMEOUT_VARIABLE}='{value}' is not allowed"):
         open_storage("s3://bucket")
 
 
