@@ -154,14 +154,14 @@ def _worker(
             "gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=timedelta(minutes=15)
         )
     countdown = _Countdown(moment if moment and moment.rank == rank else Moment("step", 0))
-    evaluate = ImageSet._sums
+    evaluate = ImageSet._logits
 
     def evaluate_or_die(self: ImageSet, *arguments: Any) -> torch.Tensor:
-        sums = evaluate(self, *arguments)
+        logits = evaluate(self, *arguments)
         countdown.pass_by("evaluation")  # the network is in evaluation mode and nothing is recorded
-        return sums
+        return logits
 
-    ImageSet._sums = evaluate_or_die  # type: ignore[method-assign, assignment]
+    ImageSet._logits = evaluate_or_die  # type: ignore[method-assign, assignment]
     device = "cuda" if config.run.device == "cuda" else "cpu"
     workers = current(device) if size > 1 else alone(device)
     with ExitStack() as stack:

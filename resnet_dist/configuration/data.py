@@ -73,6 +73,10 @@ class DataConfig(Section):
     their own size and without a shift: `paper`, a square whose side the image has 8/7 to 15/7 of (256 to 480 for 224
     pixels), with the colours of Krizhevsky 2012; `today`, 8 to 100 % of its area at 3/4 to 4/3. Both are tested on 7/8
     of the middle."""
+    test_crops: Literal["one", "ten", "scales"] = "one"
+    """How a network is tested on images of shards. `one`: on the middle; `ten`: on the mean of its probabilities for
+    middle and corners, also mirrored; `scales`: for the whole image at five scales (1 to 20/7 of `size`), likewise, as
+    He et al. 2015 have them. The others cost 10 and 36 times as much."""
     colour: float = 0.0
     """Brightness, contrast and saturation of each training image are multiplied, in this order, by factors drawn from 1
     less this to 1 plus this. 0 leaves them alone."""
@@ -133,11 +137,12 @@ class DataConfig(Section):
         for name, is_given in (("resize", self.resize != "none"), ("split", self.split > 0)):
             if is_given and kind != "folder":
                 raise ConfigurationError(f"data.{name}: is for images in a folder (folder:PATH), not for {self.source}")
-        if self.augmentation != "shift" and not self.is_streamed:
-            raise ConfigurationError(
-                f"data.augmentation: {self.augmentation!r} cuts from images of their own size, which shards have: "
-                "resnet-dist data shard SOURCE DEST, and data.source shards:DEST"
-            )
+        for name, plain in (("augmentation", "shift"), ("test_crops", "one")):
+            if (value := getattr(self, name)) != plain and not self.is_streamed:
+                raise ConfigurationError(
+                    f"data.{name}: {value!r} cuts from images of their own size, which shards have: resnet-dist data "
+                    "shard SOURCE DEST, and data.source shards:DEST"
+                )
         if self.transform:
             choose("data.transform", self.transform, ())
         self.require("colour", 0 <= self.colour <= 1, "from 0 to 1")
@@ -150,7 +155,7 @@ class DataConfig(Section):
 
     def images_alone(self) -> "DataConfig":
         """What decides which images the source gives, before limits and holdout; the rest as it is by default."""
-        kept = ("source", "size", "resize", "split", "fingerprint", "augmentation", "decoding_threads")
+        kept = ("source", "size", "resize", "split", "fingerprint", "augmentation", "test_crops", "decoding_threads")
         return DataConfig(**{name: getattr(self, name) for name in kept})
 
     @property

@@ -17,6 +17,7 @@ ADDED: dict[str, Any] = {
     "data.resize": "none",
     "data.split": 0.0,
     "data.augmentation": "shift",
+    "data.test_crops": "one",
     "data.colour": 0.0,
     "data.cutout": 0,
     "data.mixup": 0.0,

@@ -17,9 +17,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "data.batch_size": 256,
         "data.sampling": "permutation",
         "data.augmentation": "paper",
+        "data.test_crops": "ten",
         "solver.nesterov": False,
         "schedule.milestones": [30, 60, 90],
         "run.epochs": 120,
+        "run.evaluation_epochs": 10,
     },
     # torchvision's reference script at its defaults, which made ResNet50_Weights.IMAGENET1K_V1: 23.87 % of the
     # validation images wrong. Eight GPUs had a batch norm each, of 32 images; here that is eight sub-batches.

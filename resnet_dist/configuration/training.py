@@ -47,6 +47,13 @@ class TrainingConfig:
                 f"network.family: 'caffenet' takes images of 63 pixels or more, not {self.data.size}; give data.size",
                 setting="network.family",
             )
+        sized = self.network.family == "caffenet" or self.network.stem_and_head == "script"
+        if sized and self.data.test_crops == "scales":
+            raise ConfigurationError(
+                "data.test_crops: 'scales' takes a network for images of any size, and this one ends in layers for one "
+                "size; give ten or one",
+                setting="data.test_crops",
+            )
         if self.network.stem_and_head == "script" and not 193 <= self.data.size <= 224:
             raise ConfigurationError(
                 f"network.stem_and_head: 'script' takes images of 193 to 224 pixels, not {self.data.size}; "

@@ -90,8 +90,14 @@ class Standardiser:
         self.scale = 1.0 / std
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 [b, H, W, 3] → floating point, the same shape."""
-        return torch.sub(images, self.mean).mul_(self.scale)  # without a copy of each stage
+        """uint8 [b, H, W, 3] → floating point, the same shape. Of another size if all pixels have one mean."""
+        mean = self.mean if images.shape[1:3] == self.mean.shape[:2] else self._one_mean()
+        return torch.sub(images, mean).mul_(self.scale)  # without a copy of each stage
+
+    def _one_mean(self) -> Tensor:
+        one = self.mean[:1, :1]
+        assert (self.mean == one).all(), "images of another size, and a mean of each pixel"
+        return one
 
 
 def shift_and_flip(images: Tensor, shifts: Tensor, flips: Tensor, reach: int) -> Tensor:

@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from resnet_dist.data import random_draws as draws
-from resnet_dist.data.image_decoding import middle, scaled
+from resnet_dist.data.image_decoding import middle, resized, scaled
 
 WORDS = 48
 """Random words of an image: at most four for each try of `today`, or nine for `paper`."""
 _TRIES = 10
 _COLOUR_DEVIATION = 0.1
+
+SCALES = (224, 256, 384, 480, 640)
+"""Shorter sides at which He et al. 2015 test whole images of 224 pixels."""
 
 Box = tuple[int, int, int, int]
 """Top, left, height and width of a part of an image."""
@@ -38,6 +41,25 @@ def test_crop(pixels: Tensor, size: int, augmentation: str) -> Tensor:
     height, width = pixels.shape[1:]
     side = max(1, round(min(height, width) * 7 / 8))
     return scaled(pixels, ((height - side) // 2, (width - side) // 2, side, side), size)
+
+
+def test_views(pixels: Tensor, size: int, crops: str) -> list[Tensor]:
+    """What a network is tested on in several views, of which it takes the mean: uint8 [3, H, W] → [3, H', W'] each.
+
+    `ten`: the middle and the corners, squares of 7/8 of the shorter side, and these mirrored (Krizhevsky 2012).
+    `scales`: the whole image with a shorter side of `size`, 8/7 of it and so on, and these mirrored.
+    """
+    height, width = pixels.shape[1:]
+    short = min(height, width)
+    if crops == "ten":
+        side = max(1, round(short * 7 / 8))
+        down, right = height - side, width - side
+        corners = ((down // 2, right // 2), (0, 0), (0, right), (down, 0), (down, right))
+        views = [scaled(pixels, (*corner, side, side), size) for corner in corners]
+    else:
+        sides = [max(1, round(size * side / SCALES[0])) for side in SCALES]
+        views = [resized(pixels, round(height * side / short), round(width * side / short)) for side in sides]
+    return [*views, *(view.flip(2) for view in views)]
 
 
 def paper_box(height: int, width: int, words: NDArray[np.uint64]) -> Box:

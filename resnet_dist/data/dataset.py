@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from resnet_dist.data.batches import Standardiser, TrainingBatches
-    from resnet_dist.data.sharded import ShardedDataset, StreamedImages
+    from resnet_dist.data.sharded import ShardedDataset
+    from resnet_dist.data.streamed_images import StreamedImages
     from resnet_dist.workers import Shards
 
 

@@ -81,11 +81,15 @@ def middle(pixels: "Tensor", size: int) -> "Tensor":
 
 def scaled(pixels: "Tensor", box: tuple[int, int, int, int], size: int) -> "Tensor":
     """A part of a picture (top, left, height, width) as uint8 [3, size, size], bilinear, each pixel weighed."""
+    top, left, height, width = box
+    return resized(pixels[:, top : top + height, left : left + width], size, size)
+
+
+def resized(pixels: "Tensor", height: int, width: int) -> "Tensor":
+    """A picture, uint8 [3, H, W], as uint8 [3, height, width], bilinear, each pixel weighed."""
     import torch.nn.functional as F
 
-    top, left, height, width = box
-    part = pixels[None, :, top : top + height, left : left + width]
-    return F.interpolate(part, (size, size), mode="bilinear", antialias=True)[0]
+    return F.interpolate(pixels[None], (height, width), mode="bilinear", antialias=True)[0]
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:

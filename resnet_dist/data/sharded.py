@@ -5,7 +5,6 @@ what it holds, in threads, ahead of the step that needs it.
 """
 
 import functools
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -19,11 +18,11 @@ from resnet_dist.data import random_draws as draws
 from resnet_dist.data.augmentation import Augmentation
 from resnet_dist.data.batches import BatchOrder, Standardiser, TrainingBatches
 from resnet_dist.data.block_order import BlockOrder, blocks_held
-from resnet_dist.data.crops import WORDS, colour_shifts, test_crop, training_crop
-from resnet_dist.data.image_decoding import NotAnImageError, decode
+from resnet_dist.data.crops import WORDS, colour_shifts, training_crop
 from resnet_dist.data.random_draws import Stream
 from resnet_dist.data.shard_index import INDEX, ShardIndex, read_index
 from resnet_dist.data.shard_reader import ShardReader
+from resnet_dist.data.streamed_images import EVALUATED_AHEAD, EVALUATED_BLOCK, StreamedImages, decoded, stacked
 from resnet_dist.errors import DataError
 from resnet_dist.storage.interface import RangedStorage
 from resnet_dist.storage.opening import open_uri
@@ -31,9 +30,6 @@ from resnet_dist.workers import Shards
 
 AHEAD = 2
 """Steps whose images are decoded before they are needed."""
-
-EVALUATED_BLOCK, EVALUATED_AHEAD = 32, 64
-"""Test images that are read at once, and that are decoded before they are needed."""
 
 
 def open_shards(data: DataConfig) -> tuple[RangedStorage, ShardIndex]:
@@ -55,47 +51,6 @@ def open_shards(data: DataConfig) -> tuple[RangedStorage, ShardIndex]:
             f"give the images that the configuration was made for, or leave data.fingerprint out"
         )
     return storage, index
-
-
-@dataclass(frozen=True)
-class StreamedImages:
-    """Images of a split that are decoded when they are asked for, as a network is tested on them."""
-
-    reader: ShardReader
-    threads: ThreadPoolExecutor
-    chosen: range
-    """Their numbers in the split."""
-    size: int
-    augmentation: str
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """As of a tensor: [N, 3, S, S]."""
-        return len(self.chosen), 3, self.size, self.size
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def part(self, start: int, stop: int) -> "StreamedImages":
-        """Some of them."""
-        return StreamedImages(self.reader, self.threads, self.chosen[start:stop], self.size, self.augmentation)
-
-    def __getitem__(self, place: int) -> Tensor:
-        """One of them: uint8 [3, S, S]."""
-        image = self.chosen[place]
-        return test_crop(decoded(self.reader, image), self.size, self.augmentation)
-
-    def pieces(self, size: int) -> Iterator[Tensor]:
-        """All of them, at most so many at a time, the next ones under way: uint8 [b, S, S, 3]."""
-        waiting: list[Future[Tensor]] = []
-        asked = 0
-        for first in range(0, len(self), size):
-            last = min(first + size, len(self))
-            while asked < min(last + EVALUATED_AHEAD, len(self)):
-                waiting.append(self.threads.submit(self.__getitem__, asked))
-                asked += 1
-            yield _stacked([future.result() for future in waiting[: last - first]])
-            del waiting[: last - first]
 
 
 @dataclass(frozen=True)
@@ -147,7 +102,7 @@ def sharded_dataset(data: DataConfig, used: int, kept: int, tested: int) -> Shar
         of_split = getattr(index, split)
         reader = ShardReader(storage, index, of_split, EVALUATED_BLOCK, 2 + EVALUATED_AHEAD // EVALUATED_BLOCK)
         labels = torch.from_numpy(of_split.label[chosen.start : chosen.stop].astype(np.int64))
-        return StreamedImages(reader, threads, chosen, data.size, data.augmentation), labels
+        return StreamedImages(reader, threads, chosen, data.size, data.augmentation, data.test_crops), labels
 
     mean = torch.tensor(index.mean, dtype=torch.float64)[:, None, None].expand(3, data.size, data.size).contiguous()
     sets = (("train", range(used)), ("train", range(used, kept)), ("test", range(tested)))
@@ -163,16 +118,6 @@ def sharded_dataset(data: DataConfig, used: int, kept: int, tested: int) -> Shar
         index.standard_deviation,
         index.covariance(),
     )
-
-
-def decoded(reader: ShardReader, image: int) -> Tensor:
-    """Pixels of an image at its own size: uint8 [3, H, W]."""
-    try:
-        return decode(reader.read(image))[0]
-    except NotAnImageError as error:
-        raise DataError(
-            f"data.source: {reader.name(image)} {error}; shard the data set again on this system"
-        ) from error
 
 
 class StreamedBatches(TrainingBatches):
@@ -226,13 +171,13 @@ class StreamedBatches(TrainingBatches):
         words = self._words_of(step)
         flips = self.order.draw(step).flips
         images = [self._cut(int(row[0]), bool(flips[place]), words[place]) for place, row in enumerate(drawn)]
-        return self._seen(self.on_device(drawn), _stacked(images).to(self.device) + self._colours(words[:most]))
+        return self._seen(self.on_device(drawn), stacked(images).to(self.device) + self._colours(words[:most]))
 
     def _raw(self, drawn: Tensor, places: range) -> Tensor:
         futures, size = self._ahead[self._step], self.standardise.mean.shape[0]
         take = futures.__getitem__ if self.order.data.mixup else futures.pop  # some are asked for twice
         found = [take(place).result() for place in places]
-        pixels = _stacked(found) if found else torch.empty(0, size, size, 3, dtype=torch.uint8)
+        pixels = stacked(found) if found else torch.empty(0, size, size, 3, dtype=torch.uint8)
         raw = self.on_device(pixels)
         return raw + self._colours(self._words[list(places)]) if self.order.data.augmentation == "paper" else raw
 
@@ -268,8 +213,3 @@ class StreamedBatches(TrainingBatches):
         paper = self.order.data.augmentation == "paper"
         added = colour_shifts(words, self.covariance) if paper else np.zeros((len(words), 3))
         return self.on_device(torch.from_numpy(added)).to(self.standardise.mean.dtype)[:, None, None]
-
-
-def _stacked(images: list[Tensor]) -> Tensor:
-    """Images uint8 [3, S, S] as one tensor [b, S, S, 3]."""
-    return torch.stack(images).permute(0, 2, 3, 1).contiguous()

@@ -1,7 +1,7 @@
 """Error over a whole set of images, each counted once however many workers share them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnet_dist.data.batches import Standardiser
-from resnet_dist.data.sharded import StreamedImages
+from resnet_dist.data.streamed_images import StreamedImages
 from resnet_dist.training.exact import tree_sum
 from resnet_dist.workers import Workers
 
@@ -46,9 +46,13 @@ class _Held:
         self.images = images.permute(0, 2, 3, 1).contiguous().to(device)  # uint8 [N, 3, H, W] → [N, H, W, 3]
         self.shape = images.shape
 
-    def pieces(self, size: int) -> Sequence[Tensor]:
-        """All of them, at most so many at a time."""
-        return self.images.split(size) if len(self.images) else ()
+    def at_once(self, most: int) -> int:
+        """How many a piece may have."""
+        return most
+
+    def pieces(self, size: int) -> Iterator[list[Tensor]]:
+        """All of them, at most so many at a time, in one view."""
+        return ([piece] for piece in (self.images.split(size) if len(self.images) else ()))
 
 
 class ImageSet:
@@ -81,15 +85,23 @@ class ImageSet:
         ]
 
     @torch.no_grad()
-    def evaluate(self, network: nn.Module, autocast: torch.autocast) -> Evaluation:
-        """Evaluate a network, with its running batch-norm statistics; one collective."""
+    def evaluate(
+        self, network: nn.Module, autocast: torch.autocast, on_logits: Callable[[Tensor], object] | None = None
+    ) -> Evaluation:
+        """Evaluate a network, with its running batch-norm statistics; one collective.
+
+        `on_logits` is called with those of each piece of this worker's images, [b, classes].
+        """
         network.eval()
         width = 4 + (self.total if self.keep_found else 0)
         sums = torch.zeros(self.columns, width, dtype=torch.float64, device=self.workers.device)
         for column, place, images, labels in self.parts:
-            size = batch_of(images.shape[2:], self.workers.device)
+            size = images.at_once(batch_of(images.shape[2:], self.workers.device))
             for piece, truth in zip(images.pieces(size), labels.split(size), strict=False):  # split gives at least one
-                counted = self._sums(network, autocast, piece.to(self.workers.device), truth)
+                logits = self._logits(network, autocast, piece)
+                if on_logits:
+                    on_logits(logits)
+                counted = _sums(logits, truth)
                 sums[column, :4] += counted[:4]
                 if self.keep_found:
                     sums[column, place : place + len(truth)] = counted[4:]
@@ -102,16 +114,26 @@ class ImageSet:
         finite = math.isfinite(loss) and broken == 0
         return Evaluation(loss, top1, top5, finite, totals[4:].long().cpu() if self.keep_found else None)
 
-    def _sums(self, network: nn.Module, autocast: torch.autocast, images: Tensor, labels: Tensor) -> Tensor:
-        """Sum of the losses, images wrong, wrong in the first five, outputs not finite; each image's class: [4 + N]."""
-        with autocast:
-            logits = network(self.standardise(images).permute(0, 3, 1, 2))
-        logits = logits.to(self.standardise.mean.dtype)
-        found = logits.topk(min(5, logits.shape[1])).indices
-        correct = found == labels[:, None]
-        loss = F.cross_entropy(logits, labels, reduction="sum")
-        sums = torch.stack([loss, (~correct[:, 0]).sum(), (~correct.any(1)).sum(), (~logits.isfinite()).sum()])
-        return torch.cat([sums, found[:, 0].to(sums.dtype)])
+    def _logits(self, network: nn.Module, autocast: torch.autocast, views: list[Tensor]) -> Tensor:
+        """Of some images, each view uint8 [b, H, W, 3]: [b, classes]. Of several views: of their mean probability."""
+        dtype, found = self.standardise.mean.dtype, []
+        for images in views:
+            with autocast:
+                found.append(network(self.standardise(images.to(self.workers.device)).permute(0, 3, 1, 2)).to(dtype))
+        first: Tensor = found[0]
+        if len(found) == 1:
+            return first
+        mean: Tensor = torch.stack([logits.log_softmax(1) for logits in found]).logsumexp(0) - math.log(len(found))
+        return mean
+
+
+def _sums(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum of the losses, images wrong, wrong in the first five, outputs not finite; each image's class: [4 + N]."""
+    found = logits.topk(min(5, logits.shape[1])).indices
+    correct = found == labels[:, None]
+    loss = F.cross_entropy(logits, labels, reduction="sum")
+    sums = torch.stack([loss, (~correct[:, 0]).sum(), (~correct.any(1)).sum(), (~logits.isfinite()).sum()])
+    return torch.cat([sums, found[:, 0].to(sums.dtype)])
 
 
 def _not_finite(network: nn.Module) -> Tensor | int:

@@ -71,6 +71,7 @@ CONTEXT: dict[str, dict[str, Any]] = {
     "data.fingerprint": FOLDER,
     "data.resize": FOLDER,
     "data.augmentation": FOLDER | {"data.source": "shards:/images"},
+    "data.test_crops": FOLDER | {"data.source": "shards:/images"},
     "data.split": FOLDER,
     "solver.alpha": {"solver.kind": "rmsprop"},
     "solver.rho": {"solver.kind": "adadelta"},

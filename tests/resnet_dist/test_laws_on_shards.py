@@ -35,6 +35,7 @@ def config_of(shards: Path, exact: bool, augmentation: str = "paper") -> Trainin
         data__sampling="permutation",
         data__shuffle_block=3,
         data__augmentation=augmentation,
+        data__test_crops="ten",
         run__exact=exact,
         run__virtual_shards=4,
         run__checkpoint_steps=2,

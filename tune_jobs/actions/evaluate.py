@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.storage.opening import Place
 from resnet_dist.configuration.code import is_custom
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from resnet_dist.data.sharded import StreamedImages
+    from resnet_dist.data.streamed_images import StreamedImages
 
 _MOST_NAMED = 5
 """Classes that a message names at most."""
@@ -145,6 +145,7 @@ def evaluate(
     device: str = "auto",
     run_code: bool = False,
     classes_by_position: bool = False,
+    test_crops: Literal["one", "ten", "scales"] | None = None,
 ) -> Evaluation:
     """Errors of a model on test images. Images are standardised as in training, and classes are matched by name.
 
@@ -155,11 +156,12 @@ def evaluate(
     device: `auto`, `cpu` or `cuda`.
     run_code: let code of the trial's author run that an archive holds, if the network is made by it.
     classes_by_position: take classes of other names than the model's to be the same in their order.
+    test_crops: of images in shards, as `data.test_crops`: `one`, `ten` or `scales` (default: as in training).
 
     Raises a `UserError` of one line if model and data do not belong together.
     """
     with model_file(model, storage) as path:
-        return _evaluate(path, str(model), source, test_limit, device, run_code, classes_by_position)
+        return _evaluate(path, str(model), source, test_limit, device, run_code, classes_by_position, test_crops)
 
 
 def _evaluate(
@@ -170,6 +172,7 @@ def _evaluate(
     device: str,
     run_code: bool,
     classes_by_position: bool,
+    test_crops: Literal["one", "ten", "scales"] | None,
 ) -> Evaluation:
     import torch
 
@@ -194,8 +197,11 @@ def _evaluate(
             resize=resize if source.startswith("folder:") else "none",
             split=0.0,
             augmentation=data.augmentation if source.startswith("shards:") else "shift",
+            test_crops=data.test_crops if source.startswith("shards:") else "one",
         )
     data = replace(data, test_limit=data.test_limit if test_limit is None else test_limit)
+    if test_crops is not None:  # in the whole, which knows whether the network can
+        data = replace(model.config, data=replace(data, test_crops=test_crops)).data
     try:
         tests = load_test_images(data)
     except DataError as error:
@@ -238,9 +244,8 @@ def _evaluate(
     images = ImageSet(tests.images, labels, standardise, workers, keep_found=True)
     autocast = torch.autocast(workers.device.type, torch.bfloat16, enabled=precision == "bfloat16")
     logits: list[Tensor] = []
-    network.register_forward_hook(lambda module, given, said: logits.append(said.double().cpu()))
     with on_threads(model.config.run.threads):
-        found = images.evaluate(network, autocast)
+        found = images.evaluate(network, autocast, lambda said: logits.append(said.double().cpu()))
     names = known or classes
     if not found.finite:
         warnings.append("weights, running statistics or outputs of the network are not finite: its errors mean nothing")

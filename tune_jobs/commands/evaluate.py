@@ -39,6 +39,12 @@ def add_arguments(parser: Parser) -> None:
         help="use only the first N test images (default: as in training, or all of another source)",
     )
     parser.add_argument(
+        "--data.test_crops",
+        dest="test_crops",
+        choices=("one", "ten", "scales"),
+        help="of images in shards, as for train (default: as in training)",
+    )
+    parser.add_argument(
         "--classes-by-position",
         action="store_true",
         help="take classes of other names than the model's to be the same in their order (of a folder: alphabetical)",
@@ -70,6 +76,7 @@ def evaluate_command(args: argparse.Namespace) -> int:
         device=args.device,
         run_code=args.run_code,
         classes_by_position=args.classes_by_position,
+        test_crops=args.test_crops,
     )
     if args.predictions:
         found.write_predictions(args.predictions)

@@ -113,8 +113,8 @@ def measure(config: TrainingConfig) -> Cost:
     from resnet_dist.workers import alone, on_threads
 
     size = config.data.batch_size
-    data = replace(config.data, source="synthetic", fingerprint="", resize="none", split=0.0, augmentation="shift")
-    data = replace(data, train_limit=size, test_limit=10, holdout=0)
+    data = replace(config.data, test_crops="one", augmentation="shift", resize="none", split=0.0)
+    data = replace(data, source="synthetic", fingerprint="", train_limit=size, test_limit=10, holdout=0)
     with on_threads(config.run.threads):
         dataset = load_dataset(data)
         workers = alone(config.run.device)
@@ -144,7 +144,8 @@ def _decoding(data: DataConfig) -> float:
     from resnet_dist.data.crops import WORDS, training_crop
     from resnet_dist.data.random_draws import Stream
     from resnet_dist.data.shard_reader import ShardReader
-    from resnet_dist.data.sharded import decoded, open_shards
+    from resnet_dist.data.sharded import open_shards
+    from resnet_dist.data.streamed_images import decoded
     from resnet_dist.workers import on_threads
 
     storage, index = open_shards(data)

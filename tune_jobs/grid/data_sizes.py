@@ -22,6 +22,10 @@ def train_images(config: TrainingConfig) -> int:
     return (config.data.train_limit or _sizes(config.data)[0]) - config.data.holdout
 
 
+VIEWS = {"one": 1, "ten": 10, "scales": 36}
+"""What testing on an image costs, by `data.test_crops`, in images of `data.size`."""
+
+
 def test_images(config: TrainingConfig) -> int:
     """Images that a run is tested on at each epoch."""
     return config.data.test_limit or _sizes(config.data)[1]

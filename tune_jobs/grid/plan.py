@@ -17,7 +17,7 @@ from resnet_dist.plurals import counted
 from resnet_dist.storage.interface import Storage
 from tune_jobs.grid import other_trials, storage_use
 from tune_jobs.grid.custom_code import bind_experiment
-from tune_jobs.grid.data_sizes import image_memory, test_images, train_images
+from tune_jobs.grid.data_sizes import VIEWS, image_memory, test_images, train_images
 from tune_jobs.grid.experiment import Experiment, Trial, keep_names, load_experiment, on_known_images, trials
 from tune_jobs.grid.initial_state import bind_experiment_state
 from tune_jobs.grid.reuse import finished_elsewhere
@@ -312,7 +312,8 @@ def make_plan(
         hours = memory = expected = decoding = None
         if calibration and results.state != "finished":
             cost = calibration(trial.config)
-            evaluated = test_images(trial.config) / trial.config.run.evaluation_epochs
+            views = VIEWS[trial.config.data.test_crops] / trial.config.run.evaluation_epochs
+            evaluated = views * test_images(trial.config)
             share = 1 + calibration.evaluation_cost * evaluated / train_images(trial.config)
             hours = cost.seconds * (steps - done) * share / 3600
             memory = _memory(trial.config, cost.activations, cost.weights) if cost.activations else None

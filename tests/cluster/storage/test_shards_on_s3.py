@@ -83,6 +83,8 @@ def test_imagenets_archives_become_a_report(
     assert main(["evaluate", str(model), "--device", "cpu", "--json"]) == 0
     evaluated = printed(capsys)
     assert evaluated["top1_error"] == result["top1_error"] and evaluated["data_fingerprint"] == said["fingerprint"]
+    assert main(["evaluate", str(model), "--device", "cpu", "--json", "--data.test_crops", "scales"]) == 0
+    assert printed(capsys)["test_loss"] != evaluated["test_loss"]
     monkeypatch.chdir(tmp_path)
     assert main(["export", trial, "--storage", results, "--format", "safetensors"]) == 0
     assert main(["grid", "report", "train", "--storage", results]) == 0

@@ -127,9 +127,9 @@ def test_test_images_are_streamed_in_their_order(shards: Path) -> None:
     tests = load_test_images(config(shards, "today"))
     images = tests.images
     assert not isinstance(images, Tensor) and images.shape == (12, 3, SIZE, SIZE)
-    whole = torch.cat(list(images.pieces(5)))
+    whole = torch.cat([piece for (piece,) in images.pieces(5)])
     assert torch.equal(whole, torch.stack([images[n] for n in range(12)]).permute(0, 2, 3, 1))
-    assert torch.equal(torch.cat(list(images.part(4, 9).pieces(2))), whole[4:9])
+    assert torch.equal(torch.cat([piece for (piece,) in images.part(4, 9).pieces(2)]), whole[4:9])
     assert list(images.part(3, 3).pieces(2)) == []
 
 
@@ -161,6 +161,7 @@ def test_a_place_without_shards_is_named_with_what_makes_them(tmp_path: Path) ->
         ({"source": "imagenet:/data"}, "make shards of it first"),
         ({"source": "shards:"}, "needs a place"),
         ({"augmentation": "today"}, "which shards have: resnet-dist data shard"),
+        ({"test_crops": "ten"}, r"data.test_crops: 'ten' cuts from .* which shards have"),
         ({"source": "shards:/s", "resize": "crop"}, "data.resize: is for images in a folder"),
     ],
 )

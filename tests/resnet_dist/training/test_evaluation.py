@@ -1,4 +1,5 @@
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,12 +8,18 @@ from numpy.typing import NDArray
 from torch import nn
 
 from resnet_dist.configuration.batch_norm import BatchNormConfig
+from resnet_dist.configuration.data import DataConfig
 from resnet_dist.configuration.network import NetworkConfig
 from resnet_dist.data.batches import Standardiser
+from resnet_dist.data.dataset import open_dataset
+from resnet_dist.data.sharded import ShardedDataset
+from resnet_dist.data.streamed_images import decoded
 from resnet_dist.networks.cifar import ResidualNetwork
+from resnet_dist.networks.construction import make_network
 from resnet_dist.networks.initialisation import initialise
 from resnet_dist.training.evaluation import BATCH, Evaluation, ImageSet
 from resnet_dist.workers import Workers, alone, current
+from tests.imagenet_layout import small_shards
 from tests.worker_processes import run_workers
 
 CPU = torch.device("cpu")
@@ -217,3 +224,55 @@ def test_every_real_worker_knows_the_error_over_all_images(size: int) -> None:
     of_one = reference(task(23))  # 23 images divide by neither
     for evaluation in run_workers(evaluated_by_this_worker, size, 23):
         assert_equal(evaluation, of_one)
+
+
+def test_several_views_count_by_their_mean_probability_as_one_by_one(tmp_path: Path) -> None:
+    """Ten crops and whole images at five scales, against plain loops."""
+    shards = small_shards(tmp_path)
+    for crops in ("ten", "scales"):
+        data = DataConfig(source=f"shards:{shards}", size=32, augmentation="paper", test_crops=crops)
+        tests = open_dataset(replace(data, batch_size=2))
+        assert isinstance(tests, ShardedDataset)
+        torch.manual_seed(0)
+        shape = NetworkConfig(family="imagenet-residual", depth=18, width=4)
+        network = make_network(shape, BatchNormConfig(), 3, 0, 32).double().eval()
+        standardise = Standardiser(tests.mean, tests.std, torch.float64, CPU)
+        said: list[torch.Tensor] = []
+        images = ImageSet(tests.test_images, tests.test_labels, standardise, alone("cpu"))
+        found = images.evaluate(network, torch.autocast("cpu", enabled=False), said.append)
+        network.eval()
+        expected = [
+            plain_probabilities(decoded(tests.test_images.reader, n), crops, network, standardise) for n in range(12)
+        ]
+        torch.testing.assert_close(torch.cat(said).exp(), torch.stack(expected), rtol=1e-9, atol=1e-9)
+        losses = [-probabilities[label].log() for probabilities, label in zip(expected, tests.test_labels, strict=True)]
+        assert found.loss == pytest.approx(float(torch.stack(losses).mean()))
+        several = (torch.stack(expected).argmax(1) != tests.test_labels).double().mean()
+        assert found.top1_error == pytest.approx(float(several))
+
+
+def plain_probabilities(
+    pixels: torch.Tensor, crops: str, network: nn.Module, standardise: Standardiser
+) -> torch.Tensor:
+    """Of one image, one view after another: float64 [classes]."""
+    height, width = pixels.shape[1:]
+    short = min(height, width)
+    if crops == "ten":
+        side = round(short * 7 / 8)
+        places = [(top, left) for top in (0, height - side) for left in (0, width - side)]
+        places.append(((height - side) // 2, (width - side) // 2))
+        parts = [pixels[:, top : top + side, left : left + side] for top, left in places]
+        seen = [scaled_to(part, 32, 32) for part in parts]
+    else:
+        sides = [round(32 * side / 224) for side in (224, 256, 384, 480, 640)]
+        seen = [scaled_to(pixels, round(height * side / short), round(width * side / short)) for side in sides]
+    mean = standardise.mean[0, 0][:, None, None]
+    total = torch.zeros(3, dtype=torch.float64)
+    for view in (image for one in seen for image in (one, one[:, :, range(one.shape[2])[::-1]])):
+        with torch.no_grad():
+            total += network((view.double() - mean)[None] * standardise.scale)[0].softmax(0)
+    return total / 10
+
+
+def scaled_to(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    return nn.functional.interpolate(pixels[None], (height, width), mode="bilinear", antialias=True)[0]

@@ -68,6 +68,7 @@ def reduced(config: TrainingConfig) -> TrainingConfig:
     few: dict[str, Any] = {
         "data.source": "synthetic",
         "data.augmentation": "shift",
+        "data.test_crops": "one",
         "network.width": 6 if caffenet else 2,
         "data.size": size,
         "data.batch_size": 4,
