@@ -35,6 +35,7 @@ ADDED: dict[str, Any] = {
     "network.activation_batch_norm": "none",
     "network.local_response_norm": False,
     "network.fully_connected": 4096,
+    "network.dropout": 0.0,
     "loss.kind": "cross_entropy",
     "loss.label_smoothing": 0.0,
     "solver.reference_batch": 0,

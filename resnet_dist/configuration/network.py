@@ -57,6 +57,7 @@ class NetworkConfig(Section):
         "leaky_relu",
         "very_leaky_relu",
         "prelu",
+        "rrelu",
         "elu",
         "selu",
         "tanh",
@@ -68,6 +69,7 @@ class NetworkConfig(Section):
         "none",
     ] = "relu"
     """Of CaffeNet. `very_leaky_relu` is max(x, x/3), `scaled_tanh` 1.73 tanh(2x/3), `softplus` log(1 + e^x) - log 2;
+    `rrelu` divides what is negative by a number drawn for it, from 10 to 30, in evaluation by 20;
     `maxout` is the greater of two pieces, each as wide as the others' layers."""
     activation_batch_norm: Literal["none", "before", "after"] = "none"
     """Where CaffeNet has batch norm beside each activation."""
@@ -75,6 +77,9 @@ class NetworkConfig(Section):
     """Whether CaffeNet normalises over neighbouring channels after the first two poolings, as Caffe's does."""
     fully_connected: int = 4096
     """Neurons of CaffeNet's two hidden linear layers."""
+    dropout: float = 0.0
+    """Part of the outputs of each of these two that is set to zero at each update, others for each image; Caffe's: 0.5.
+    """
     weights: str = ""
     """Initial weights, instead of drawn ones: a file, an address in storage or a trial. Ours (model.pt, an archive of
     export, a checkpoint), or a state dict of torchvision's or akamaster/pytorch_resnet_cifar10's networks (.pth, .th,
@@ -112,6 +117,7 @@ class NetworkConfig(Section):
             self.require("initialisation", self.initialisation == "published", "'published' for code of your own")
             self.require("zero_last_scale", not self.zero_last_scale, "false for code of your own")
 
+        self.require("dropout", 0 <= self.dropout < 1, "at least 0 and less than 1")
         self.require("reset", self.reset == "nothing" or bool(self.weights), "left out without network.weights")
 
     def _check_depth(self) -> None:

@@ -24,5 +24,6 @@ EFFECTIVE: dict[str, tuple[str, ...]] = {
     "activation_batch_norm": ("caffenet",),
     "local_response_norm": ("caffenet",),
     "fully_connected": ("caffenet",),
+    "dropout": ("caffenet",),
 }
 """In which families a setting has an effect; in the others it may only have its default."""

@@ -21,7 +21,7 @@ class RunConfig(Section):
     seed_order: int | None = None
     """Of the order of samples alone; left out, it is `seed`."""
     seed_augmentation: int | None = None
-    """Of shifts and flips alone; left out, it is `seed`."""
+    """Of shifts and flips, and of all else that is drawn for an image; left out, it is `seed`."""
     epochs: int = 200
     """Passes over the training set. Milestones of the schedule stay where they are."""
     precision: Literal["float64", "float32", "bfloat16", "float16"] = "float32"

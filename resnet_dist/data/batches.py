@@ -16,7 +16,7 @@ from torch import Tensor
 
 from resnet_dist.configuration.data import DataConfig
 from resnet_dist.data import random_draws as draws
-from resnet_dist.data.augmentation import Augmentation, uniform
+from resnet_dist.data.augmentation import Augmentation, fractions, uniform
 from resnet_dist.data.epochs import EpochPlan
 from resnet_dist.data.random_draws import Stream
 from resnet_dist.workers import Shards
@@ -79,6 +79,8 @@ class Batch:
     """Labels of the images that mixup has joined to them, int64 [b]."""
     share: Tensor | None = None
     """What part of each is the image of `labels`, [b]; the rest is that of `others`."""
+    keys: Tensor | None = None
+    """By what a network that draws does so for each image, int64 [b]."""
 
 
 class Standardiser:
@@ -118,6 +120,9 @@ def shift_and_flip(images: Tensor, shifts: Tensor, flips: Tensor, reach: int) ->
 class TrainingBatches:
     """The training set on the device, and its batches."""
 
+    keyed = False
+    """Whether each image of a batch gets a key, for a network that draws."""
+
     def __init__(
         self,
         images: Tensor,
@@ -146,8 +151,8 @@ class TrainingBatches:
 
     @property
     def width(self) -> int:
-        """Numbers that are drawn for a place of a batch: for its image; with mixup for another, and its share, too."""
-        return 2 * self.columns + 1 if self.order.data.mixup else self.columns
+        """Numbers drawn for a place of a batch: for its image; with mixup for another, and its share; its key."""
+        return (2 * self.columns + 1 if self.order.data.mixup else self.columns) + int(self.keyed)
 
     def drawn(self, steps: range) -> Tensor:
         """Draws of steps whose batches have one size: int64 [steps, B, width], here."""
@@ -158,7 +163,9 @@ class TrainingBatches:
         size = len(draw.indices)
         rows = np.column_stack([draw.indices, draw.shifts, draw.flips, self.augmentation.draw(seed, step, size)])
         if alpha := self.order.data.mixup:
-            return np.column_stack([rows, rows[::-1], np.full(size, share_of(seed, step, alpha))])
+            rows = np.column_stack([rows, rows[::-1], np.full(size, share_of(seed, step, alpha))])
+        if self.keyed:
+            rows = np.column_stack([rows, fractions(draws.raw(seed, Stream.NETWORK, step, size))])
         return rows
 
     def on_device(self, values: Tensor) -> Tensor:
@@ -194,15 +201,15 @@ class TrainingBatches:
     def _batch(self, drawn: Tensor, start: int, stop: int) -> Batch:
         rows, width, end = drawn[start:stop], self.columns, len(drawn) - 1
         images = self._images(rows[:, :width], range(start, stop))
-        labels = self.labels[rows[:, 0]]
+        labels, keys = self.labels[rows[:, 0]], rows[:, -1] if self.keyed else None
         if not self.order.data.mixup:
-            return Batch(images.permute(0, 3, 1, 2), labels)  # its memory is channels last already
+            return Batch(images.permute(0, 3, 1, 2), labels, keys=keys)  # its memory is channels last already
         other = rows[:, width : 2 * width]
         others = self._images(other, range(end - start, end - stop, -1))
-        share = uniform(rows[:, -1], images.dtype)
+        share = uniform(rows[:, 2 * width], images.dtype)
         part = share[:, None, None, None]
         joined = (images * part + others * (1 - part)).permute(0, 3, 1, 2)
-        return Batch(joined, labels, self.labels[other[:, 0]], share)
+        return Batch(joined, labels, self.labels[other[:, 0]], share, keys)
 
     def _images(self, drawn: Tensor, places: range) -> Tensor:
         """The images at some places of the step's batch, as the network gets them: [b, H, W, 3]."""

@@ -26,6 +26,7 @@ class Stream(IntEnum):
     COLOUR = 7
     TRANSFORM = 8
     MIXUP = 9
+    NETWORK = 10
 
 
 def raw(seed: int, stream: Stream, index: int, count: int) -> NDArray[np.uint64]:

@@ -20,6 +20,7 @@ from resnet_dist.custom_code import resolve
 from resnet_dist.data.batches import Batch
 from resnet_dist.errors import ConfigurationError
 from resnet_dist.networks.batch_norm import set_momentum
+from resnet_dist.networks.noise import keyed
 from resnet_dist.training.exact import VirtualShards
 from resnet_dist.training.loss_scale import LossScale
 from resnet_dist.workers import Workers
@@ -44,7 +45,7 @@ class Loss:
 
     def __call__(self, network: nn.Module, batch: Batch, size: int) -> Tensor:
         """Sum of the losses of a shard's images, divided by the size of the whole batch, and times the scale."""
-        with self.autocast():
+        with self.autocast(), keyed(batch.keys):
             logits = network(batch.images)
         loss = self._sum(logits.to(self.dtype), batch) / size
         return loss * self.scale.value if self.scale.enabled else loss

@@ -13,6 +13,7 @@ from resnet_dist.data.sharded import ShardedDataset
 from resnet_dist.errors import ConfigurationError, DivergedError
 from resnet_dist.networks.construction import make_network
 from resnet_dist.networks.initialisation import initialise
+from resnet_dist.networks.noise import draws
 from resnet_dist.records.initial_state import InitialState, load_solver, load_weights
 from resnet_dist.training.captured import CapturedUpdates, can_be_captured
 from resnet_dist.training.evaluation import Evaluation, ImageSet
@@ -64,6 +65,7 @@ class Training:
         standardise = Standardiser(dataset.mean, dataset.std, loss.dtype, workers.device)
         shards = workers.shards(run.virtual_shards if run.exact else None)
         self.batches = dataset.batches(standardise, config.data, order_seed, augmentation_seed, shards)
+        self.batches.keyed = draws(network)
         self.plan = self.batches.order.plan
         update = Update(config, self.batches, self.gradients, self.stepper, self.network, loss)
         self.evaluated = update.average.network if update.average else self.network

@@ -60,6 +60,7 @@ CONTEXT: dict[str, dict[str, Any]] = {
     "network.activation_batch_norm": CAFFENET,
     "network.local_response_norm": CAFFENET,
     "network.fully_connected": CAFFENET,
+    "network.dropout": CAFFENET,
     "network.weights": WEIGHTS,
     "network.weights_fingerprint": WEIGHTS,
     "network.reset": WEIGHTS,

@@ -3,6 +3,7 @@
 import functools
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,12 +26,26 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_shards(tmp_path_factory.mktemp("shards"))
 
 
-def config_of(shards: Path, exact: bool, augmentation: str = "paper") -> TrainingConfig:
+NETWORKS: dict[str, dict[str, Any]] = {
+    "residual": {"network__family": "imagenet-residual", "network__depth": 18, "data__size": 40},
+    # What it draws is a function of seed, step and sample, too.
+    "CaffeNet with dropout and random slopes": {
+        "network__family": "caffenet",
+        "network__width": 6,
+        "network__fully_connected": 8,
+        "network__dropout": 0.5,
+        "network__activation": "rrelu",
+        "network__activation_batch_norm": "before",
+        "data__size": 67,
+        "data__mixup": 0.4,
+    },
+}
+
+
+def config_of(shards: Path, exact: bool, network: str, augmentation: str = "paper") -> TrainingConfig:
     return small_config(
-        network__family="imagenet-residual",
-        network__depth=18,
+        **NETWORKS[network],
         data__source=f"shards:{shards}",
-        data__size=40,
         data__batch_size=7,
         data__sampling="permutation",
         data__shuffle_block=3,
@@ -43,33 +58,36 @@ def config_of(shards: Path, exact: bool, augmentation: str = "paper") -> Trainin
     )
 
 
-def traces(shards: Path) -> dict[bool, Trace]:
-    configs = {exact: config_of(shards, exact) for exact in (False, True)}
-    return {exact: trace(config, open_dataset(config.data), STEPS) for exact, config in configs.items()}
+def traces(shards: Path) -> dict[tuple[bool, str], Trace]:
+    cases = {(exact, name): config_of(shards, exact, name) for exact in (False, True) for name in NETWORKS}
+    return {case: trace(config, open_dataset(config.data), STEPS) for case, config in cases.items()}
 
 
 @functools.cache
-def of_workers(size: int, shards: Path) -> list[dict[bool, Trace]]:
+def of_workers(size: int, shards: Path) -> list[dict[tuple[bool, str], Trace]]:
     return run_workers(traces, size, shards)
 
 
+@pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("workers", [2, 3])
-def test_workers_train_like_one_in_float64(workers: int, shards: Path) -> None:
-    one, first = of_workers(1, shards)[0][False], of_workers(workers, shards)[0][False]
+def test_workers_train_like_one_in_float64(workers: int, network: str, shards: Path) -> None:
+    one, first = of_workers(1, shards)[0][False, network], of_workers(workers, shards)[0][False, network]
     assert len(set(one.losses)) == STEPS
     assert first.losses == pytest.approx(one.losses, rel=1e-9, abs=0)
     assert first.evaluation == pytest.approx(one.evaluation, rel=1e-9, abs=0)
 
 
+@pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("workers", [2, 3])
-def test_workers_have_the_bits_of_one_in_exact_mode(workers: int, shards: Path) -> None:
-    one, several = of_workers(1, shards)[0][True], of_workers(workers, shards)[0][True]
+def test_workers_have_the_bits_of_one_in_exact_mode(workers: int, network: str, shards: Path) -> None:
+    one, several = of_workers(1, shards)[0][True, network], of_workers(workers, shards)[0][True, network]
     assert several.losses == one.losses and several.evaluation == one.evaluation
     assert all(torch.equal(several.state[name], value) for name, value in one.state.items())
 
 
-def test_a_run_killed_inside_an_epoch_goes_on_bit_for_bit(shards: Path) -> None:
-    config = config_of(shards, exact=False, augmentation="today")
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_run_killed_inside_an_epoch_goes_on_bit_for_bit(network: str, shards: Path) -> None:
+    config = config_of(shards, exact=False, network=network, augmentation="today")
     config = config.with_fingerprint(dataset_fingerprint(config.data))
     outcomes: list[Outcome] = []
     for kills in ([], [Moment("step", 3, 1), Moment("evaluation", 1, 0)]):

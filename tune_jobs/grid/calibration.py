@@ -219,6 +219,7 @@ def _what_costs(config: TrainingConfig) -> list[Any]:
         *(network.activation, network.activation_batch_norm, network.local_response_norm, network.fully_connected),
         *(data.batch_size, data.accumulation, data.size),
         *(run.precision, run.exact, run.device),
+        *((network.dropout,) if network.dropout else ()),
         *((data.fingerprint, data.augmentation) if data.source.startswith("shards:") else ()),
     ]
 

@@ -10,6 +10,7 @@ from resnet_dist.configuration.network import NetworkConfig
 from resnet_dist.networks.batch_norm import SynchronisedBatchNorm
 from resnet_dist.networks.caffenet import Activation, CaffeNet
 from resnet_dist.networks.construction import make_network, parameter_count
+from resnet_dist.networks.noise import keyed
 from tests.resnet_dist.networks.test_networks import random_images, randomise
 
 
@@ -112,6 +113,19 @@ def test_activations_have_their_values(name: str) -> None:
     values = torch.tensor([-3.0, -0.5, 0.0, 2.0], dtype=torch.float64)[None, :, None, None]
     found = Activation(name, 4).double()(values).flatten()
     torch.testing.assert_close(found, torch.tensor(ACTIVATIONS[name], dtype=torch.float64), rtol=0, atol=2e-6)
+
+
+def test_dropout_follows_both_hidden_linear_layers_and_slopes_are_drawn_in_training_alone() -> None:
+    network = network_of(67, 5, width=6, fully_connected=64, dropout=0.5, activation="rrelu")
+    images, seen = torch.ones(2, 3, 67, 67), []
+    for layer in network.dropouts:
+        layer.register_forward_hook(lambda module, given, found: seen.append((found == 0).double().mean().item()))
+    with keyed(torch.tensor([1, 2])):
+        first, second = network(images)
+    assert len(seen) == 2 and all(0.3 < part < 0.7 for part in seen) and not torch.equal(first, second)
+    first, second = network.eval()(images)
+    torch.testing.assert_close(first, second)
+    assert Activation("rrelu", 1).eval()(torch.tensor([-60.0, 4.0])).tolist() == [-3, 4]
 
 
 def test_maxout_is_the_greater_of_two_pieces_of_the_same_width() -> None:

@@ -32,7 +32,7 @@ PAPERS: dict[str, list[float | None]] = {
     "imagenet-blocks": [0.2503, None, None, None, None],
     "caffenet-batchnorm": [1 - 0.471, 1 - 0.478, 1 - 0.493],
     "caffenet-activation": [
-        *(1 - 0.471, None, 1 - 0.469, 1 - 0.485, 1 - 0.488, 1 - 0.470, 1 - 0.486),
+        *(1 - 0.471, None, 1 - 0.469, 1 - 0.485, 1 - 0.478, 1 - 0.488, 1 - 0.470, 1 - 0.486),
         *(1 - 0.401, 1 - 0.423, 1 - 0.417, None, 1 - 0.517, 1 - 0.389),
     ],
 }
