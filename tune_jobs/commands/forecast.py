@@ -8,7 +8,7 @@ from rich.table import Table
 from resnet_dist.durations import in_words
 from resnet_dist.plurals import counted
 from tune_jobs.commands.terminal import Terminal
-from tune_jobs.grid.forecast import Forecast
+from tune_jobs.grid.forecast import Cluster, Forecast, training_seconds
 from tune_jobs.grid.machines import FILE
 from tune_jobs.grid.plan import Plan
 from tune_jobs.grid.schedule import SEED, Outcome
@@ -20,7 +20,7 @@ def print_forecast(planned: Plan, found: Forecast, console: Terminal) -> None:
     on = f"{cluster.count} × {cluster.machine.title if cluster.machine else planned.machine}"
     measured = "updates measured here" if cluster.machine is None else "reckoned from measurements, not run there"
     console.print(f"\n[bold]On {on}[/] ({measured})\n")
-    _print_networks(planned, console)
+    _print_networks(planned, cluster, console)
     rate = cluster.preemptions_an_hour
     rows = Table("", "time", "hours", *([] if found.price is None else ["cost"]), "busy", box=None, pad_edge=False)
     _add(rows, "one trial on each device", found, found.steady)
@@ -52,18 +52,17 @@ def print_forecast(planned: Plan, found: Forecast, console: Terminal) -> None:
     console.say_in_paragraphs("", f"Every constant and its source: {os.path.relpath(FILE)}")
 
 
-def _print_networks(planned: Plan, console: Terminal) -> None:
+def _print_networks(planned: Plan, cluster: Cluster, console: Terminal) -> None:
     """A row for each kind of run that takes as long."""
     counts = Counter(
-        (config.network.depth, config.run.precision, config.run.workers, item.steps, item.hours)
+        (config.network.depth, config.run.precision, config.run.workers, item.steps, training_seconds(item, cluster))
         for item in planned.trials
-        if item.state != "finished" and item.hours is not None
+        if item.state != "finished"
         for config in [item.trial.config]
     )
     rows = Table("layers", "precision", "workers", "trials", "steps", "hours of each", box=None, pad_edge=False)
-    for (depth, precision, workers, steps, hours), count in sorted(counts.items())[:12]:
-        each = (hours or 0.0) / workers
-        rows.add_row(str(depth), precision, str(workers), f"{count:,}", f"{steps:,}", f"{each:.3g}")
+    for (depth, precision, workers, steps, seconds), count in sorted(counts.items())[:12]:
+        rows.add_row(str(depth), precision, str(workers), f"{count:,}", f"{steps:,}", f"{seconds / 3600:.3g}")
     console.print(rows)
     if len(counts) > 12:
         console.print(f"… and {len(counts) - 12} more kinds of run")

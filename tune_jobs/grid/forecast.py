@@ -150,12 +150,20 @@ def forecast(plan: Plan, cluster: Cluster, price: float | None = None) -> Foreca
     )
 
 
-def _work(planned: PlannedTrial, cluster: Cluster) -> Work:
-    config, given = planned.trial.config, constants()
+def training_seconds(planned: PlannedTrial, cluster: Cluster) -> float:
+    """What is left of a trial's training, on its workers together."""
+    config = planned.trial.config
     assert planned.hours is not None
     seconds = 3600 * planned.hours / config.run.workers
     if config.run.workers > 1 and cluster.machine is None:
-        seconds *= given["workers"].get(config.run.precision, given["workers"]["float32"])
+        shares = constants()["workers"]
+        seconds *= shares.get(config.run.precision, shares["float32"])
+    return seconds
+
+
+def _work(planned: PlannedTrial, cluster: Cluster) -> Work:
+    config, given = planned.trial.config, constants()
+    seconds = training_seconds(planned, cluster)
     left = planned.steps - planned.steps_done
     written = storage_use.checkpoints(config.run, seconds, planned.steps)
     epochs = config.run.epochs * left / planned.steps if planned.steps else 0.0
