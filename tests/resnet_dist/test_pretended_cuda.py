@@ -127,7 +127,8 @@ def test_a_step_never_waits_for_the_gpu(variant: str, gpus: None) -> None:
 def test_images_and_weights_lie_on_the_workers_gpu(gpus: None) -> None:
     training = Training(small_config(), small_dataset(), current_of_one(torch.device("cuda", 1)))
     tensors = [*training.network.state_dict().values(), training.batches.images, training.batches.labels]
-    tensors += [tensor for _, _, images, labels in training.test.parts for tensor in (*images.pieces(10), labels)]
+    for _, _, images, labels in training.test.parts:
+        tensors += [*(view for piece in images.pieces(10) for view in piece), labels]
     assert {tensor.device for tensor in tensors} == {torch.device("cuda", 1)}
 
 
