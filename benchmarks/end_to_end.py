@@ -12,8 +12,9 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.data.dataset import Dataset
 from resnet_dist.networks.cifar import ResidualNetwork
 from resnet_dist.networks.initialisation import initialise
+from resnet_dist.training.memory import kept_memory
 from resnet_dist.training.numerics import own_stream
 from resnet_dist.training.solvers import make_solver
 from resnet_dist.training.state import Training
@@ -95,6 +97,37 @@ class Ceiling:
             self.solver.step()
 
 
+class Apart:
+    """The conventional trainer in a process of its own: what a process has set for its memory is part of a trainer."""
+
+    def __init__(self, precision: str, arguments: dict[str, Any]) -> None:
+        context = torch.multiprocessing.get_context("spawn")
+        self.name = f"conventional {precision}"
+        self.orders, theirs = context.Pipe()
+        given = (theirs, torch.get_num_threads(), arguments | {"precision": precision})
+        self.process = context.Process(target=_train_to_order, args=given)
+        self.process.start()
+        theirs.close()
+
+    def run(self, steps: int) -> None:
+        """Have it train for some steps."""
+        self.orders.send(steps)
+        self.orders.recv()
+
+    def close(self) -> None:
+        """End it and its loader's processes."""
+        self.orders.close()
+        self.process.join()
+
+
+def _train_to_order(orders: Connection, threads: int, arguments: dict[str, Any]) -> None:
+    torch.set_num_threads(threads)
+    with contextlib.closing(ConventionalTrainer(**arguments)) as trainer, contextlib.suppress(EOFError):
+        while True:
+            trainer.run(orders.recv())
+            orders.send(None)
+
+
 @dataclass(frozen=True)
 class Speeds:
     """Images per second of each contender, one figure a round."""
@@ -143,11 +176,14 @@ def measure(
     """
     device = workers.device
     with contextlib.ExitStack() as stack:
+        stack.enter_context(kept_memory())
         stack.enter_context(own_stream(device, exact=False))
         contenders: list[Contender] = []
+        images, labels, classes = dataset.train_images, dataset.train_labels, len(dataset.classes)
+        loader = {"device": device, "loader_workers": loader_workers}
+        given = {"config": config, "images": images, "labels": labels, "classes": classes} | loader
         for precision in precisions(device):
-            images, labels, classes = dataset.train_images, dataset.train_labels, len(dataset.classes)
-            opponent = ConventionalTrainer(config, images, labels, classes, device, loader_workers, precision)
+            opponent = Apart(precision, given)
             stack.enter_context(contextlib.closing(opponent))
             # The precision is one of those that RunConfig names.
             ours = replace(config, run=replace(config.run, precision=precision))  # type: ignore[arg-type]
