@@ -33,15 +33,15 @@ class Cluster:
         found = re.fullmatch(r"(\d{1,9})x(\w+)(,spot(?:=([\d.]+))?)?", text.replace(" ", ""), re.IGNORECASE)
         if not found:
             raise UserError(
-                f"--on: {text!r} is not allowed; give a number and a machine, such as 16xH100 or 16xH100,spot"
+                f"on: {text!r} is not allowed; give a number and a machine, such as 16xH100 or 16xH100,spot"
             )
         count, name, spot, rate = found.groups()
         if not 1 <= int(count) <= MOST_DEVICES:
-            raise UserError(f"--on: {count} devices are not allowed; give from 1 to {MOST_DEVICES:,}")
+            raise UserError(f"on: {count} devices are not allowed; give from 1 to {MOST_DEVICES:,}")
         try:
             lost = float(rate) if rate else constants()["spot"]["preemptions_an_hour"] if spot else 0.0
         except ValueError:
-            raise UserError(f"--on: spot={rate} is no number; give preemptions of a machine an hour") from None
+            raise UserError(f"on: spot={rate} is no number; give preemptions of a machine an hour") from None
         if name.lower() == HERE:
             return cls(int(count), HERE, None, lost)
         known = machine(name)
@@ -127,7 +127,7 @@ def forecast(plan: Plan, cluster: Cluster, price: float | None = None) -> Foreca
         return None
     most = max(planned.trial.config.run.workers for planned in waiting)
     if most > cluster.count:
-        raise UserError(f"--on: {cluster.count} devices hold no trial of {most} workers; give at least {most}")
+        raise UserError(f"on: {cluster.count} devices hold no trial of {most} workers; give at least {most}")
     given = constants()
     times = Times(**{name: value for name, value in given["times"].items() if name != "source"})
     trials = [_work(planned, cluster) for planned in waiting]

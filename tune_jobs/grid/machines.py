@@ -57,7 +57,7 @@ class Machine:
         depth, precision, workers = config.network.depth, config.run.precision, config.run.workers
         if precision not in self.milliseconds:
             raise UserError(
-                f"--on: updates in {precision} were not measured on {self.name}; give run.precision "
+                f"on: updates in {precision} were not measured on {self.name}; give run.precision "
                 f"{' or '.join(self.milliseconds)}"
             )
         whole = next(iter(self.milliseconds.values()))
@@ -108,7 +108,7 @@ def machine(name: str) -> Machine:
     if found is None:
         names = [*known, HERE]
         raise UserError(
-            f"--on: updates on {name!r} were never measured; known are {', '.join(names)}{suggestion(name, names)}"
+            f"on: updates on {name!r} were never measured; known are {', '.join(names)}{suggestion(name, names)}"
         )
     by_depth = {
         precision: {int(depth): time for depth, time in times.items()}
@@ -135,7 +135,7 @@ def _require_studys(config: TrainingConfig, name: str) -> None:
         else ""
     )
     if other:
-        raise UserError(f"--on: {other} was not measured on {name}; only the study's networks on 32x32 images were")
+        raise UserError(f"on: {other} was not measured on {name}; only the study's networks on 32x32 images were")
 
 
 @functools.cache

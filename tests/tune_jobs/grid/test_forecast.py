@@ -67,10 +67,10 @@ def test_an_update_of_several_workers_on_gpus_is_no_shorter_than_an_eager_one() 
 @pytest.mark.parametrize(
     ("on", "said"),
     [
-        ("16xB200", "--on: updates on 'B200' were never measured; known are H100, here"),
-        ("H100", "--on: 'H100' is not allowed; give a number and a machine, such as 16xH100 or 16xH100,spot"),
-        ("0xH100", "--on: 0 devices are not allowed; give from 1 to 1,000,000"),
-        ("4xH100,spot=..", "--on: spot=.. is no number; give preemptions of a machine an hour"),
+        ("16xB200", "on: updates on 'B200' were never measured; known are H100, here"),
+        ("H100", "on: 'H100' is not allowed; give a number and a machine, such as 16xH100 or 16xH100,spot"),
+        ("0xH100", "on: 0 devices are not allowed; give from 1 to 1,000,000"),
+        ("4xH100,spot=..", "on: spot=.. is no number; give preemptions of a machine an hour"),
     ],
 )
 def test_a_cluster_that_cannot_be_reckoned_is_refused_in_a_line(on: str, said: str) -> None:
@@ -88,7 +88,7 @@ def test_a_cluster_that_cannot_be_reckoned_is_refused_in_a_line(on: str, said: s
     ],
 )
 def test_a_run_that_was_not_measured_is_refused_in_a_line(settings: dict[str, Any], said: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"^--on: {said}"):
+    with pytest.raises(UserError, match=f"^on: {said}"):
         forecast_grid("model-size", tmp_path, "4xH100", settings=settings)
 
 
