@@ -30,7 +30,6 @@ from resnet_dist.data.dataset import open_dataset
 from resnet_dist.data.folder_files import folder_files
 from resnet_dist.data.sharded import StreamedBatches
 from resnet_dist.data.sharding import write_shards
-from resnet_dist.training.memory import kept_memory
 from resnet_dist.workers import Shards
 
 IMAGES, CLASSES, BATCH, SIZE = 512, 4, 64, 224
@@ -100,7 +99,7 @@ def measure(workers: int, rounds: int, seconds: float) -> list[Target]:
     speeds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     costs: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     memory = []
-    with kept_memory(), tempfile.TemporaryDirectory(prefix="resnet-dist-benchmark-") as directory:  # as a run has it
+    with tempfile.TemporaryDirectory(prefix="resnet-dist-benchmark-") as directory:
         root, place = Path(directory, "images"), Path(directory, "shards")
         write_images(root)
         files = folder_files(str(root), io.BytesIO())

@@ -26,7 +26,6 @@ from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.data.dataset import open_dataset
 from resnet_dist.data.folder_files import folder_files
 from resnet_dist.data.sharding import write_shards
-from resnet_dist.training.memory import kept_memory
 from resnet_dist.training.numerics import own_stream, settings_of_run
 from resnet_dist.training.state import Training
 from resnet_dist.workers import alone
@@ -82,7 +81,7 @@ def _ours(config: TrainingConfig) -> Callable[[int], None]:
     training = Training(config, open_dataset(config.data), workers)
 
     def steps(count: int) -> None:
-        with kept_memory(), settings_of_run(config.run.exact), own_stream(workers.device, config.run.exact):
+        with settings_of_run(config.run.exact), own_stream(workers.device, config.run.exact):
             for _ in range(count):
                 training.start_epoch()
                 loss = training.update()

@@ -181,7 +181,6 @@ def _evaluate(
     from resnet_dist.data.dataset import load_test_images, open_dataset
     from resnet_dist.records.model_file import read_model
     from resnet_dist.training.evaluation import ImageSet
-    from resnet_dist.training.memory import kept_memory
     from resnet_dist.workers import alone, on_threads
 
     workers = alone(device)
@@ -245,7 +244,7 @@ def _evaluate(
     images = ImageSet(tests.images, labels, standardise, workers, keep_found=True)
     autocast = torch.autocast(workers.device.type, torch.bfloat16, enabled=precision == "bfloat16")
     logits: list[Tensor] = []
-    with on_threads(model.config.run.threads), kept_memory():
+    with on_threads(model.config.run.threads):
         found = images.evaluate(network, autocast, lambda said: logits.append(said.double().cpu()))
     names = known or classes
     if not found.finite:

@@ -108,7 +108,6 @@ def measure(config: TrainingConfig) -> Cost:
     """Train for a few updates here, on as many CPU threads as a trial has, or on one GPU."""
 
     from resnet_dist.data.dataset import load_dataset
-    from resnet_dist.training.memory import kept_memory
     from resnet_dist.training.numerics import own_stream, settings_of_run
     from resnet_dist.training.state import Training
     from resnet_dist.workers import alone, on_threads
@@ -123,7 +122,7 @@ def measure(config: TrainingConfig) -> Cost:
         activations = _activations(
             Training(replace(config, data=data, run=replace(config.run, exact=False)), dataset, workers)
         )
-        with kept_memory(), settings_of_run(config.run.exact), own_stream(workers.device, config.run.exact):
+        with settings_of_run(config.run.exact), own_stream(workers.device, config.run.exact):
             training = Training(replace(config, data=data), dataset, workers)
             times = []
             device = workers.device.type
