@@ -57,8 +57,8 @@ def measure(name: str, places: int, storage: Path) -> tuple[float, float, float]
     from tune_jobs.actions.forecast import forecast_grid
     from tune_jobs.actions.grid import run_grid
     from tune_jobs.grid.data_sizes import test_images, train_images
-    from tune_jobs.grid.machines import constants
-    from tune_jobs.grid.schedule import Times, Work, simulate
+    from tune_jobs.grid.forecast import measured_times
+    from tune_jobs.grid.schedule import Work, simulate
 
     file = storage / "grid.toml"
     file.write_text(RECIPE.format(name=name.replace(" ", "-"), **GRIDS[name]))
@@ -74,8 +74,7 @@ def measure(name: str, places: int, storage: Path) -> tuple[float, float, float]
         training = sum(line["seconds"] for line in records[trial.trial_id]["metrics"])
         share = 1 + EVALUATION_COST * test_images(trial.config) / train_images(trial.config)
         trials.append(Work(training * share, trial.config.run.workers))
-    times = Times(**{name: value for name, value in constants()["times"].items() if name != "source"})
-    return expected.steady.seconds, simulate(trials, places, times).seconds, ended - begun
+    return expected.steady.seconds, simulate(trials, places, measured_times()).seconds, ended - begun
 
 
 def main(arguments: list[str]) -> int:

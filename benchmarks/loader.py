@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from benchmarks.targets import Target
 from cluster.storage.opening import open_storage
@@ -52,26 +53,39 @@ def write_images(root: Path) -> None:
             (folder / f"{number}.jpg").write_bytes(buffer.getvalue())
 
 
-def conventional(root: Path, workers: int) -> Iterator[int]:
-    """Images a batch, for ever, as torchvision's reference script loads them."""
+def image_folder(
+    root: Path, size: int, batch: int, workers: int, pin_memory: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches for ever, [B, 3, size, size] and [B], as torchvision's reference script loads them."""
     from torch.utils.data import DataLoader
     from torchvision import datasets, transforms
 
     chain = transforms.Compose(
         [
-            transforms.RandomResizedCrop(SIZE),
+            transforms.RandomResizedCrop(size),
             transforms.RandomHorizontalFlip(),
             transforms.ToTensor(),
             transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         ]
     )
-    folder = datasets.ImageFolder(str(root / "train"), chain)
     loader: Any = DataLoader(
-        folder, BATCH, shuffle=True, num_workers=workers, drop_last=True, persistent_workers=True, prefetch_factor=2
+        datasets.ImageFolder(str(root / "train"), chain),
+        batch,
+        shuffle=True,
+        num_workers=workers,
+        drop_last=True,
+        pin_memory=pin_memory,
+        persistent_workers=True,
+        prefetch_factor=2,
     )
     while True:
-        for images, _ in loader:
-            yield len(images.contiguous(memory_format=torch.channels_last))
+        yield from loader
+
+
+def conventional(root: Path, workers: int) -> Iterator[int]:
+    """Images a batch, for ever."""
+    for images, _ in image_folder(root, SIZE, BATCH, workers):
+        yield len(images.contiguous(memory_format=torch.channels_last))
 
 
 def from_shards(place: Path, workers: int) -> Iterator[int]:

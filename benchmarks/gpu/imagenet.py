@@ -13,14 +13,14 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from benchmarks.loader import write_images
+from benchmarks.loader import image_folder, write_images
 from cluster.storage.opening import open_storage
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.data.dataset import open_dataset
@@ -99,7 +99,8 @@ def _reference(config: TrainingConfig, root: Path, loaders: int) -> Callable[[in
     network: nn.Module = models.resnet18() if device.type == "cpu" else models.resnet50()
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
-    batches = _loaded(config, root, loaders)
+    data = config.data
+    batches = image_folder(root, data.size, data.batch_size, loaders, pin_memory=device.type == "cuda")
 
     def steps(count: int) -> None:
         for _ in range(count):
@@ -113,32 +114,6 @@ def _reference(config: TrainingConfig, root: Path, loaders: int) -> Callable[[in
         loss.item()
 
     return steps
-
-
-def _loaded(config: TrainingConfig, root: Path, loaders: int) -> Iterator[tuple[Tensor, Tensor]]:
-    from torch.utils.data import DataLoader
-    from torchvision import datasets, transforms
-
-    chain = transforms.Compose(
-        [
-            transforms.RandomResizedCrop(config.data.size),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-        ]
-    )
-    loader: Any = DataLoader(
-        datasets.ImageFolder(str(root / "train"), chain),
-        config.data.batch_size,
-        shuffle=True,
-        num_workers=loaders,
-        drop_last=True,
-        pin_memory=config.run.device == "cuda",
-        persistent_workers=True,
-        prefetch_factor=2,
-    )
-    while True:
-        yield from loader
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from tune_jobs.grid.schedule import SEED, Outcome
 
 
 def print_forecast(planned: Plan, found: Forecast, console: Terminal) -> None:
-    """Print hours, cost, storage, and what gives way first,"""
+    """Print hours, cost, storage, and what gives way first."""
     cluster = found.cluster
     on = f"{cluster.count} × {cluster.machine.title if cluster.machine else planned.machine}"
     measured = "updates measured here" if cluster.machine is None else "reckoned from measurements, not run there"

@@ -13,6 +13,9 @@ KNOWN_SIZES = {
 }
 """Training and test images of the sources whose content is fixed."""
 
+VIEWS = {"one": 1, "ten": 10, "scales": 36}
+"""What testing on an image costs, by `data.test_crops`, in images of `data.size`."""
+
 SHARD_BLOCKS, SHARD_FILE, STEPS_AHEAD = 9, 115_000, 3
 """Of images in shards: sequences of blocks that one worker reads, bytes of ImageNet's mean file, batches in memory."""
 
@@ -20,10 +23,6 @@ SHARD_BLOCKS, SHARD_FILE, STEPS_AHEAD = 9, 115_000, 3
 def train_images(config: TrainingConfig) -> int:
     """Images that a run trains on."""
     return (config.data.train_limit or _sizes(config.data)[0]) - config.data.holdout
-
-
-VIEWS = {"one": 1, "ten": 10, "scales": 36}
-"""What testing on an image costs, by `data.test_crops`, in images of `data.size`."""
 
 
 def test_images(config: TrainingConfig) -> int:

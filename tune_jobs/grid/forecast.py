@@ -129,7 +129,7 @@ def forecast(plan: Plan, cluster: Cluster, price: float | None = None) -> Foreca
     if most > cluster.count:
         raise UserError(f"on: {cluster.count} devices hold no trial of {most} workers; give at least {most}")
     given = constants()
-    times = Times(**{name: value for name, value in given["times"].items() if name != "source"})
+    times = measured_times()
     trials = [_work(planned, cluster) for planned in waiting]
     steady = simulate(trials, cluster.count, times)
     rate = cluster.preemptions_an_hour
@@ -148,6 +148,11 @@ def forecast(plan: Plan, cluster: Cluster, price: float | None = None) -> Foreca
         _limits(trials, requests, times, len(plan.trials)),
         tuple(cluster.machine.notes) if cluster.machine else (),
     )
+
+
+def measured_times() -> Times:
+    """What is not training, as it was measured."""
+    return Times(**{name: value for name, value in constants()["times"].items() if name != "source"})
 
 
 def training_seconds(planned: PlannedTrial, cluster: Cluster) -> float:
