@@ -2,13 +2,25 @@
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnet_dist.configuration.batch_norm import BatchNormConfig
 from resnet_dist.configuration.network import NetworkConfig
 from resnet_dist.networks.batch_norm import SynchronisedBatchNorm
+
+
+def subsample(images: Tensor, stride: tuple[int, ...]) -> Tensor:
+    """Every `stride`-th pixel of [N, C, H, W], down and across.
+
+    As means of one pixel each: a slice's gradient is not channels last, and a pass over it takes three times as long.
+    """
+    return images if max(stride) == 1 else F.avg_pool2d(images, 1, stride)
+
+
+def pixel_mean(images: Tensor) -> Tensor:
+    """Mean over the pixels: [N, C, H, W] → [N, C]. Its gradient is channels last."""
+    return images.permute(0, 2, 3, 1).mean((1, 2))
 
 
 class SubsampledIdentity(nn.Module):
@@ -21,7 +33,7 @@ class SubsampledIdentity(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, C, H, W] → [N, C + extra, H / stride, W / stride]."""
-        return F.pad(images[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
+        return F.pad(subsample(images, (self.stride, self.stride)), (0, 0, 0, 0, 0, self.extra))
 
 
 class PointwiseConvolution(nn.Conv2d):
@@ -33,9 +45,7 @@ class PointwiseConvolution(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """[N, C, H, W] → [N, C', H / stride, W / stride]."""
-        down, across = self.stride
-        pixels = input[:, :, ::down, ::across].contiguous(memory_format=torch.channels_last)
-        return F.conv2d(pixels, self.weight, self.bias)
+        return F.conv2d(subsample(input, self.stride), self.weight, self.bias)
 
 
 def shortcut_of(

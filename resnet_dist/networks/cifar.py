@@ -14,7 +14,7 @@ from resnet_dist.configuration.network import NetworkConfig
 from resnet_dist.custom_code import call
 from resnet_dist.errors import ConfigurationError
 from resnet_dist.networks.batch_norm import SynchronisedBatchNorm
-from resnet_dist.networks.blocks import block_shapes, projection, shortcut_of
+from resnet_dist.networks.blocks import block_shapes, pixel_mean, projection, shortcut_of
 
 
 class Block(nn.Module):
@@ -88,4 +88,4 @@ class ResidualNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, classes]."""
         out = self.blocks(F.relu(self.norm(self.conv(images))))
-        return self.linear(out.mean((2, 3)))  # type: ignore[no-any-return]
+        return self.linear(pixel_mean(out))  # type: ignore[no-any-return]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from resnet_dist.configuration.batch_norm import BatchNormConfig
 from resnet_dist.configuration.network import NetworkConfig
 from resnet_dist.networks.batch_norm import SynchronisedBatchNorm
-from resnet_dist.networks.blocks import PointwiseConvolution, block_shapes, projection, shortcut_of
+from resnet_dist.networks.blocks import PointwiseConvolution, block_shapes, pixel_mean, projection, shortcut_of
 from resnet_dist.networks.max_pooling import MaxPool
 
 FINAL_MAP = 7
@@ -159,4 +159,4 @@ class ImageNetNetwork(nn.Module):
             out = F.relu(self.last_norm(out))
         if isinstance(self.linear, nn.Conv2d):
             return F.relu(self.linear(out)).flatten(1)
-        return self.linear(out.mean((2, 3)))  # type: ignore[no-any-return]
+        return self.linear(pixel_mean(out))  # type: ignore[no-any-return]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from resnet_dist.configuration.batch_norm import BatchNormConfig
 from resnet_dist.configuration.network import NetworkConfig
 from resnet_dist.networks.batch_norm import SynchronisedBatchNorm
-from resnet_dist.networks.blocks import PointwiseConvolution, block_shapes, shortcut_of
+from resnet_dist.networks.blocks import PointwiseConvolution, block_shapes, pixel_mean, shortcut_of
 
 
 class PreactivationBlock(nn.Module):
@@ -69,4 +69,4 @@ class PreactivationNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, classes]."""
         out = F.relu(self.norm(self.blocks(self.conv(images))))
-        return self.linear(out.mean((2, 3)))  # type: ignore[no-any-return]
+        return self.linear(pixel_mean(out))  # type: ignore[no-any-return]
