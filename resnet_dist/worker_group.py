@@ -136,7 +136,7 @@ def _trainer(mailbox: Any, do: Do, workers: int, ray_storage: dict[str, Any], us
     # A group whose nodes are still being started by an autoscaler takes longer than Ray's minute.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1800")
     resources = {"CPU": 1, **({"GPU": 1} if use_gpu else {})}
-    return TorchTrainer(
+    trainer: Any = TorchTrainer(
         _serve,
         train_loop_config={"mailbox": mailbox, "do": do},
         torch_config=ProcessGroupConfig(),
@@ -147,6 +147,22 @@ def _trainer(mailbox: Any, do: Do, workers: int, ray_storage: dict[str, Any], us
             **ray_storage,
         ),
     )
+    made = trainer._create_default_callbacks
+    trainer._create_default_callbacks = lambda: [one for one in made() if not _is_superfluous(type(one).__name__)]
+    return trainer
+
+
+def _is_superfluous(callback: str) -> bool:
+    """Whether Ray Train need not do this: each starts a process at every start of a group, with all of Ray Train in it.
+
+    One deals out Ray's data sets, of which runs have none. One gives places back when the group's driver is gone, which
+    it asks the dashboard about: it waits for ever where there is no dashboard, as in a Ray of our own.
+    """
+    from ray._private.services import get_webui_url_from_internal_kv
+
+    if callback == "PlacementGroupCleanerCallback":
+        return not get_webui_url_from_internal_kv()
+    return callback == "DatasetsCallback"
 
 
 def _cause(error: Any) -> BaseException:

@@ -5,7 +5,6 @@ import importlib
 from resnet_dist.records.git_state import running_source
 
 for name in (
-    "torch._dynamo",  # DistributedDataParallel imports it when it is made
     "torch.distributed",
     "torch.nn.parallel",
     "torch.utils.tensorboard.summary",

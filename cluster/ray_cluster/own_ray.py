@@ -1,9 +1,11 @@
 """A Ray of this process's own on this machine: what may keep it from starting, and whether its workers work."""
 
+import contextlib
 import logging
 import os
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +34,17 @@ def start() -> None:
     for is_last in (False, False, True):
         before = set(processes.below(os.getpid()))
         try:
-            # Not one that happens to run here: whoever wants that one names it, and it stays as it is.
-            ray.init(
-                "local",
-                include_dashboard=False,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                runtime_env=environment,
-                # Else it waits here for workers that it starts beforehand, for ever where none can start.
-                _system_config={"prestart_worker_first_driver": False},
-            )
+            with _no_notice_of_the_end():
+                # Not one that happens to run here: whoever wants that one names it, and it stays as it is.
+                ray.init(
+                    "local",
+                    include_dashboard=False,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                    runtime_env=environment,
+                    # Else it waits here for workers that it starts beforehand, for ever where none can start.
+                    _system_config={"prestart_worker_first_driver": False},
+                )
             break
         except BaseException as error:
             ray.shutdown()
@@ -50,6 +53,20 @@ def start() -> None:
             if is_last or TIMED_OUT not in str(error):
                 raise
     require_worker()
+
+
+@contextlib.contextmanager
+def _no_notice_of_the_end() -> Iterator[None]:
+    """Ray Train starts a process with each worker group that hears which nodes are to be taken away: not this one."""
+    variable = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+    if variable in os.environ:
+        yield
+        return
+    os.environ[variable] = "0"  # for the processes that Ray starts; a cluster that is used later has its own
+    try:
+        yield
+    finally:
+        del os.environ[variable]
 
 
 def temporary_directory() -> Path:

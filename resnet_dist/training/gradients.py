@@ -3,9 +3,12 @@
 Which it is follows from the configuration and the number of workers, and is chosen once, when a run is built.
 """
 
+import inspect
+import sys
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Protocol
 
 import torch
@@ -140,7 +143,7 @@ class SharedGradients:
             # Running statistics are computed alike on every worker: there is nothing to broadcast. The option's newer
             # name, forward_sync_buffers, is unknown to older releases.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-            self.parallel = DistributedDataParallel(network, broadcast_buffers=False)
+            self.parallel = _parallel(network)
 
     def add(self, batches: list[Batch], size: int, momentum: float | Tensor, is_last: bool) -> Tensor:
         """See `Gradients.add`; the workers' gradients meet at the last sub-batch."""
@@ -154,6 +157,24 @@ class SharedGradients:
 
     def finish(self) -> None:
         """Nothing: DistributedDataParallel has summed them."""
+
+
+def _parallel(network: nn.Module) -> DistributedDataParallel:
+    """DistributedDataParallel without torch's compiler, which each worker would import for longer than torch itself.
+
+    It asks the compiler for one of its settings, which is at its default where nobody has imported it; and it wants a
+    part of its forward pass left out of what is compiled, as optimizers do (`solvers._keep_compiler_out`).
+    """
+    function = inspect.unwrap(DistributedDataParallel._inside_ddp_forward)
+    setattr(function, "__dynamo_disable", function)
+    if "torch._dynamo" in sys.modules:
+        return DistributedDataParallel(network, broadcast_buffers=False)
+    default = SimpleNamespace(utils=SimpleNamespace(get_optimize_ddp_mode=lambda: "ddp_optimizer"))
+    vars(torch)["_dynamo"] = default
+    try:
+        return DistributedDataParallel(network, broadcast_buffers=False)
+    finally:
+        del vars(torch)["_dynamo"]  # whoever asks for it next gets it
 
 
 class ExactGradients:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import ray.train
+from ray._private.state import actors
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
 from cluster.ray_cluster.connection import connected
@@ -166,6 +167,9 @@ def test_one_group_does_one_piece_of_work_after_another(state: dict[str, Any], t
     assert not {*last} & {*again}
     group.close()
     assert not group.is_alive
+    started = {actor["ActorClassName"] for actor in actors().values()}
+    assert "TrainController" in started, "what Ray Train starts is listed"
+    assert not started & {"DatasetManager", "PlacementGroupCleaner", "PreemptionWatcher"}, "they have nothing to do"
 
 
 @pytest.mark.integration

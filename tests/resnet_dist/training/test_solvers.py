@@ -145,9 +145,12 @@ def test_an_update_is_that_of_torchs_own_step_to_the_bit(kind: str) -> None:
 
 def test_an_update_imports_no_compiler_and_leaves_it_whole() -> None:
     program = f"""
-import sys, torch
+import sys, tempfile, torch
+from resnet_dist.configuration.run import RunConfig
 from resnet_dist.configuration.solver import SolverConfig
+from resnet_dist.training.gradients import Loss, make_gradients
 from resnet_dist.training.solvers import make_solver, step_of
+from resnet_dist.workers import Workers
 weights = torch.nn.Parameter(torch.ones(3))
 for kind in {list(SOLVER_DEFAULTS)}:
     optimizer = make_solver(SolverConfig(kind), [weights])
@@ -155,6 +158,14 @@ for kind in {list(SOLVER_DEFAULTS)}:
     (weights ** 2).sum().backward()
     step_of(optimizer)()
     optimizer.load_state_dict(optimizer.state_dict())
+with tempfile.TemporaryDirectory() as folder:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{{folder}}/store", rank=0, world_size=1)
+    cpu = torch.device("cpu")
+    network = torch.nn.Linear(2, 1)
+    parallel = make_gradients(RunConfig(), network, Loss("float32", cpu), Workers(0, 2, cpu)).parallel
+    parallel(torch.ones(1, 2)).sum().backward()
+    torch.distributed.destroy_process_group()
+assert network.weight.grad.tolist() == [[1, 1]]
 assert not {{"torch._dynamo", "sympy"}} & sys.modules.keys()
 assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)) == 2
 import torchvision
