@@ -25,6 +25,7 @@ from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.data.dataset import Dataset
 from resnet_dist.networks.cifar import ResidualNetwork
 from resnet_dist.networks.initialisation import initialise
+from resnet_dist.training.memory import kept_memory
 from resnet_dist.training.numerics import own_stream
 from resnet_dist.training.solvers import make_solver
 from resnet_dist.training.state import Training
@@ -97,7 +98,7 @@ class Ceiling:
 
 
 class Apart:
-    """The conventional trainer in a process of its own: its memory and threads are its own."""
+    """The conventional trainer in a process of its own: what a process has set for its memory is part of a trainer."""
 
     def __init__(self, precision: str, arguments: dict[str, Any]) -> None:
         context = torch.multiprocessing.get_context("spawn")
@@ -175,6 +176,7 @@ def measure(
     """
     device = workers.device
     with contextlib.ExitStack() as stack:
+        stack.enter_context(kept_memory(dataset))
         stack.enter_context(own_stream(device, exact=False))
         contenders: list[Contender] = []
         images, labels, classes = dataset.train_images, dataset.train_labels, len(dataset.classes)

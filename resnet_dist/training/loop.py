@@ -24,6 +24,7 @@ from resnet_dist.records.model_file import encode_model
 from resnet_dist.records.recorder import Recorder
 from resnet_dist.training.checkpoint_times import CheckpointTimes
 from resnet_dist.training.energy import energy_meter
+from resnet_dist.training.memory import kept_memory
 from resnet_dist.training.numerics import own_stream, settings_of_run
 from resnet_dist.training.observations import observe
 from resnet_dist.training.state import Training
@@ -52,7 +53,8 @@ def train(
     `initial` is what the run begins from, where it draws no weights. `recorder` is given on the first worker alone. A
     finished trial is not trained again.
     """
-    with settings_of_run(config.run.exact), own_stream(workers.device, config.run.exact):
+    exact = config.run.exact
+    with kept_memory(dataset), settings_of_run(exact), own_stream(workers.device, exact):
         return _train(config, dataset, workers, recorder, on_epoch, on_step, initial)
 
 

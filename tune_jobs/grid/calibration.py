@@ -108,6 +108,7 @@ def measure(config: TrainingConfig) -> Cost:
     """Train for a few updates here, on as many CPU threads as a trial has, or on one GPU."""
 
     from resnet_dist.data.dataset import load_dataset
+    from resnet_dist.training.memory import kept_memory
     from resnet_dist.training.numerics import own_stream, settings_of_run
     from resnet_dist.training.state import Training
     from resnet_dist.workers import alone, on_threads
@@ -122,17 +123,17 @@ def measure(config: TrainingConfig) -> Cost:
         activations = _activations(
             Training(replace(config, data=data, run=replace(config.run, exact=False)), dataset, workers)
         )
-        with settings_of_run(config.run.exact), own_stream(workers.device, config.run.exact):
+        exact, device = config.run.exact, workers.device
+        with kept_memory(dataset), settings_of_run(exact), own_stream(device, exact):
             training = Training(replace(config, data=data), dataset, workers)
             times = []
-            device = workers.device.type
-            for _ in range(UNTIMED[device] + UPDATES[device]):
+            for _ in range(UNTIMED[device.type] + UPDATES[device.type]):
                 training.start_epoch()
                 started = time.perf_counter()
                 training.update().sum().item()  # waits for the device
                 times.append(time.perf_counter() - started)
         weights = sum(parameter.nbytes for parameter in training.network.parameters())
-        return Cost(statistics.median(times[UNTIMED[device] :]), activations, weights, _decoding(config.data))
+        return Cost(statistics.median(times[UNTIMED[device.type] :]), activations, weights, _decoding(config.data))
 
 
 def _decoding(data: DataConfig) -> float:
