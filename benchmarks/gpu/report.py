@@ -58,6 +58,8 @@ def _targets(found: dict[str, Any]) -> list[str]:
     if agreement := found.get("agreement in float64"):
         what = f"GPU against CPU, float64, {agreement['steps']} steps"
         rows.append((what, f"{agreement['difference']:.1e}", REACH["agreement"]))
+        if "without cuDNN" in agreement:  # earlier results have it not
+            rows.append((f"{what}, without cuDNN", f"{agreement['without cuDNN']:.1e}", ""))
     if conventional := found.get("conventional"):
         ratio = conventional["conventional"] / conventional["captured"]
         rows.append(("20 layers against the conventional trainer", f"{ratio:.1f} ×", ""))

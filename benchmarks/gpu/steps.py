@@ -199,18 +199,29 @@ def epoch_time(config: TrainingConfig, dataset: Dataset) -> dict[str, float]:
 
 
 def agreement(config: TrainingConfig, dataset: Dataset, steps: int = 50) -> dict[str, Any]:
-    """The relative difference between the losses of a GPU and a CPU, in float64, with a warm-up."""
+    """The relative differences between the losses of a GPU and a CPU, in float64, with a warm-up.
+
+    Of the GPU's, with and without cuDNN: which of the two has its convolutions and its batch norm shows whose kernels
+    part from a CPU's.
+    """
     config = config.override(
         {"run.precision": "float64", "schedule.warmup_iterations": 10, "data.batch_size": 32, "run.epochs": 200}
     )
-    curves = []
-    for device in (config.run.device, "cpu"):
+
+    def curve(device: str, cudnn: bool) -> list[float]:
         workers = alone(device)
-        with settings_of_run(exact=False), own_stream(workers.device, exact=False):
-            training, curve = Training(config, dataset, workers), []
+        by_cudnn = torch.backends.cudnn.flags(enabled=cudnn, deterministic=True, allow_tf32=False)
+        with settings_of_run(exact=False), own_stream(workers.device, exact=False), by_cudnn:
+            training, losses = Training(config, dataset, workers), []
             for _ in range(steps):
                 training.start_epoch()
-                curve.append(training.update().item())
-        curves.append(curve)
-    differences = [abs(a - b) / abs(b) for a, b in zip(*curves, strict=True)]
-    return {"steps": steps, "difference": max(differences), "by step": differences}
+                losses.append(training.update().item())
+        return losses
+
+    expected = curve("cpu", True)
+    found = {}
+    for name, cudnn in (("by step", True), ("by step, without cuDNN", False)):
+        losses = curve(config.run.device, cudnn)
+        found[name] = [abs(a - b) / abs(b) for a, b in zip(losses, expected, strict=True)]
+    most = {"difference": max(found["by step"]), "without cuDNN": max(found["by step, without cuDNN"])}
+    return {"steps": steps, **most, **found}

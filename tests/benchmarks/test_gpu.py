@@ -26,7 +26,7 @@ def test_every_line_of_it_works_without_a_gpu_and_without_ray(tmp_path: Path) ->
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
         assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "gpu.json").read_text())
-    assert found["agreement in float64"]["difference"] == 0
+    assert found["agreement in float64"]["difference"] == found["agreement in float64"]["without cuDNN"] == 0
     assert found["milliseconds of a step"]["8 layers"]["captured"] > 0
     assert set(found["side by side"]) == {"1 side by side", "2 side by side", "2 processes"}
     first, second = found["training"]["runs"]
