@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 import benchmarks.__main__ as command
-from benchmarks import end_to_end, first_update, launcher, planning, trial_overhead, two_workers
+from benchmarks import end_to_end, first_update, guard, launcher, planning, trial_overhead, two_workers
 from benchmarks.conventional import ConventionalTrainer
 from benchmarks.end_to_end import Ceiling, OurTrainer, Speeds
 from benchmarks.targets import Target
@@ -301,3 +301,22 @@ def test_a_trial_in_a_grid_has_a_cost(cache: Path) -> None:
     measured = trial_overhead.measure(4)
     assert len(measured) == 4
     assert float(np.median(measured)) > 0
+
+
+def test_an_update_that_has_become_slower_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    times = {"ours": [1.0, 3.0, 1.0], "plain PyTorch": [1.2, 3.6, 1.3], "the ceiling": [1.0, 2.0, 0.99]}
+    monkeypatch.setattr(guard, "measure", lambda rounds: times)
+    assert guard.main([]) == 0
+    assert [target.reached for target in guard.targets(times)] == pytest.approx([1.2, 0.99])
+    slower = [1.3 * value for value in times["ours"]]
+    monkeypatch.setattr(guard, "measure", lambda rounds: times | {"ours": slower})
+    assert guard.main([]) == 1
+    assert capsys.readouterr().out.count("short") == 2
+
+
+def test_the_guard_measures_each_contender_in_every_round() -> None:
+    times = guard.measure(1)
+    assert [len(rounds) for rounds in times.values()] == [1, 1, 1]
+    assert min(min(rounds) for rounds in times.values()) > 0
