@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from resnet_dist.data.dataset import Dataset
     from resnet_dist.data.sharded import ShardedDataset
     from resnet_dist.records.initial_state import InitialState
-    from resnet_dist.storage.spooled import SpooledStorage
+    from resnet_dist.storage.sending import SpooledStorage
     from resnet_dist.training.loop import OnEpoch, OnStep
     from resnet_dist.worker_group import WorkerGroup
     from resnet_dist.workers import Workers
@@ -125,7 +125,7 @@ def _train_first(
     from resnet_dist.ray_metrics import reported
     from resnet_dist.records.recorder import Recorder
     from resnet_dist.records.trial_record import error_text
-    from resnet_dist.storage.spooled import SpooledStorage
+    from resnet_dist.storage.sending import SpooledStorage
     from resnet_dist.training.loop import train
 
     storage = SpooledStorage(job.open_storage(), job.experiment, job.config.trial_id())

@@ -15,7 +15,7 @@ from typing import Any
 
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.records.recorder import Recorder
-from resnet_dist.storage.spooled import SpooledStorage
+from resnet_dist.storage.sending import SpooledStorage
 
 LOGGER = logging.getLogger(__name__)
 

@@ -74,7 +74,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "shift-range",
         "the greatest shift to one side never occurs",
-        "resnet_dist/data/batches.py",
+        "resnet_dist/data/batch_order.py",
         "2 * self.data.shift + 1)",
         "2 * self.data.shift)",
         BATCHES,
@@ -98,7 +98,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "same-permutation",
         "every epoch has the same permutation",
-        "resnet_dist/data/batches.py",
+        "resnet_dist/data/batch_order.py",
         "Stream.ORDER, epoch, self.plan.images",
         "Stream.ORDER, 0, self.plan.images",
         BATCHES,

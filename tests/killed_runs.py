@@ -21,7 +21,7 @@ from resnet_dist.data.dataset import Dataset
 from resnet_dist.records import checkpoints
 from resnet_dist.records.recorder import Recorder
 from resnet_dist.storage.interface import Storage, TrialKeys
-from resnet_dist.storage.spooled import SpooledStorage
+from resnet_dist.storage.sending import SpooledStorage
 from tests.small_runs import small_dataset
 from tests.worker_processes import context
 

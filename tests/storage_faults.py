@@ -14,10 +14,10 @@ STORAGE_FAULTS: tuple[Fault, ...] = (
     fault(
         "spool-over-something-newer",
         "what waits on disk is sent although another launch has gone on with the trial",
-        "resnet_dist/storage/spooled.py",
+        "resnet_dist/storage/sending.py",
         "if digest_of(self.storage.get(self._fence_key)) not in self._spool.expected():",
         "if False:",
-        "tests/resnet_dist/storage/test_spooled.py",
+        "tests/resnet_dist/storage/test_sending.py",
     ),
     fault(
         "damaged-spool-sent",

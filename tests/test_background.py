@@ -17,7 +17,7 @@ from cluster.storage.lease import Lease
 from cluster.storage.local import LocalStorage
 from cluster.tensorboard.event_views import follow
 from resnet_dist import heartbeat, ray_metrics
-from resnet_dist.storage.spooled import SpooledStorage
+from resnet_dist.storage.sending import SpooledStorage
 from tests.small_runs import small_config
 from tests.test_imports import PACKAGES, ROOT
 from tests.unreliable_storage import UnreliableStorage
@@ -29,7 +29,7 @@ THREADS = {
     "cluster/tensorboard/serve.py": 1,
     "resnet_dist/heartbeat.py": 1,
     "resnet_dist/ray_metrics.py": 1,
-    "resnet_dist/storage/spooled.py": 1,
+    "resnet_dist/storage/sending.py": 1,
     "resnet_dist/training/custom_checks.py": 1,  # ends a barrier after a while: nothing in it can fail
     "resnet_dist/worker_group.py": 1,  # what ends it is raised where the workers are waited for (its own tests)
 }

@@ -11,8 +11,8 @@ from resnet_dist.paths import recordable
 
 SOURCES = {
     "synthetic": "resnet_dist.data.synthetic",
-    "cifar10": "resnet_dist.data.downloads",
-    "cifar100": "resnet_dist.data.downloads",
+    "cifar10": "resnet_dist.data.cifar",
+    "cifar100": "resnet_dist.data.cifar",
     "folder": "resnet_dist.data.image_folder",
 }
 """Module of each kind of source; its `cache_entry(data, cache)` gives a name in the cache and what decodes."""

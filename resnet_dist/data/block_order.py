@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_dist.data import random_draws as draws
-from resnet_dist.data.batches import BatchOrder
+from resnet_dist.data.batch_order import BatchOrder
 from resnet_dist.data.random_draws import Stream
 
 LANES = 8

@@ -16,7 +16,8 @@ from torch import Tensor
 from resnet_dist.configuration.data import IMAGENET, DataConfig
 from resnet_dist.data import random_draws as draws
 from resnet_dist.data.augmentation import Augmentation
-from resnet_dist.data.batches import BatchOrder, Standardiser, TrainingBatches
+from resnet_dist.data.batch_order import BatchOrder
+from resnet_dist.data.batches import Standardiser, TrainingBatches
 from resnet_dist.data.block_order import BlockOrder, blocks_held
 from resnet_dist.data.crops import WORDS, colour_shifts, training_crop
 from resnet_dist.data.random_draws import Stream

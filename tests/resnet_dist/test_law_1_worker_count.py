@@ -17,7 +17,7 @@ import torch
 
 from resnet_dist.configuration.data import DataConfig
 from resnet_dist.configuration.training import TrainingConfig
-from resnet_dist.data.batches import BatchOrder, Draw
+from resnet_dist.data.batch_order import BatchOrder, Draw
 from resnet_dist.training.exact import tree_sum
 from resnet_dist.training.state import Training
 from resnet_dist.workers import current

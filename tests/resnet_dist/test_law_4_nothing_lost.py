@@ -20,8 +20,8 @@ import pytest
 from cluster.storage.local import LocalStorage
 from resnet_dist.records.recorder import Recorder, record_failure
 from resnet_dist.storage.interface import Storage, TrialKeys, experiment_key
+from resnet_dist.storage.sending import SpooledStorage, flush
 from resnet_dist.storage.spool import Spool, spooled_trials
-from resnet_dist.storage.spooled import SpooledStorage, flush
 from resnet_dist.summaries import event_files
 from resnet_dist.training.loop import train
 from resnet_dist.workers import alone

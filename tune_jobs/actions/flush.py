@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from resnet_dist.errors import StorageError
 from resnet_dist.plurals import counted
 from resnet_dist.storage.interface import Storage
+from resnet_dist.storage.sending import flush
 from resnet_dist.storage.spool import SpoolInUseError, spooled_trials
-from resnet_dist.storage.spooled import flush
-from tune_jobs.actions.said import Say
+from tune_jobs.actions.callbacks import Say
 
 SIDE_BY_SIDE = 10
 """Trials whose writes are made at once; those of one trial are made in order."""

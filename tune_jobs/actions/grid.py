@@ -9,10 +9,10 @@ from cluster.storage.opening import Place, open_storage
 from resnet_dist.plurals import counted
 from resnet_dist.records import trial_record
 from resnet_dist.storage.interface import Storage, experiment_key
+from tune_jobs.actions.callbacks import Say
 from tune_jobs.actions.flush import flush_before_launch
 from tune_jobs.actions.notebook import grid_observer
 from tune_jobs.actions.results import Results, asked
-from tune_jobs.actions.said import Say
 from tune_jobs.grid.data_sizes import KNOWN_SIZES
 from tune_jobs.grid.experiment import Experiment, experiment_record, load_experiment
 from tune_jobs.grid.initial_state import begins_from, put_initial_state

@@ -16,7 +16,7 @@ from cluster.storage.keys import BrowsableStorage
 from resnet_dist.errors import UserError
 from resnet_dist.plurals import counted
 from resnet_dist.storage.interface import TrialKeys
-from tune_jobs.actions.said import Say
+from tune_jobs.actions.callbacks import Say
 from tune_jobs.results.recorded_trial import RecordedTrial, find_trial
 from tune_jobs.results.trials import read_experiment
 

@@ -8,7 +8,7 @@ from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import UserError
 from resnet_dist.launch import Job, run_in_process, run_on_workers, worker_group
 from resnet_dist.storage.interface import Storage
-from tune_jobs.actions.said import OnEpoch, OnStep, Say
+from tune_jobs.actions.callbacks import OnEpoch, OnStep, Say
 from tune_jobs.grid.failures import failure_of
 
 

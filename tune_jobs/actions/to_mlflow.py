@@ -7,8 +7,8 @@ from typing import Any
 
 from cluster.storage.keys import BrowsableStorage
 from resnet_dist.errors import UserError
+from tune_jobs.actions.callbacks import Say
 from tune_jobs.actions.hand_over import Given, HandedOver, hand_over, missing
-from tune_jobs.actions.said import Say
 
 TRIAL = "resnet_dist.trial"
 """The tag by which a run is known to be a trial's."""

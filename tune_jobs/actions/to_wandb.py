@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.storage.keys import BrowsableStorage
+from tune_jobs.actions.callbacks import Say
 from tune_jobs.actions.hand_over import Given, HandedOver, hand_over, missing
-from tune_jobs.actions.said import Say
 
 COMPLETE = "resnet_dist.complete"
 """The file in a run's directory that says that all of it is there."""

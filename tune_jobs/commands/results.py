@@ -17,9 +17,9 @@ from cluster.storage.keys import BrowsableStorage
 from cluster.storage.opening import open_storage
 from resnet_dist.errors import UserError
 from resnet_dist.storage.interface import experiment_key
+from tune_jobs.actions.callbacks import Say
 from tune_jobs.actions.hand_over import HandedOver
 from tune_jobs.actions.results import arrow_schema, arrow_table
-from tune_jobs.actions.said import Say
 from tune_jobs.commands.best import MEASURES, best, lines
 from tune_jobs.commands.options import Parser
 from tune_jobs.commands.output import json_text, print_json

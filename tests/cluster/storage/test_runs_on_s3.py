@@ -17,7 +17,7 @@ from cluster.storage.s3 import MULTIPART_BYTES, S3Storage
 from resnet_dist import launch
 from resnet_dist.errors import StorageError, WaitingError
 from resnet_dist.launch import Job, run_in_process
-from resnet_dist.storage import spooled as spooled_storage
+from resnet_dist.storage import sending
 from resnet_dist.storage.spool import spooled_trials
 from tests.killed_runs import TIMINGS, Outcome, outcome
 from tests.s3_proxy import S3Proxy, s3_proxy
@@ -35,8 +35,8 @@ CONFIG = small_config(run__epochs=4, run__precision="float32", schedule__milesto
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(spooled_storage, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(spooled_storage, "LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr(sending, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(sending, "LONGEST_PAUSE", 0.01)
     monkeypatch.setenv("RESNET_DIST_STORAGE_TIMEOUT", "1")
     monkeypatch.setenv("RESNET_DIST_SPOOL", str(tmp_path / "spool"))
     monkeypatch.setattr(launch, "_dataset", lambda _: small_dataset(train=56, test=10))

@@ -21,7 +21,7 @@ from cluster.storage import s3_keys
 from cluster.storage.lease import Lease
 from cluster.storage.s3 import S3Storage
 from resnet_dist.errors import StorageError
-from resnet_dist.storage.spooled import SpooledStorage
+from resnet_dist.storage.sending import SpooledStorage
 from tests.s3_fixtures import ACCESS_KEY, SECRET_KEY, set_environment
 from tests.s3_proxy import s3_proxy, self_signed
 
@@ -331,8 +331,8 @@ def test_an_empty_bundle_of_authorities_is_none_and_certificates_are_looked_at(
 def test_a_run_goes_on_while_there_are_no_keys_and_sends_all_of_it_later(
     server: type[Answering], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resnet_dist.storage.spooled.FIRST_PAUSE", 0.01)
-    monkeypatch.setattr("resnet_dist.storage.spooled.LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr("resnet_dist.storage.sending.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("resnet_dist.storage.sending.LONGEST_PAUSE", 0.01)
     program = by_command(tmp_path, json.dumps(KEYS | {"Expiration": "2101-01-01T00:00:00Z"}))
     storage = S3Storage("s3://bucket/x")
     with SpooledStorage(storage, "grid", "trial") as spooled:

@@ -8,7 +8,7 @@ import pytest
 from cluster.storage.keys import BrowsableStorage
 from cluster.storage.opening import open_storage
 from resnet_dist.errors import StorageError
-from resnet_dist.storage.spooled import SpooledStorage, flush
+from resnet_dist.storage.sending import SpooledStorage, flush
 from tests.unreliable_storage import UnreliableStorage
 from tune_jobs.command_line import main
 

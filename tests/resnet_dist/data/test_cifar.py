@@ -16,9 +16,9 @@ import pytest
 from torchvision import datasets
 
 from resnet_dist.configuration.data import DataConfig
-from resnet_dist.data import downloads
+from resnet_dist.data import cifar
+from resnet_dist.data.cifar import downloaded_images
 from resnet_dist.data.dataset import dataset_fingerprint, load_dataset
-from resnet_dist.data.downloads import downloaded_images
 from resnet_dist.errors import DataError
 
 
@@ -119,8 +119,8 @@ def test_without_a_network_one_line_says_where_to_place_the_archive(cache: Path,
 
 def test_a_server_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
-    stated = downloads.TIMEOUT
-    monkeypatch.setattr(downloads, "TIMEOUT", 0.2)
+    stated = cifar.TIMEOUT
+    monkeypatch.setattr(cifar, "TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections and says nothing
         monkeypatch.setattr(datasets.CIFAR10, "url", f"http://127.0.0.1:{silent.getsockname()[1]}/x.tar.gz")
         started = time.monotonic()

@@ -12,10 +12,10 @@ import pytest
 
 from cluster.storage.local import LocalStorage
 from resnet_dist.errors import StorageError, WaitingError
-from resnet_dist.storage import spooled as spooled_storage
+from resnet_dist.storage import sending
 from resnet_dist.storage.interface import TrialKeys
+from resnet_dist.storage.sending import SpooledStorage, SupersededError, flush
 from resnet_dist.storage.spool import Spool, spool_directory, spooled_trials
-from resnet_dist.storage.spooled import SpooledStorage, SupersededError, flush
 from tests.unreliable_storage import UnreliableStorage
 
 TRIAL = "a" * 16
@@ -24,8 +24,8 @@ GUARD = TrialKeys("experiment", TRIAL).provenance
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spooled_storage, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(spooled_storage, "LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr(sending, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(sending, "LONGEST_PAUSE", 0.01)
 
 
 @pytest.fixture
@@ -225,14 +225,14 @@ def test_a_process_that_was_stopped_while_another_went_on_writes_nothing_when_it
 ) -> None:
     storage = UnreliableStorage(tmp_path, remote)
     now = 1000.0
-    monkeypatch.setattr(spooled_storage, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(sending, "time", SimpleNamespace(monotonic=lambda: now))
     spooled = opened(storage)
     spooled.put(GUARD, b"ours")
     spooled.put("metrics", b"ours")
     wait_for(storage, 2)
     LocalStorage.put(storage, GUARD, b"theirs")
     LocalStorage.put(storage, "metrics", b"newer")
-    now += spooled_storage.FENCE_SECONDS + 1  # it sleeps
+    now += sending.FENCE_SECONDS + 1  # it sleeps
     for _ in range(2):
         with contextlib.suppress(SupersededError):
             spooled.put("metrics", b"ours, later")
@@ -283,7 +283,7 @@ def test_with_a_full_disk_a_run_waits_for_storage(
 def test_ctrl_c_does_not_wait_for_a_hanging_storage(
     storage: UnreliableStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spooled_storage, "PATIENCE_AFTER_INTERRUPT", 0.05)
+    monkeypatch.setattr(sending, "PATIENCE_AFTER_INTERRUPT", 0.05)
     storage.gate.clear()
     spooled = opened(storage)
     with pytest.raises(KeyboardInterrupt), spooled:
