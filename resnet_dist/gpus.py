@@ -82,6 +82,14 @@ def _gpu(index: int) -> Gpu:
     return Gpu(properties.name, (properties.major, properties.minor), properties.total_memory, trouble)
 
 
+def gpu_memory() -> int:
+    """Bytes of the smallest GPU that this process can see; 0 if it sees none, or rehearses them."""
+    if is_rehearsal() or not torch.cuda.is_available():
+        return 0
+    sizes = (torch.cuda.get_device_properties(index).total_memory for index in range(torch.cuda.device_count()))
+    return min(sizes, default=0)
+
+
 def faults_of_gpus(cuda: Cuda, offered: int) -> list[str]:
     """What keeps a machine from training on as many GPUs as Ray offers there, a line each with what to do."""
     promised = f"Ray offers {offered} GPU{'' if offered == 1 else 's'}"
@@ -145,9 +153,16 @@ def assigned_device(read: Callable[[int], Cuda] = read_cuda) -> torch.device:
     import ray
 
     gpus = ray.get_runtime_context().get_accelerator_ids()["GPU"]
-    if not gpus or is_rehearsal():
+    return device_of(gpus[0], read) if gpus else torch.device("cpu")
+
+
+def device_of(gpu: str, read: Callable[[int], Cuda] = read_cuda) -> torch.device:
+    """The device that Ray calls so on this node; a `DeviceError` of one line if PyTorch cannot use it."""
+    import ray
+
+    if is_rehearsal():
         return torch.device("cpu")
-    index = index_of(gpus[0], os.environ.get("CUDA_VISIBLE_DEVICES"))
+    index = index_of(gpu, os.environ.get("CUDA_VISIBLE_DEVICES"))
     if faults := faults_of_gpus(read(index), offered=1):
         raise DeviceError(f"node {ray.util.get_node_ip_address()}: {faults[0]}")
     return torch.device("cuda", index)

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from resnet_dist.logs import helper_thread
+
 LOGGER = logging.getLogger(__name__)
 
 INTERVAL = 2.0
@@ -80,7 +82,7 @@ class _Heart:
         self._store, self._key = store, key
         self._sign: dict[str, Any] = asdict(sign)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
+        self._thread = helper_thread(self._beat_on, "heartbeat")
         self._thread.start()
 
     def step(self, step: int) -> None:

@@ -1,4 +1,4 @@
-"""Three ways to call the one training function: in this process, in a Ray Tune trial, on N Ray Train workers."""
+"""Four ways to call the one training function: here, in a Ray Tune trial, beside others on a GPU, on N workers."""
 
 import functools
 import logging
@@ -41,6 +41,8 @@ class Job:
     """Text of the modules of the user's own that the configuration names (`custom.Modules`)."""
     scheduler: str = "fifo"
     """What decides how long trials run, for the record: under anything but `fifo` the run is part of a search."""
+    side_by_side: int = 1
+    """Trials that share its GPU, at most."""
 
     @property
     def keys(self) -> TrialKeys:
@@ -60,7 +62,33 @@ def run_in_actor(job: Job, **observers: Any) -> dict[str, Any]:
     from resnet_dist.gpus import assigned_device
     from resnet_dist.workers import Workers
 
-    return _train_recorded(job, Workers(0, 1, assigned_device()), **observers)
+    return _train_recorded(job, Workers(0, 1, assigned_device(), job.side_by_side), **observers)
+
+
+def gpu_processes(threads: int) -> Any:
+    """What starts a process for each GPU that trials with so many `run.threads` share: a handle for Ray's actors.
+
+    The processes live as long as the one that calls this.
+    """
+    from resnet_dist import side_by_side
+
+    return side_by_side.gpu_processes(_train_beside, threads)
+
+
+def run_beside(job: Job, processes: Any, on_epoch: "OnEpoch") -> None:
+    """Train in a process that others share with it, on the GPU of which Ray has given this process a part."""
+    from resnet_dist.side_by_side import do_beside
+
+    if not do_beside(processes, job.config.trial_id(), job, on_epoch):
+        run_in_actor(job, on_epoch=on_epoch)
+
+
+def _train_beside(work: tuple[str, Job], say: "OnEpoch", on_step: "OnStep") -> None:
+    from resnet_dist.gpus import device_of
+    from resnet_dist.workers import Workers
+
+    gpu, job = work
+    _train_recorded(job, Workers(0, 1, device_of(gpu), job.side_by_side), on_epoch=say, on_step=on_step)
 
 
 def worker_group(workers: int, ray_storage: dict[str, Any], use_gpu: bool) -> "WorkerGroup":

@@ -8,9 +8,12 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from resnet_dist.errors import ConfigurationError
@@ -19,8 +22,9 @@ VARIABLE = "RESNET_DIST_LOG_FORMAT"
 FORMATS = ("text", "json")
 PACKAGES = ("resnet_dist", "cluster", "tune_jobs")
 
-_about: dict[str, Any] = {"experiment": None, "trial": None, "worker": None}
-"""What this process is at work on. A process trains one trial at a time, on all of its threads."""
+_NOTHING = MappingProxyType({"experiment": None, "trial": None, "worker": None})
+_about: ContextVar[Mapping[str, Any]] = ContextVar("about", default=_NOTHING)
+"""What this thread is at work on: on a GPU a process may train several trials, each in a thread."""
 
 
 class JsonLines(logging.Formatter):
@@ -33,7 +37,7 @@ class JsonLines(logging.Formatter):
             "time": time.replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "message": record.getMessage(),
-            **_about,
+            **_about.get(),
             "logger": record.name,
             **getattr(record, "fields", {}),
         }
@@ -68,10 +72,17 @@ def configure() -> None:
 
 @contextmanager
 def about(experiment: str, trial: str, worker: int) -> Iterator[None]:
-    """Name the trial and the worker's rank on every line that this process logs during the block."""
-    before = dict(_about)
-    _about.update(experiment=experiment, trial=trial, worker=worker)
+    """Name the trial and the worker's rank on every line that this thread logs during the block.
+
+    So do the threads that it starts by `helper_thread`.
+    """
+    before = _about.set({"experiment": experiment, "trial": trial, "worker": worker})
     try:
         yield
     finally:
-        _about.update(before)
+        _about.reset(before)
+
+
+def helper_thread(target: Callable[[], None], name: str) -> threading.Thread:
+    """A thread whose lines name the trial of the one that makes it. It does not keep the process from ending."""
+    return threading.Thread(target=copy_context().run, args=(target,), name=name, daemon=True)

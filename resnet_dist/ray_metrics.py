@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.logs import helper_thread
 from resnet_dist.records.recorder import Recorder
 from resnet_dist.storage.sending import SpooledStorage
 
@@ -144,7 +145,7 @@ def reported(recorder: Recorder, storage: SpooledStorage, config: TrainingConfig
         while not stop.wait(INTERVAL):
             report()
 
-    thread = threading.Thread(target=again_and_again, name="ray-metrics", daemon=True)
+    thread = helper_thread(again_and_again, "ray-metrics")
     thread.start()
     try:
         yield metrics

@@ -42,6 +42,8 @@ class Workers:
     rank: int
     size: int
     device: torch.device
+    side_by_side: int = 1
+    """Runs that share the device, at most."""
 
     @property
     def is_first(self) -> bool:

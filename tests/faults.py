@@ -446,7 +446,7 @@ FAULTS: tuple[Fault, ...] = (
         "lines-without-their-trial",
         "log lines do not say which trial and worker they speak of",
         "resnet_dist/logs.py",
-        "            **_about,\n",
+        "            **_about.get(),\n",
         "",
         f"{UNIT}test_logs.py",
     ),

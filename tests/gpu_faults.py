@@ -4,8 +4,73 @@ from tests.fault import Fault, fault
 
 GPUS = "tests/resnet_dist/test_gpus.py"
 GRID = "tests/tune_jobs/grid/test_run.py"
+SIDE_BY_SIDE = "tests/resnet_dist/test_side_by_side.py"
 
 GPU_FAULTS: tuple[Fault, ...] = (
+    fault(
+        "two-runs-on-one-stream",
+        "of many runs in a GPU's process the 33rd is on the stream of the first, which may still be at work",
+        "resnet_dist/training/numerics.py",
+        "idle.pop() if idle else torch.cuda.Stream(device)",
+        "torch.cuda.Stream(device)",
+        SIDE_BY_SIDE,
+    ),
+    fault(
+        "neighbours-begin-together",
+        "runs side by side begin while another one's update is captured",
+        "resnet_dist/side_by_side.py",
+        "if next(steps) > WARM + 1:",
+        "if next(steps) > 0:",
+        SIDE_BY_SIDE,
+    ),
+    fault(
+        "stopped-at-the-next-epoch",
+        "a run whose trial was stopped trains on beside its neighbours",
+        "resnet_dist/side_by_side.py",
+        "        self._may_go_on.acquire()\n",
+        "",
+        SIDE_BY_SIDE,
+    ),
+    fault(
+        "neighbours-killed-for-good",
+        "a trial that ends its process at each attempt uses up the attempts of those beside it",
+        "resnet_dist/side_by_side.py",
+        "> ATTEMPTS_TOGETHER:",
+        "> ATTEMPTS_TOGETHER + 1:",
+        SIDE_BY_SIDE,
+    ),
+    fault(
+        "lines-of-no-trial",
+        "log lines of the threads that a run starts do not say which trial they speak of",
+        "resnet_dist/logs.py",
+        "target=copy_context().run, args=(target,)",
+        "target=target",
+        SIDE_BY_SIDE,
+    ),
+    fault(
+        "energy-of-the-neighbours",
+        "a run side by side with others records the energy of all of them as its own",
+        "resnet_dist/training/energy.py",
+        " or workers.side_by_side > 1",
+        "",
+        "tests/resnet_dist/training/test_energy.py",
+    ),
+    fault(
+        "more-than-a-gpu",
+        "three trials ask for more than one GPU together, so that two share it",
+        "tune_jobs/grid/run.py",
+        "math.floor(",
+        "math.ceil(",
+        GRID,
+    ),
+    fault(
+        "more-than-its-memory",
+        "as many trials share a GPU as were measured, whatever its memory",
+        "tune_jobs/grid/packing.py",
+        "min(room, each, ",
+        "min(each, ",
+        "tests/tune_jobs/grid/test_packing.py",
+    ),
     fault(
         "backend-of-the-driver",
         "the process group's backend is what the driver expects, not what the workers' devices need",
@@ -26,8 +91,8 @@ GPU_FAULTS: tuple[Fault, ...] = (
         "gpu-because-visible",
         "a worker to which Ray has given no GPU computes on one that it can see",
         "resnet_dist/gpus.py",
-        "if not gpus or is_rehearsal():",
-        'gpus = gpus or os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")\n    if is_rehearsal():',
+        'return device_of(gpus[0], read) if gpus else torch.device("cpu")',
+        'return device_of((gpus or os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(","))[0], read)',
         GPUS,
     ),
     fault(
@@ -74,8 +139,8 @@ GPU_FAULTS: tuple[Fault, ...] = (
         "one-device-for-all",
         "all trials of a grid use GPUs if there are any, whatever their own run.device says",
         "tune_jobs/grid/run.py",
-        "resources.uses_gpu(run.device)]",
-        'resources.uses_gpu("auto")]',
+        "resources.uses_gpu(run.device)",
+        'resources.uses_gpu("auto")',
         GRID,
     ),
     fault(

@@ -8,6 +8,7 @@ make the host wait for the GPU is recorded. Not pretended: CUDA's own kernels an
 
 import contextlib
 import threading
+from collections import defaultdict
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map
 
-from resnet_dist.training import captured
+from resnet_dist.training import captured, numerics
 
 WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "bincount", "_unique2")
 """Operations for which the host waits until the GPU has done all before them."""
@@ -218,6 +219,7 @@ def pretended_cuda(count: int = 1) -> Iterator[None]:
         patch.setattr(torch.cuda, "Stream", _Stream)
         patch.setattr(torch.cuda, "current_stream", _Stream)
         patch.setattr(torch.cuda, "stream", contextlib.nullcontext)
+        patch.setattr(numerics, "_IDLE", defaultdict(list))
         # What is captured is kept, and called for each replay.
         patch.setattr(captured, "capture", lambda call: call)
         # Adam asks whether its updates are being captured for a CUDA graph.

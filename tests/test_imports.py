@@ -19,7 +19,7 @@ cluster.ray_cluster cluster.tensorboard
 cluster.storage
 cluster.processes cluster.signals
 resnet_dist.launch
-resnet_dist.worker_group
+resnet_dist.worker_group resnet_dist.side_by_side
 resnet_dist.ray_metrics resnet_dist.heartbeat resnet_dist.process_group
 resnet_dist.training
 resnet_dist.extension

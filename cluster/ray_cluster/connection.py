@@ -48,6 +48,8 @@ class Resources:
     """Whether the cluster was started on this machine by this process."""
     gpu_workers: int | None = None
     """Workers that find a GPU and a CPU on one node; None if that is as many as GPUs."""
+    gpu_memory: int = 0
+    """Bytes of the smallest GPU; 0 as long as no node has been asked."""
 
     def uses_gpu(self, device: str) -> bool:
         """Whether workers of a run with this `run.device` are to have GPUs: `auto` takes them where there are any."""

@@ -13,7 +13,7 @@ import secrets
 import socket
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ class NodeReport:
     """Sources that it neither has nor can get."""
     gpu_troubles: tuple[str, ...] = ()
     """Why it cannot train on the GPUs that Ray offers there."""
+    gpu_memory: int = 0
+    """Bytes of its smallest GPU; 0 if trials do not train on any there."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,11 @@ def check_cluster(
         return resources
     sources = {config.data.source: config.data for config in runs}
     nodes = living_nodes()
-    check_nodes(
+    reports = check_nodes(
         storage, {node["NodeID"]: part_of(node["Resources"], sources.values(), uses_gpu) for node in nodes}, nodes
     )
-    return resources
+    memory = min((report.gpu_memory for report in reports if report.gpu_memory), default=0)
+    return replace(resources, gpu_memory=memory)
 
 
 def part_of(resources: Mapping[str, float], sources: Iterable[DataConfig], uses_gpu: Collection[bool]) -> Part:
@@ -89,8 +92,8 @@ def part_of(resources: Mapping[str, float], sources: Iterable[DataConfig], uses_
     return Part(tuple(sources) if trains else (), gpus)
 
 
-def check_nodes(storage: Storage, parts: Mapping[str, Part], nodes: Sequence[Mapping[str, Any]]) -> None:
-    """Raise a `UserError` of one line a fault unless all nodes of the connected cluster can do their parts."""
+def check_nodes(storage: Storage, parts: Mapping[str, Part], nodes: Sequence[Mapping[str, Any]]) -> list[NodeReport]:
+    """What the nodes of the connected cluster say; a `UserError` of one line a fault unless all can do their parts."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -121,6 +124,7 @@ def check_nodes(storage: Storage, parts: Mapping[str, Part], nodes: Sequence[Map
     faults += faults_of(reports, versions_here(), storage.uri)
     if faults:
         raise UserError("; ".join(faults))
+    return reports
 
 
 def require_working_directory() -> None:
@@ -173,8 +177,12 @@ def report_of_this_node(
         missing = tuple(data.source for data in part.sources if not data_is_reachable(data, storage))
     except UserError as error:
         trouble = re.sub(r"/?\.check-[0-9a-f]+", "", str(error))  # so that the same trouble reads the same everywhere
-    gpus = tuple((gpu_troubles or gpu_troubles_here)(part.gpus)) if part.gpus else ()
-    return versions_here(), trouble, missing, gpus
+    gpus, memory = tuple[str, ...](), 0
+    if part.gpus:
+        from resnet_dist.gpus import gpu_memory
+
+        gpus, memory = tuple((gpu_troubles or gpu_troubles_here)(part.gpus)), gpu_memory()
+    return versions_here(), trouble, missing, gpus, memory
 
 
 def gpu_troubles_here(offered: int) -> list[str]:

@@ -46,6 +46,7 @@ def describe(workers: Workers, data_fingerprint: str) -> dict[str, Any]:
         **machine(workers),
         "workers": workers.size,
         "threads": torch.get_num_threads(),
+        **({"side_by_side": workers.side_by_side} if workers.side_by_side > 1 else {}),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "cudnn_deterministic": torch.backends.cudnn.deterministic,

@@ -68,7 +68,7 @@ class Recorder:
         self.lines = {line["epoch"]: line for line in lines}
         earlier = self._read(self.keys.provenance, trial_record.parse) or {}
         described = provenance.describe(workers, data_fingerprint)
-        attempt = {name: described[name] for name in ATTEMPT}
+        attempt = {name: described[name] for name in (*ATTEMPT, "side_by_side") if name in described}
         attempts = [*earlier.get("attempts", []), {"started": provenance.now(), **attempt}]
         self.provenance = {
             "layout": LAYOUT,

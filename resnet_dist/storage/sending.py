@@ -18,6 +18,7 @@ import time
 from types import TracebackType
 
 from resnet_dist.errors import StorageError, WaitingError
+from resnet_dist.logs import helper_thread
 from resnet_dist.storage.counts import StorageCounts
 from resnet_dist.storage.interface import Storage, StoredObject, TrialKeys
 from resnet_dist.storage.spool import Spool, Write
@@ -229,7 +230,7 @@ class SpooledStorage:
 
     def _start(self) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._upload, name="uploads", daemon=True)
+            self._thread = helper_thread(self._upload, "uploads")
             self._thread.start()
 
     def _upload(self) -> None:

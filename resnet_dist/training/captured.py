@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from resnet_dist.configuration.training import TrainingConfig
-from resnet_dist.custom_code import named
+from resnet_dist.training.capturable import is_capturable
 from resnet_dist.training.update import Update
 from resnet_dist.workers import Workers
 
@@ -24,16 +24,8 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 def can_be_captured(config: TrainingConfig, workers: Workers) -> bool:
-    """Whether a run's updates are replayed from a graph.
-
-    Not those of several workers, whose messages may go through the host, nor of exact mode, whose threads meet there,
-    nor of float16, in which the host asks whether gradients are finite, nor of images that the host decodes for each
-    step, nor code of the user's own, which may ask the host whatever it likes.
-    """
-    own = bool(named(config).keys() - {"data.source"})
-    captured = config.run.cuda_graph and not config.run.exact and config.run.precision != "float16" and not own
-    captured = captured and not config.data.is_streamed
-    return captured and workers.size == 1 and workers.device.type == "cuda"
+    """Whether a run's updates are replayed from a graph: on a GPU, if they can be."""
+    return is_capturable(config) and workers.size == 1 and workers.device.type == "cuda"
 
 
 def capture(call: Callable[[], None]) -> Callable[[], None]:

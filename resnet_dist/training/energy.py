@@ -1,8 +1,8 @@
 """Energy that training takes, from the counter that each NVIDIA GPU has of its own (NVML's total energy consumption).
 
 It is read with `pynvml`, of the package nvidia-ml-py, where that is installed; nothing else is asked of anyone for it.
-The counter is that of a whole GPU, which is what each worker of a grid has to itself. Counters of a processor are those
-of all that runs on it, and cannot be divided among trials: on a CPU the energy is unknown.
+The counter is that of a whole GPU, which cannot be divided among runs side by side on it. Counters of a processor are
+those of all that runs on it, and cannot be divided among trials either: on a CPU the energy is unknown.
 """
 
 import hashlib
@@ -61,8 +61,10 @@ def _number(counter: Counter | None) -> int:
 
 
 def energy_meter(workers: Workers) -> EnergyMeter | None:
-    """The meter of a run, on each of its workers; None where they compute on CPUs."""
-    return EnergyMeter(workers, nvml_counter(workers.device)) if workers.device.type == "cuda" else None
+    """The meter of a run, on each of its workers; None where they compute on CPUs, or beside other runs."""
+    if workers.device.type != "cuda" or workers.side_by_side > 1:
+        return None
+    return EnergyMeter(workers, nvml_counter(workers.device))
 
 
 def nvml_counter(device: torch.device) -> Counter | None:

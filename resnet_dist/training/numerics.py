@@ -1,12 +1,17 @@
 """Settings of the process that decide how numbers round."""
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+
+_IDLE: defaultdict[str, list[torch.cuda.Stream]] = defaultdict(list)
+"""By device, streams of runs that have ended. PyTorch makes 32 and then gives out the first again, which a run beside
+may still be on: what one captures, the other's updates would be part of."""
 
 
 @contextmanager
@@ -18,11 +23,15 @@ def own_stream(device: torch.device, exact: bool) -> Iterator[None]:
     if device.type != "cuda" or exact:
         yield
         return
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        yield
-    stream.synchronize()  # whoever goes on with what was computed is on another stream
+    idle = _IDLE[str(device)]
+    stream = idle.pop() if idle else torch.cuda.Stream(device)
+    try:
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            yield
+        stream.synchronize()  # whoever goes on with what was computed is on another stream
+    finally:
+        idle.append(stream)
 
 
 @contextmanager

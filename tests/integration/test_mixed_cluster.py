@@ -1,15 +1,24 @@
 """Grids on a cluster of which one node has GPUs: what Ray gives out as such, rehearsed by processors."""
 
+import contextlib
+import functools
 import json
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cluster.storage.local import LocalStorage
 from resnet_dist.gpus import REHEARSAL
+from resnet_dist.launch import Job, run_in_process
+from tests.integration.test_hung_worker import numbers
+from tune_jobs.grid.plan import make_plan
 
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
@@ -164,7 +173,7 @@ def test_nor_are_step_times_measured_on_them(experiment: Path) -> None:
 
 UNASKED = """
 import sys, cluster.ray_cluster.preflight as preflight
-preflight.check_nodes = lambda *_: None
+preflight.check_nodes = lambda *_: []
 from tune_jobs.command_line import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -208,3 +217,86 @@ def test_a_plan_counts_the_places_of_its_device(experiment: Path) -> None:
     code, out, err = grid(experiment, "--device", "cuda", action="plan")
     assert code == 0, err
     assert json.loads(out)["slots"] == 2
+
+
+BESIDE = (
+    HEAD.replace("epochs = 1", "epochs = 100, checkpoint_epochs = 5")
+    + """
+[[table.cell]]
+label = "Ordinary"
+
+[[table.cell]]
+label = "RMSprop"
+set = { "solver.kind" = "rmsprop", "solver.learning_rate" = 1e-3 }
+
+[[table.cell]]
+label = "Diverges"
+set = { "solver.learning_rate" = 1e30 }
+"""
+)
+
+
+def gpu_processes(mixed: MixedCluster) -> list[int]:
+    """The processes of its node in which runs are side by side."""
+    raylet = mixed.node.all_processes["raylet"][0].process.pid
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            words = stat.read_text().rpartition(")")[2].split()
+            if int(words[1]) == raylet and words[0] != "Z" and "GpuProcess" in (stat.parent / "cmdline").read_text():
+                found.append(int(stat.parent.name))
+    return found
+
+
+def until(condition: Callable[[], object], process: "subprocess.Popen[str]") -> None:
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+
+
+@pytest.mark.usefixtures("gpu_node")
+def test_trials_side_by_side_have_the_numbers_that_each_has_alone_through_ctrl_c_and_kills_of_their_processes(
+    mixed_cluster: MixedCluster, tmp_path: Path
+) -> None:
+    (tmp_path / "mixed.toml").write_text(BESIDE)
+    command = [sys.executable, "-m", "tune_jobs", "grid", "run", str(tmp_path / "mixed.toml"), "--json"]
+    command += ["--storage", str(tmp_path / "results"), "--side-by-side", "2"]
+    start = functools.partial(subprocess.Popen, command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def checkpoints() -> set[Path]:
+        return {*tmp_path.glob("results/mixed/trials/*/checkpoints/*/manifest.json")}
+
+    with start() as process:
+        until(checkpoints, process)
+        assert 1 <= len(gpu_processes(mixed_cluster)) <= 2
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    assert (process.returncode, err) == (130, "interrupted; the same command goes on from the last checkpoint\n")
+    while gpu_processes(mixed_cluster):  # they end with the launch
+        time.sleep(0.05)
+    before = checkpoints()
+    assert before
+    with start() as process:
+        until(lambda: checkpoints() - before, process)
+        for pid in gpu_processes(mixed_cluster):
+            os.kill(pid, signal.SIGKILL)
+        out, err = process.communicate()
+    assert process.returncode == 1 and "Traceback" not in err, err
+    trials = {trial["trial"]: trial for trial in json.loads(out)["trials"]}
+    assert sorted(trial["state"] for trial in trials.values()) == ["failed", "finished", "finished"]
+    attempts = []
+    for planned in make_plan(str(tmp_path / "mixed.toml"), LocalStorage(tmp_path / "results"), 1, None, {}).trials:
+        trial_id, config = planned.trial.trial_id, planned.trial.config
+        folder = tmp_path / "results" / "mixed" / "trials" / trial_id
+        if trials[trial_id]["state"] == "failed":
+            assert config.solver.learning_rate == 1e30 and "diverged" in (folder / "failure.json").read_text()
+            continue
+        run_in_process(Job(config, "mixed", "alone", functools.partial(LocalStorage, tmp_path / "alone")))
+        for name in ("metrics.jsonl", "model.pt"):
+            assert numbers(folder / name) == numbers(tmp_path / "alone" / "mixed" / "trials" / trial_id / name)
+        provenance = json.loads((folder / "provenance.json").read_text())
+        assert provenance["side_by_side"] == 2
+        attempts.append(len(provenance["attempts"]))
+    assert 3 in attempts
+    while gpu_processes(mixed_cluster):
+        time.sleep(0.05)

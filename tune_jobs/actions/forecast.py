@@ -21,6 +21,7 @@ def forecast_grid(
     seeds: int | None = None,
     epochs: int | None = None,
     settings: Mapping[str, Any] | None = None,
+    side_by_side: int | None = None,
 ) -> tuple[Plan, Forecast | None]:
     """A plan with the step times of another cluster, and what it would take there; None if nothing is left to run.
 
@@ -40,5 +41,5 @@ def forecast_grid(
         else:
             here = stack.enter_context(calibrating(devices.pop() if len(devices) == 1 else "auto"))
             calibration = replace(here, slots=cluster.count)
-        planned = make_plan(what, opened, seeds, epochs, changed, calibration=calibration)
+        planned = make_plan(what, opened, seeds, epochs, changed, calibration, side_by_side)
     return planned, forecast(planned, cluster, price)

@@ -17,6 +17,7 @@ from tune_jobs.grid.data_sizes import KNOWN_SIZES
 from tune_jobs.grid.experiment import Experiment, experiment_record, load_experiment
 from tune_jobs.grid.initial_state import begins_from, put_initial_state
 from tune_jobs.grid.observer import Observer, nothing
+from tune_jobs.grid.packing import choose
 from tune_jobs.grid.plan import Plan, make_plan
 from tune_jobs.grid.reuse import take_over
 from tune_jobs.report.write import Report, write_report
@@ -56,6 +57,7 @@ def plan_grid(
     seeds: int | None = None,
     epochs: int | None = None,
     settings: Mapping[str, Any] | None = None,
+    side_by_side: int | None = None,
     measure: bool = True,
 ) -> Plan:
     """What a launch would do: trials, steps, and the time and memory to expect. Nothing is run or written to storage.
@@ -65,6 +67,7 @@ def plan_grid(
     seeds: repeat each cell with seeds 0 to seeds - 1 (default: as at the last launch, or the experiment's own).
     epochs: shorten or lengthen every run, its milestones with it.
     settings: replace settings of every cell: `{"data.source": "cifar10"}`.
+    side_by_side: trials that share a GPU (default: as many as end soonest and fit).
     measure: time a few updates at each depth, once for each kind of machine.
 
     Raises a `UserError` of one line for whatever its caller can put right.
@@ -77,7 +80,7 @@ def plan_grid(
     loaded = load_experiment(what, changed, epochs)
     devices = {cell.config.run.device for table in loaded.tables for cell in table.cells}
     with calibrating(devices.pop() if len(devices) == 1 else "auto") as calibration:
-        return make_plan(what, opened, seeds, epochs, changed, calibration=calibration)
+        return make_plan(what, opened, seeds, epochs, changed, calibration, side_by_side)
 
 
 def run_grid(
@@ -87,6 +90,7 @@ def run_grid(
     seeds: int | None = None,
     epochs: int | None = None,
     settings: Mapping[str, Any] | None = None,
+    side_by_side: int | None = None,
     retry_failed: bool = False,
     scheduler: str = "fifo",
     observer: Observer | None = None,
@@ -97,7 +101,7 @@ def run_grid(
     It runs on the Ray cluster of `RAY_ADDRESS`, else on this machine. One launch of an experiment acts at a time;
     interrupted, the same call goes on.
 
-    experiment, storage, seeds, epochs, settings: as for `plan_grid`.
+    experiment, storage, seeds, epochs, settings, side_by_side: as for `plan_grid`.
     retry_failed: also run again trials that diverged or that asha stopped.
     scheduler: `fifo`, every trial to its end; or `asha`, a search whose results stay out of the tables.
     observer: is told of each trial's start, epochs and end; say: is called with lines of text for people. With neither
@@ -117,7 +121,7 @@ def run_grid(
     with lease(opened, name, on_wait=say):
         flush_before_launch(opened, say)
         planned = make_plan(what, opened, seeds, epochs, dict(settings or {}))
-        started = _launch(planned, opened, retry_failed, scheduler, epochs, observer, say)
+        started = _launch(planned, opened, retry_failed, scheduler, epochs, side_by_side, observer, say)
         report = write_report(opened, name)
         results = Results.of(report.summary.results)
         searching = scheduler != "fifo"
@@ -135,6 +139,7 @@ def _launch(
     retry_failed: bool,
     scheduler: str,
     asked_epochs: int | None,
+    side_by_side: int | None,
     observer: Observer,
     say: Say,
 ) -> tuple[str, ...]:
@@ -175,8 +180,12 @@ def _launch(
         _put_record(storage, record)
         for config in {begins_from(trial.config): trial.config for trial in trials}.values():
             put_initial_state(config, storage, storage)
+        on_gpus = [config for config in configs if resources.uses_gpu(config.run.device)]
+        packing = choose(on_gpus, resources.workers(use_gpu=True), resources.gpu_memory, side_by_side)
+        if packing.count > 1:
+            say(f"{packing.count} trials side by side on each GPU: {packing.why}")
         with watched(name, {trial.trial_id for trial in trials}, say):
-            run_trials(trials, name, storage.uri, resources, observer, scheduler)
+            run_trials(trials, name, storage.uri, resources, observer, scheduler, packing.of)
     return tuple(trial.trial_id for trial in trials)
 
 

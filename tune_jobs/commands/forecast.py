@@ -37,7 +37,7 @@ def print_forecast(planned: Plan, found: Forecast, console: Terminal) -> None:
             f"(drawn with seed {SEED}{again})."
         )
     if found.packed:
-        lines.append("* Grids do not do so yet; the gain was measured with 20 layers in bfloat16.")
+        lines.append(f"* {planned.packing.why}. No grid has done so on a GPU yet.")
     if found.price is not None:
         lines.append(
             "Cost is that of all devices until the last trial ends; idle ones given back, take the busy share."

@@ -152,6 +152,7 @@ def run(args: argparse.Namespace) -> int:
             seeds=args.seeds,
             epochs=args.epochs,
             settings=args.settings,
+            side_by_side=args.side_by_side,
             retry_failed=args.retry_failed,
             scheduler=args.scheduler,
             observer=display.observer(),

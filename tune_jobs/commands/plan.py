@@ -57,6 +57,14 @@ def add_launch(parser: Parser) -> None:
         metavar="E",
         help="shorten or lengthen every run; milestones are scaled with it",
     )
+    parser.add_argument(
+        "--side-by-side",
+        type=positive,
+        default=None,
+        metavar="N",
+        help="trials of one worker that share each GPU; it changes no number (default: as many as end soonest and "
+        "fit; grid plan says how many, and why)",
+    )
 
 
 def add_grid_settings(parser: Parser) -> None:
@@ -93,6 +101,7 @@ def _plan_on(args: argparse.Namespace, console: Terminal) -> int:
             seeds=args.seeds,
             epochs=args.epochs,
             settings=args.settings,
+            side_by_side=args.side_by_side,
         )
     if args.json:
         print_json(planned.to_dict() | {"on": found and found.to_dict()})
@@ -122,6 +131,7 @@ def _planned(args: argparse.Namespace, measure: bool) -> Plan:
         seeds=args.seeds,
         epochs=args.epochs,
         settings=args.settings,
+        side_by_side=args.side_by_side,
         measure=measure,
     )
 
@@ -224,6 +234,8 @@ def _expected(planned: Plan, memory: int) -> Iterator[str]:
         "measured, several workers taken to share the work evenly; Ray takes some 10 s to start beyond that, and a "
         "group of workers some 20 s)"
     )
+    if planned.packing.why:
+        yield f"Side by side on each GPU: {planned.packing.count} ({planned.packing.why})"
     if feeding := max((item.decoding for item in planned.trials if item.decoding), key=math.prod, default=None):
         seconds, rate = feeding
         cores = counted(math.ceil(seconds * rate), "core")

@@ -62,6 +62,8 @@ class Calibration:
     measure: Callable[[TrainingConfig], Cost]
     evaluation_cost: float = EVALUATION_COST
     """Of an image, beside that of training on it."""
+    gpu_memory: int | None = None
+    """Bytes of each GPU; 0 if they are not known, None if there are no GPUs."""
 
     def __call__(self, config: TrainingConfig) -> Cost:
         """The cost of a configuration's updates: remembered, or else measured."""
@@ -84,16 +86,21 @@ def calibrating(device: str) -> Iterator[Calibration]:
             from resnet_dist.custom_code import installed
 
             use_gpu = resources.uses_gpu(device)
+            kind, memory = _there(resources, device, _assigned_kind)
             yield Calibration(
-                _there(resources, device, _assigned_kind),
+                kind,
                 resources.workers(use_gpu),
                 lambda config: _there(resources, config.run.device, _measure_assigned, config, dict(installed())),
+                gpu_memory=memory if use_gpu else None,
             )
         return
     import torch
 
+    from resnet_dist.gpus import gpu_memory
+
     gpu = torch.cuda.is_available() and device != "cpu"
-    yield Calibration(machine_kind(device), torch.cuda.device_count() if gpu else os.cpu_count() or 1, measure)
+    slots = torch.cuda.device_count() if gpu else os.cpu_count() or 1
+    yield Calibration(machine_kind(device), slots, measure, gpu_memory=gpu_memory() if gpu else None)
 
 
 def machine_kind(device: str) -> str:
@@ -178,10 +185,10 @@ def _there(resources: "Resources", device: str, function: Callable[..., T], *arg
     return answer
 
 
-def _assigned_kind() -> str:
-    from resnet_dist.gpus import assigned_device
+def _assigned_kind() -> tuple[str, int]:
+    from resnet_dist.gpus import assigned_device, gpu_memory
 
-    return machine_kind(assigned_device().type)
+    return machine_kind(assigned_device().type), gpu_memory()
 
 
 def _measure_assigned(config: TrainingConfig, code: dict[str, str]) -> Cost:

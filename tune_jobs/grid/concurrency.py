@@ -26,10 +26,11 @@ def groups_that_fit(nodes: Sequence[Mapping[str, float]], workers: int, use_gpu:
 class FollowsCluster(BasicVariantGenerator):
     """Hands out the trials of a grid in their order, so many at a time as `groups_that_fit`, and some that wait."""
 
-    def __init__(self, workers: int, use_gpu: bool, waiting: int = 1) -> None:
+    def __init__(self, workers: int, use_gpu: bool, waiting: int = 1, side_by_side: int = 1) -> None:
         self.workers = workers
         self.use_gpu = use_gpu
         self.waiting = waiting
+        self.side_by_side = side_by_side
         self._limit = 1
         self._asked = -REFRESH_SECONDS
         super().__init__()
@@ -40,7 +41,8 @@ class FollowsCluster(BasicVariantGenerator):
         if time.monotonic() - self._asked >= REFRESH_SECONDS:
             self._asked = time.monotonic()
             nodes = [node["Resources"] for node in living_nodes()]
-            self._limit = max(1, self.waiting + groups_that_fit(nodes, self.workers, self.use_gpu))
+            fit = self.side_by_side * groups_that_fit(nodes, self.workers, self.use_gpu)
+            self._limit = max(1, self.waiting + fit)
         return self._limit
 
     @max_concurrent.setter

@@ -8,6 +8,7 @@ from typing import Any
 from resnet_dist.errors import UserError
 from tune_jobs.grid import storage_use
 from tune_jobs.grid.machines import HERE, Machine, constants, machine
+from tune_jobs.grid.packing import Packing
 from tune_jobs.grid.plan import Plan, PlannedTrial
 from tune_jobs.grid.schedule import Outcome, Times, Work, simulate
 
@@ -72,8 +73,8 @@ class Forecast:
     preempted: Outcome | None
     """The same with preemptions; None if there are none."""
     packed: tuple[int, Outcome] | None
-    """Trials side by side on a device, where that is fastest, and what comes of it, with preemptions if there are any;
-    None if it was not measured or gains nothing. A grid does not do so yet."""
+    """Trials side by side on a device, as a launch chooses it, and what comes of it, with preemptions if there are any;
+    None if each is to have its own."""
     requests: float
     sent: float
     """Bytes to storage."""
@@ -141,7 +142,7 @@ def forecast(plan: Plan, cluster: Cluster, price: float | None = None) -> Foreca
         price,
         steady,
         preempted,
-        _packed(trials, cluster, times, (preempted or steady).seconds),
+        _packed(trials, plan.packing, cluster, times),
         requests,
         sent,
         given["report"]["seconds_a_trial"] * len(plan.trials),
@@ -176,20 +177,15 @@ def _work(planned: PlannedTrial, cluster: Cluster) -> Work:
     return Work(seconds, config.run.workers, seconds / written, launcher)
 
 
-def _packed(trials: Sequence[Work], cluster: Cluster, times: Times, alone: float) -> tuple[int, Outcome] | None:
-    """So many side by side as end the grid first, each as slow as it was measured, if that is sooner than `alone`."""
-    if cluster.machine is None or any(trial.workers > 1 for trial in trials):
+def _packed(trials: Sequence[Work], packing: Packing, cluster: Cluster, times: Times) -> tuple[int, Outcome] | None:
+    """What comes of trials that share devices as a launch chooses it, each as slow as it was measured."""
+    count, slower = packing.count, packing.count / packing.gain
+    if count == 1 or any(trial.workers > 1 for trial in trials):
         return None
-    best = None
-    for count, gain in cluster.machine.side_by_side.items():
-        slower = [
-            Work(trial.seconds * count / gain, 1, trial.checkpoint_seconds * count / gain, trial.launcher_seconds)
-            for trial in trials
-        ]
-        found = simulate(slower, cluster.count * count, times, cluster.preemptions_an_hour)
-        if found.seconds < alone:
-            alone, best = found.seconds, (count, found)
-    return best
+    slowed = [
+        Work(trial.seconds * slower, 1, trial.checkpoint_seconds * slower, trial.launcher_seconds) for trial in trials
+    ]
+    return count, simulate(slowed, cluster.count * count, times, cluster.preemptions_an_hour)
 
 
 def _limits(trials: Sequence[Work], requests: float, times: Times, in_storage: int) -> tuple[Limit, ...]:

@@ -32,6 +32,8 @@ class Machine:
     name: str
     title: str
     source: str
+    memory: float
+    """Bytes."""
     batch_size: int
     evaluation_cost: float
     """Of an image, beside that of training on it."""
@@ -46,7 +48,7 @@ class Machine:
 
     def calibration(self, slots: int) -> Calibration:
         """As if so many of them were the cluster at hand."""
-        return _Tabulated(self.title, slots, self._cost, self.evaluation_cost)
+        return _Tabulated(self.title, slots, self._cost, self.evaluation_cost, int(self.memory))
 
     def _cost(self, config: TrainingConfig) -> Cost:
         return Cost(self.update(config) / 1000, 0, 4 * _weights(config.network))

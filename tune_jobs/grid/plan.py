@@ -20,6 +20,7 @@ from tune_jobs.grid.custom_code import bind_experiment
 from tune_jobs.grid.data_sizes import VIEWS, image_memory, test_images, train_images
 from tune_jobs.grid.experiment import Experiment, Trial, keep_names, load_experiment, on_known_images, trials
 from tune_jobs.grid.initial_state import bind_experiment_state
+from tune_jobs.grid.packing import Packing, choose
 from tune_jobs.grid.reuse import finished_elsewhere
 from tune_jobs.results.experiment_record import read_record, refuse_other_record
 from tune_jobs.results.html_table import html_table
@@ -112,6 +113,8 @@ class Plan:
     """Processor or GPU on which step times were measured; empty if they were not."""
     slots: int = 1
     """Workers that the cluster runs at a time."""
+    packing: Packing = field(default_factory=Packing)
+    """How many trials share a GPU."""
     elsewhere: Mapping[str, str] = field(default_factory=dict)
     """Other experiments of the storage that have finished trials of this one: their names by the trials' ids."""
     notes: tuple[str, ...] = ()
@@ -177,18 +180,23 @@ class Plan:
     def hours_with(self, slots: int) -> float | None:
         """Hours until all is done on a cluster that runs so many workers at a time, as a launch goes about it.
 
-        Trials of each number of workers by themselves, the longest first, each as soon as there is room.
+        Trials of each number of workers by themselves, and those that share GPUs, the longest first, each as soon as
+        there is room.
         """
         if self.hours is None:
             return None
         known = {planned.trial.trial_id: planned for planned in self.trials}
         waiting = [known[trial.trial_id] for trial in self.to_run()]
         total = 0.0
-        for workers in {planned.trial.config.run.workers for planned in waiting}:
-            free = [0.0] * max(1, slots // workers)  # when each place is free again
-            for planned in waiting:
-                if planned.trial.config.run.workers == workers:
-                    heapq.heapreplace(free, free[0] + (planned.hours or 0.0) / workers)
+        groups: dict[tuple[int, int], list[float]] = {}
+        for planned in waiting:
+            config = planned.trial.config
+            hours = (planned.hours or 0.0) * self.packing.slowed(config) / config.run.workers
+            groups.setdefault((config.run.workers, self.packing.of(config)), []).append(hours)
+        for (workers, beside), each in groups.items():
+            free = [0.0] * max(1, beside * slots // workers)  # when each place is free again
+            for hours in each:
+                heapq.heapreplace(free, free[0] + hours)
             total += max(free)
         return total
 
@@ -206,6 +214,7 @@ class Plan:
             "hours_on_this_cluster": self.cluster_hours,
             "machine": self.machine,
             "slots": self.slots,
+            "side_by_side": self.packing.count,
             "storage": self.storage and dict(zip(("requests", "sent"), self.storage, strict=True)),
             "expected_storage": self.expected_storage
             and dict(zip(("requests", "sent"), self.expected_storage, strict=True)),
@@ -257,10 +266,12 @@ def make_plan(
     epochs: int | None,
     overrides: dict[str, Any],
     calibration: "Calibration | None" = None,
+    side_by_side: int | None = None,
 ) -> Plan:
     """Expand an experiment, as `load_experiment` takes it, and hold it against storage.
 
-    Loads the data, if it is not cached, to know its size. `calibration` gives what an update costs.
+    Loads the data, if it is not cached, to know its size. `calibration` gives what an update costs, and of which GPUs;
+    `side_by_side`: trials that share one, if that is not to be chosen.
     """
     experiment = bind_experiment(load_experiment(what, overrides, epochs), what)
     sources = {cell.config.data.source for table in experiment.tables for cell in table.cells}
@@ -330,7 +341,7 @@ def make_plan(
                 trial, results.state, results.failure, steps, done, hours, memory, decoding, asked_storage, expected
             )
         )
-    return Plan(
+    plan = Plan(
         experiment,
         overrides,
         seeds,
@@ -338,9 +349,13 @@ def make_plan(
         tuple(planned),
         calibration.machine if calibration else "",
         calibration.slots if calibration else 1,
-        elsewhere,
-        tuple(notes),
+        elsewhere=elsewhere,
+        notes=tuple(notes),
     )
+    if calibration is None or calibration.gpu_memory is None:
+        return plan
+    waiting = [trial.config for trial in plan.to_run()]
+    return replace(plan, packing=choose(waiting, calibration.slots, calibration.gpu_memory, side_by_side))
 
 
 def _earlier(storage: Storage, name: str) -> dict[str, Any]:

@@ -1,21 +1,24 @@
 """Runs the trials of a grid on a Ray cluster through Ray Tune: what is missing runs, what is half done goes on.
 
-A one-worker trial trains in the Tune actor itself; for trials of several workers the actor starts a group of them (Ray
-Train takes seconds for it). Actors are reused, and so are their groups.
+A one-worker trial trains in the Tune actor itself, or, side by side with others on a GPU, in the GPU's process; for
+trials of several workers the actor starts a group of them (Ray Train takes seconds for it). Actors are reused, and so
+are their groups.
 """
 
 import contextlib
 import functools
+import math
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cluster.ray_cluster.connection import DRIVER_RESOURCE, Resources, ray_storage
 from cluster.storage.opening import open_storage
+from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import UserError
-from resnet_dist.launch import Job
+from resnet_dist.launch import Job, gpu_processes
 from tune_jobs.grid.custom_code import code_of
 from tune_jobs.grid.experiment import Trial
 from tune_jobs.grid.failures import failure_of
@@ -30,6 +33,9 @@ RETRIES = 2
 DRIVER_MEMORY = 300 * 2**20
 """Bytes of a process that starts a worker group and waits for it."""
 
+RAY_UNITS = 10_000
+"""Parts of a resource that Ray tells apart."""
+
 ASHA_REDUCTION = 4
 """At each rung of asha (arXiv:1810.05934), the best quarter goes on."""
 
@@ -41,19 +47,26 @@ def run_trials(
     resources: Resources,
     observer: Observer,
     scheduler: str = "fifo",
+    side_by_side: Callable[[TrainingConfig], int] = lambda config: 1,
 ) -> None:
-    """Run trials on the connected cluster, in their order. A failed trial is recorded and does not stop the others."""
+    """Run trials on the connected cluster, in their order. A failed trial is recorded and does not stop the others.
+
+    side_by_side: how many trials are to share the GPU of such a one, if it has one.
+    """
     # Trials of one worker share reused actors; each other size is a run of its own, so that drivers waiting for
-    # worker groups never hold what those groups need. So are those on GPUs and those on processors.
-    groups: defaultdict[tuple[int, bool], list[Trial]] = defaultdict(list)
+    # worker groups never hold what those groups need. So are those on GPUs and those on processors, and on GPUs those
+    # that share one, with others of as many threads.
+    groups: defaultdict[tuple[int, bool, int, int], list[Trial]] = defaultdict(list)
     for trial in trials:
         run = trial.config.run
-        groups[run.workers, resources.uses_gpu(run.device)].append(trial)
+        use_gpu = resources.uses_gpu(run.device)
+        beside = side_by_side(trial.config) if use_gpu else 1
+        groups[run.workers, use_gpu, beside, run.threads if beside > 1 else 0].append(trial)
     # On a cluster what needs most places comes first; on this machine, where somebody watches, what begins at once:
     # one worker needs no group, which takes seconds to start.
-    for workers, use_gpu in sorted(groups, reverse=not resources.is_ours):
-        group = groups[workers, use_gpu]
-        _run_group(group, workers, use_gpu, experiment, storage_uri, resources, observer, scheduler)
+    for workers, use_gpu, beside, threads in sorted(groups, reverse=not resources.is_ours):
+        group = groups[workers, use_gpu, beside, threads]
+        _run_group(group, workers, use_gpu, experiment, storage_uri, resources, observer, scheduler, beside)
 
 
 def _run_group(
@@ -65,7 +78,9 @@ def _run_group(
     resources: Resources,
     observer: Observer,
     scheduler: str,
+    side_by_side: int,
 ) -> None:
+    import ray
     from ray import tune
     from ray.tune.execution import class_cache
 
@@ -79,10 +94,12 @@ def _run_group(
     )
     os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"  # a line each: who watches is told, and the traceback lies in .ray/
     state = ray_storage(storage_uri, experiment)
-    jobs = {trial.trial_id: _job(trial, experiment, storage_uri, scheduler) for trial in trials}
-    trainable = tune.with_parameters(_train_trial, jobs=jobs, ray_storage=state, use_gpu=use_gpu)
+    jobs = {trial.trial_id: _job(trial, experiment, storage_uri, scheduler, side_by_side) for trial in trials}
+    processes = gpu_processes(trials[0].config.run.threads) if side_by_side > 1 else None
+    trainable = tune.with_parameters(_train_trial, jobs=jobs, ray_storage=state, use_gpu=use_gpu, processes=processes)
+    takes = actor_resources(workers, use_gpu, resources, side_by_side)
     tuner = tune.Tuner(
-        tune.with_resources(trainable, tune.PlacementGroupFactory([actor_resources(workers, use_gpu, resources)])),
+        tune.with_resources(trainable, tune.PlacementGroupFactory([takes])),
         param_space={"trial_id": tune.grid_search(list(jobs))},
         tune_config=tune.TuneConfig(
             # A trial of several workers that a search stops takes its workers with it.
@@ -92,13 +109,13 @@ def _run_group(
             # placement group that the actor which is used again makes superfluous.
             search_alg=None
             if workers == 1 and not resources.is_ours
-            else FollowsCluster(workers, use_gpu, waiting=0 if resources.is_ours else 1),
+            else FollowsCluster(workers, use_gpu, waiting=0 if resources.is_ours else 1, side_by_side=side_by_side),
             scheduler=_asha(trials) if scheduler == "asha" else None,
             trial_name_creator=lambda trial: trial.config["trial_id"],
             trial_dirname_creator=lambda trial: trial.config["trial_id"],
         ),
         run_config=tune.RunConfig(
-            name=f"tune-{datetime.now(UTC):%Y%m%dT%H%M%S}-{workers}",
+            name=f"tune-{datetime.now(UTC):%Y%m%dT%H%M%S}-{workers}{'' if processes is None else '-beside'}",
             **state,
             failure_config=tune.FailureConfig(max_failures=RETRIES),
             callbacks=[Progress({trial.trial_id: trial for trial in trials}, experiment, storage_uri, observer)],
@@ -108,6 +125,8 @@ def _run_group(
     )
     with _one_line():
         tuner.fit()
+    if processes is not None:
+        ray.kill(processes)  # and with it those that it has started
     _free_places()
 
 
@@ -142,8 +161,11 @@ def _free_places() -> None:
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))
 
 
-def actor_resources(workers: int, use_gpu: bool, resources: Resources) -> dict[str, int | float]:
+def actor_resources(workers: int, use_gpu: bool, resources: Resources, side_by_side: int = 1) -> dict[str, int | float]:
     """What Tune's actor of a trial takes: what it trains on, or little, if it starts workers for that."""
+    if workers == 1 and side_by_side > 1:
+        part = math.floor(RAY_UNITS / side_by_side) / RAY_UNITS  # three thirds must not be more than a whole
+        return {"CPU": part, "GPU": part}
     if workers == 1:
         return {"CPU": 1, "GPU": 1} if use_gpu else {"CPU": 1}
     # The driver of a worker group waits and takes no CPU: the group brings its own placement group.
@@ -168,7 +190,7 @@ def _asha(trials: Sequence[Trial]) -> Any:
     )
 
 
-def _job(trial: Trial, experiment: str, storage_uri: str, scheduler: str) -> Job:
+def _job(trial: Trial, experiment: str, storage_uri: str, scheduler: str, side_by_side: int = 1) -> Job:
     return Job(
         trial.config,
         experiment,
@@ -176,6 +198,7 @@ def _job(trial: Trial, experiment: str, storage_uri: str, scheduler: str) -> Job
         functools.partial(open_storage, storage_uri),
         code_of(trial.config),
         scheduler,
+        side_by_side,
     )
 
 
@@ -191,16 +214,20 @@ def _group(workers: int, ray_storage: dict[str, Any], use_gpu: bool) -> "WorkerG
     return _GROUPS[0]
 
 
-def _train_trial(config: dict[str, Any], jobs: dict[str, Job], ray_storage: dict[str, Any], use_gpu: bool) -> None:
-    """The function that Ray Tune calls for each trial."""
+def _train_trial(
+    config: dict[str, Any], jobs: dict[str, Job], ray_storage: dict[str, Any], use_gpu: bool, processes: Any = None
+) -> None:
+    """The function that Ray Tune calls for each trial. `processes`: of GPUs on which trials run side by side."""
     from ray import tune
 
     from resnet_dist.errors import DivergedError, StorageError, WaitingError
-    from resnet_dist.launch import run_in_actor, run_on_workers
+    from resnet_dist.launch import run_beside, run_in_actor, run_on_workers
 
     job = jobs[config["trial_id"]]
     try:
-        if job.config.run.workers == 1:
+        if processes is not None:
+            run_beside(job, processes, on_epoch=lambda line: tune.report(dict(line)))
+        elif job.config.run.workers == 1:
             run_in_actor(job, on_epoch=lambda line: tune.report(dict(line)))
         else:
             group = _group(job.config.run.workers, ray_storage, use_gpu)

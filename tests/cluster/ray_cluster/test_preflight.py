@@ -42,9 +42,9 @@ def storage(tmp_path: Path) -> LocalStorage:
 
 def test_a_node_with_another_directory_as_storage_is_found(storage: LocalStorage, source: DataConfig) -> None:
     storage.put(".check-0", b"a launch wrote this")
-    assert report_of_this_node(storage.uri, ".check-0", Part((source,), 0)) == (versions_here(), "", (), ())
+    assert report_of_this_node(storage.uri, ".check-0", Part((source,), 0)) == (versions_here(), "", (), (), 0)
     gone = Part((replace(source, source="folder:/nowhere"),), 0)
-    _, trouble, missing, _ = report_of_this_node(storage.uri, ".check-1", gone)
+    _, trouble, missing, *_ = report_of_this_node(storage.uri, ".check-1", gone)
     assert "is another directory there" in trouble and missing == ("folder:/nowhere",)
     _, trouble, *_ = report_of_this_node("/proc/nowhere", ".check-0", Part((), 0))
     assert trouble.startswith("cannot write /proc/nowhere: "), "without the name of the node's own object"
@@ -98,6 +98,7 @@ def test_a_job_whose_directory_other_nodes_have_replaced_is_told_why(
 HEAD = {"CPU": 0.0, "trial_driver": 8.0}
 CPUS = {"CPU": 8.0}
 GPUS = {"CPU": 8.0, "GPU": 2.0}
+GIB = 2**30
 GPUS_ALONE = {"GPU": 2.0}
 
 
@@ -130,8 +131,8 @@ def test_gpus_are_looked_at_where_trials_use_them_and_nowhere_else(storage: Loca
         return ["the driver is too old"]
 
     storage.put(".check-0", b"a launch wrote this")
-    assert report_of_this_node(storage.uri, ".check-0", Part((), 0), troubles)[-1] == ()
-    assert report_of_this_node(storage.uri, ".check-0", Part((), 4), troubles)[-1] == ("the driver is too old",)
+    assert report_of_this_node(storage.uri, ".check-0", Part((), 0), troubles)[3] == ()
+    assert report_of_this_node(storage.uri, ".check-0", Part((), 4), troubles)[3] == ("the driver is too old",)
     assert asked == [4]
 
 
@@ -150,10 +151,16 @@ def test_this_machine_alone_is_asked_if_its_gpus_are_used(
     ours: bool, device: str, asked: bool, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr("cluster.ray_cluster.preflight.check_nodes", lambda storage, parts, nodes: seen.append(parts))
+
+    def answered(storage: LocalStorage, parts: Any, nodes: Any) -> list[NodeReport]:
+        seen.append(parts)
+        return [NodeReport("a"), NodeReport("b", gpu_memory=2 * GIB), NodeReport("c", gpu_memory=GIB)]
+
+    monkeypatch.setattr("cluster.ray_cluster.preflight.check_nodes", answered)
     monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "NodeID": "a", "Resources": GPUS}])
     config = TrainingConfig().override({"run.device": device, "run.workers": 2})
-    check_cluster(storage, [config], resources_of([GPUS], {}, is_ours=ours), pytest.fail)
+    found = check_cluster(storage, [config], resources_of([GPUS], {}, is_ours=ours), pytest.fail)
+    assert found.gpu_memory == (GIB if asked else 0)
     assert seen == ([{"a": Part((config.data,), 2 if device != "cpu" else 0)}] if asked else [])
 
 

@@ -60,6 +60,12 @@ def test_a_run_records_the_joules_of_each_epoch_and_their_sum(tmp_path: Path) ->
     assert result["energy_joules"] == 30.0
 
 
+def test_beside_others_nobody_knows_what_a_run_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnet_dist.training.energy.nvml_counter", lambda device: counter(1.0))
+    assert energy_meter(Workers(0, 1, GPU)) is not None
+    assert energy_meter(Workers(0, 1, GPU, side_by_side=2)) is None
+
+
 def test_attempts_add_up_and_the_rest_of_an_epoch_stands_for_the_whole_of_it(tmp_path: Path) -> None:
     with pytest.raises(KilledError):
         train(tmp_path, step_joules=2.0, stop_at=10)

@@ -71,6 +71,8 @@ def test_where_nobody_adds_nodes_none_waits(cluster_of: Any) -> None:
     assert FollowsCluster(workers=2, use_gpu=False, waiting=0).max_concurrent == 2
     cluster_of({"CPU": 1.0})
     assert FollowsCluster(workers=2, use_gpu=False, waiting=0).max_concurrent == 1
+    cluster_of({"CPU": 4.0, "GPU": 2.0})
+    assert FollowsCluster(workers=1, use_gpu=True, waiting=0, side_by_side=8).max_concurrent == 16
 
 
 def test_the_cluster_is_not_asked_at_every_turn_of_tunes_loop(monkeypatch: pytest.MonkeyPatch) -> None:

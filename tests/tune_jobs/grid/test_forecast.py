@@ -109,10 +109,13 @@ def test_a_study_on_sixteen_gpus_is_told_in_a_hundred_columns(
     assert alone / 16 < told["steady"]["hours"] < 1.1 * alone / 16
     assert told["steady"]["cost"] == pytest.approx(16 * 2.1 * told["steady"]["hours"])
     assert told["preempted"]["preemptions"] > 0 and told["preempted"]["hours"] > told["steady"]["hours"]
-    assert told["packed"]["hours"] < told["steady"]["hours"]
+    assert told["packed"]["hours"] < told["steady"]["hours"] and told["packed"]["side_by_side"] == 8
     limits = [limit["devices"] for limit in told["limits"]]
     assert told["limits"][0]["name"] == "the longest trial" and limits == sorted(limits)
     assert limits[0] == pytest.approx(alone / (14.4 * 78_125 / 3.6e6 * (1 + 0.19 / 5)), rel=0.01)
+
+    assert main([*command, "--on", "16xH100", "--side-by-side", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["on"]["packed"] is None
 
 
 def test_here_is_this_machine_with_as_many_places_as_asked_for(

@@ -1,5 +1,6 @@
 """What a plan says before anything is run."""
 
+import contextlib
 import json
 import re
 import subprocess
@@ -20,6 +21,7 @@ from tune_jobs.actions.grid import plan_grid
 from tune_jobs.command_line import main
 from tune_jobs.grid import calibration
 from tune_jobs.grid.calibration import Calibration, Cost, measure
+from tune_jobs.grid.packing import gain_of
 from tune_jobs.grid.plan import make_plan
 
 ROWS = {
@@ -124,6 +126,31 @@ def test_hours_on_the_cluster_are_those_of_the_longest_first_in_each_place(cache
     assert plan._repr_html_().endswith(f"<p>6 trials, 6 to run; {expected} with 2 workers at a time</p>")
     both = make_plan(path, storage, 3, None, {"run.workers": 2}, calibration=costs)
     assert both.cluster_hours == pytest.approx(9 * unit / 2)
+
+
+def test_hours_on_gpus_are_those_of_trials_side_by_side_and_a_plan_says_why(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, _ = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=3)
+    path = str(tmp_path / "experiment.toml")
+    seconds = {20: 1.0, 32: 2.0}
+    costs = Calibration("a GPU", 1, lambda config: Cost(seconds[config.network.depth], 0, 0), gpu_memory=80 * 10**9)
+    plan = make_plan(path, storage, 3, None, {}, calibration=costs)
+    unit = plan.trials[0].hours
+    assert unit is not None and plan.packing.count == 6
+    assert plan.cluster_hours == pytest.approx(2 * unit * 6 / gain_of(6))
+    # Two places, each as slow as was measured of two: 32 and 32, then 32 and 20, then 20 and 20 beside it.
+    two = make_plan(path, storage, 3, None, {}, costs, side_by_side=2)
+    assert two.cluster_hours == pytest.approx(5 * unit * 2 / 1.46)
+    eager = make_plan(path, storage, 3, None, {"run.cuda_graph": False}, costs)
+    assert eager.cluster_hours == pytest.approx(9 * unit)
+
+    monkeypatch.setattr(calibration, "calibrating", lambda device: contextlib.nullcontext(costs))
+    command = ["grid", "plan", path, "--storage", storage.uri, "--seeds", "3"]
+    assert main(command) == 0
+    assert "Side by side on each GPU: 6 (2 × the trials an hour, measured on an H100, 20 " in capsys.readouterr().out
+    assert main([*command, "--side-by-side", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["side_by_side"] == 1
 
 
 def test_what_is_in_storage_is_taken_off(cache: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from resnet_dist.launch import Job
 from tests.small_runs import small_config
 from tune_jobs.grid import run as grid
 from tune_jobs.grid.experiment import Trial
+from tune_jobs.grid.packing import Packing
 
 MIXED = Resources(cpus=8, gpus=2, nodes=2, gpu_workers=2)
 ON_CPUS = Resources(cpus=8, gpus=0, nodes=2)
@@ -56,6 +57,30 @@ def groups(monkeypatch: pytest.MonkeyPatch, resources: Resources) -> list[tuple[
     ]
     grid.run_trials(trials, "e", "/nowhere", resources, observer=None)  # type: ignore[arg-type]
     return ran
+
+
+def test_three_thirds_of_a_gpu_are_not_more_than_one() -> None:
+    for count in range(2, 33):
+        (part,) = {*grid.actor_resources(1, True, MIXED, side_by_side=count).values()}
+        assert 0.99 < count * part <= 1 and round(part * grid.RAY_UNITS) == pytest.approx(part * grid.RAY_UNITS)
+
+
+def test_trials_that_share_a_gpu_have_as_many_threads_and_those_that_do_not_run_by_themselves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ran: list[tuple[list[str], int]] = []
+    monkeypatch.setattr(grid, "_run_group", lambda trials, *rest: ran.append(([t.name for t in trials], rest[-1])))
+    settings: dict[str, dict[str, Any]] = {
+        "a": {},
+        "b": {"run__seed": 1},
+        "two threads": {"run__threads": 2},
+        "eager": {"run__cuda_graph": False},
+        "on a processor": {"run__device": "cpu"},
+    }
+    trials = [Trial(small_config(**each), name) for name, each in settings.items()]
+    asked = Packing(4, 1.87, is_asked=True)
+    grid.run_trials(trials, "e", "/nowhere", MIXED, None, side_by_side=asked.of)  # type: ignore[arg-type]
+    assert ran == [(["on a processor"], 1), (["eager"], 1), (["a", "b"], 4), (["two threads"], 4)]
 
 
 def test_on_a_mixed_cluster_each_trial_goes_where_its_own_device_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,6 +138,20 @@ def test_what_tune_hears_of_a_trial_on_workers(
     else:
         grid._train_trial({"trial_id": "x"}, {"x": job}, {}, use_gpu=False)
     assert reported == [{"epoch": 1, "train_loss": 0.5}, *([said] if said else [])]
+
+
+def test_a_trial_beside_others_is_given_to_their_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[dict[str, Any]] = []
+    monkeypatch.setattr(tune, "report", reported.append)
+
+    def beside(job: Job, processes: Any, on_epoch: Any) -> None:
+        assert processes == "the processes"
+        on_epoch({"epoch": 1})
+
+    monkeypatch.setattr("resnet_dist.launch.run_beside", beside)
+    job = Job(small_config(), "e", "name", lambda: LocalStorage(Path("/nowhere")))
+    grid._train_trial({"trial_id": "x"}, {"x": job}, {}, use_gpu=True, processes="the processes")
+    assert reported == [{"epoch": 1}, {"finished": True}]
 
 
 def test_a_group_that_has_died_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ class Kept(LocalStorage):
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Kept:
     """A run with a validation set and a solver of its own, one that diverged, one from shards, records of a search.
 
-    They seem to run on a GPU, which has an energy counter.
+    They seem to run on a GPU, which has an energy counter, or beside others.
     """
     storage = Kept(tmp_path_factory.mktemp("results"))
     counter = Counter("GPU-a", lambda: 1000.0)
@@ -69,7 +69,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Kept:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(training, "energy_meter", lambda workers: EnergyMeter(workers, counter))
                 images = open_dataset(config.data) if config.data.is_streamed else dataset
-                training.train(config, images, alone("cpu"), recorder)
+                training.train(config, images, replace(alone("cpu"), side_by_side=2), recorder)
         except DivergedError as error:
             recorder.fail("diverged", str(error))
         record_single_run(storage, "runs", config, "run")
