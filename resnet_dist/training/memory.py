@@ -27,6 +27,7 @@ def kept_memory(dataset: object) -> Iterator[None]:
         yield
         return
     assert library is not None
+    library.malloc_trim(0)  # what decoding left
     library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     library.mallopt(M_MMAP_THRESHOLD, LARGE)
     try:
