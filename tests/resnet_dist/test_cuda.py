@@ -20,6 +20,7 @@ from resnet_dist.training import captured
 from resnet_dist.training.numerics import own_stream, settings_of_run
 from resnet_dist.training.state import Training
 from resnet_dist.workers import alone, current
+from tests.gpu_process_runs import assert_bits_of_each_alone, gpu_process
 from tests.killed_runs import Moment, attempt, outcome
 from tests.resnet_dist.networks.test_batch_norm import SHARDS, Case, Outcome, assert_shards_equal, layer_and_input
 from tests.resnet_dist.test_law_1_worker_count import FLOOR_STEPS, ORDERS, VARIANTS, distances, reordered
@@ -185,6 +186,11 @@ def test_runs_side_by_side_have_the_bits_that_they_have_alone() -> None:
         with ThreadPoolExecutor(4) as threads:
             assert list(threads.map(losses, range(4))) == expected
     assert len({tuple(curve) for curve in expected}) == 4
+
+
+def test_unlike_runs_of_a_gpus_process_have_the_bits_that_each_has_alone(tmp_path: Path) -> None:
+    with gpu_process() as process:
+        assert_bits_of_each_alone(process, tmp_path)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -2,14 +2,13 @@
 
 import asyncio
 import contextlib
-import functools
 import json
 import logging
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +17,6 @@ import pytest
 import ray
 import torch
 
-from cluster.storage.local import LocalStorage
 from resnet_dist import launch, logs, side_by_side
 from resnet_dist.errors import DataError, DivergedError, StorageError
 from resnet_dist.launch import Job
@@ -27,32 +25,17 @@ from resnet_dist.storage.sending import SpooledStorage
 from resnet_dist.training import update
 from resnet_dist.training.captured import WARM
 from resnet_dist.training.numerics import own_stream
-from resnet_dist.workers import Workers
 from tests import pretended_cuda
-from tests.small_runs import small_config, small_dataset
+from tests.gpu_process_runs import GPU, alone, assert_bits_of_each_alone, gpu_process, heard, job, numbers, together
 from tests.unreliable_storage import UnreliableStorage
 
-GPU = torch.device("cuda", 0)
-
-NEIGHBOURS: dict[str, dict[str, Any]] = {
-    "one": {},
-    "another seed": {"run__seed": 1},
-    "RMSprop": {"solver__kind": "rmsprop", "solver__learning_rate": 1e-3},
-    "deeper": {"network__depth": 14},
-    "dynamic momentum, a permutation": {"batch_norm__momentum": "dynamic", "data__sampling": "permutation"},
-    "bfloat16": {"run__precision": "bfloat16"},
-}
 DIVERGES = {"solver__learning_rate": 1e30, "run__precision": "float32"}
 
 
 @pytest.fixture(autouse=True)
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A GPU is pretended, and small images are there."""
+    """A GPU is pretended."""
     monkeypatch.setattr(update, "told_by_host", lambda device: False)
-    dataset = small_dataset(train=58)
-    monkeypatch.setattr(launch, "_dataset", lambda content: dataset)
-    monkeypatch.setattr("resnet_dist.data.staged.is_at_hand", lambda data: True)
-    monkeypatch.setattr("resnet_dist.gpus.device_of", lambda gpu: GPU)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
     with pretended_cuda.pretended_cuda():
         yield
@@ -61,56 +44,12 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def process() -> Iterator[GpuProcess]:
     """The process of the GPU, without Ray."""
-    found = GpuProcess(launch._train_beside, 1, "7")
-    yield found
-    found._settings.close()
-
-
-def job(into: Path, open_storage: Any = None, **settings: Any) -> Job:
-    config = small_config(**{"run__epochs": 3, "schedule__milestones": []} | settings)
-    return Job(config, "e", "name", open_storage or functools.partial(LocalStorage, into), side_by_side=6)
-
-
-def alone(into: Path, **settings: Any) -> None:
-    launch._train_recorded(job(into, **settings), Workers(0, 1, GPU))
-
-
-async def heard(process: GpuProcess, work: Job, on_line: Callable[[Any], None] = lambda line: None) -> Any:
-    """Train one run, and return what it failed with."""
-    name = work.keys.trial_id
-    await process.begin(name, ("0", work), os.getpid())
-    while True:
-        kind, what = await process.hear(name)
-        if kind == "answer":
-            return what
-        on_line(what)
-
-
-def together(*runs: Coroutine[Any, Any, Any]) -> list[Any]:
-    async def all_of_them() -> list[Any]:
-        return await asyncio.gather(*runs)
-
-    return asyncio.run(all_of_them())
-
-
-def numbers(storage: Path, **settings: Any) -> Any:
-    """All of a finished run but its times."""
-    folder = storage / job(storage, **settings).keys.prefix
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    weights = torch.load(folder / "model.pt", map_location="cpu", weights_only=True)["network"]
-    assert (folder / "result.json").exists()
-    return (
-        [{key: value for key, value in line.items() if "second" not in key} for line in lines],
-        {name: tensor.numpy().tobytes() for name, tensor in weights.items()},
-    )
+    with gpu_process() as found:
+        yield found
 
 
 def test_unlike_runs_have_the_bits_that_each_has_alone(process: GpuProcess, tmp_path: Path) -> None:
-    answers = together(*(heard(process, job(tmp_path / "beside", **each)) for each in NEIGHBOURS.values()))
-    assert answers == [None] * len(NEIGHBOURS)
-    for name, settings in NEIGHBOURS.items():
-        alone(tmp_path / "alone", **settings)
-        assert numbers(tmp_path / "beside", **settings) == numbers(tmp_path / "alone", **settings), name
+    assert_bits_of_each_alone(process, tmp_path)
     record = json.loads((tmp_path / "beside" / job(tmp_path).keys.provenance).read_text())
     assert record["side_by_side"] == record["attempts"][0]["side_by_side"] == 6
     assert record["cudnn_deterministic"] and not record["cudnn_benchmark"]

@@ -74,7 +74,7 @@ def plan_grid(
     """
     opened, changed, what = open_storage(storage), dict(settings or {}), asked(experiment)
     if not measure:
-        return make_plan(what, opened, seeds, epochs, changed)
+        return make_plan(what, opened, seeds, epochs, changed, side_by_side=side_by_side)
     from tune_jobs.grid.calibration import calibrating
 
     loaded = load_experiment(what, changed, epochs)
@@ -120,7 +120,7 @@ def run_grid(
     name = load_experiment(what, settings, epochs).name
     with lease(opened, name, on_wait=say):
         flush_before_launch(opened, say)
-        planned = make_plan(what, opened, seeds, epochs, dict(settings or {}))
+        planned = make_plan(what, opened, seeds, epochs, dict(settings or {}), side_by_side=side_by_side)
         started = _launch(planned, opened, retry_failed, scheduler, epochs, side_by_side, observer, say)
         report = write_report(opened, name)
         results = Results.of(report.summary.results)
@@ -182,8 +182,10 @@ def _launch(
             put_initial_state(config, storage, storage)
         on_gpus = [config for config in configs if resources.uses_gpu(config.run.device)]
         packing = choose(on_gpus, resources.workers(use_gpu=True), resources.gpu_memory, side_by_side)
-        if packing.count > 1:
+        if any(packing.of(config) > 1 for config in on_gpus):
             say(f"{packing.count} trials side by side on each GPU: {packing.why}")
+        elif packing.is_asked and packing.count > 1:
+            say("no trials side by side: none of them is on a GPU with updates that are captured")
         with watched(name, {trial.trial_id for trial in trials}, say):
             run_trials(trials, name, storage.uri, resources, observer, scheduler, packing.of)
     return tuple(trial.trial_id for trial in trials)

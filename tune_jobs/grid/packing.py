@@ -29,6 +29,10 @@ KEPT = 3 * 4
 """Bytes for each output of a convolution, at most, that the forward pass keeps: three values in float32."""
 
 
+MOST = 32
+"""Streams that PyTorch has on a GPU: one more run would share the stream of another."""
+
+
 @dataclass(frozen=True)
 class Packing:
     """How many trials are to share each GPU, of those that gain by it."""
@@ -73,6 +77,12 @@ def choose(runs: Sequence[TrainingConfig], gpus: int, memory: int, asked: int | 
     return Packing(
         count, gain, f"{gain:.3g} × the trials an hour, measured on an {MEASURED_ON}, 20 layers in bfloat16; {takes}"
     )
+
+
+def require_streams(asked: int | None) -> None:
+    """Refuse a number of runs on one GPU for which it has no streams."""
+    if asked is not None and not 1 <= asked <= MOST:
+        raise UserError(f"side_by_side: {asked} is not allowed; it must be from 1 to {MOST}")
 
 
 def gain_of(count: int) -> float:

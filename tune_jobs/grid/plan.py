@@ -20,7 +20,7 @@ from tune_jobs.grid.custom_code import bind_experiment
 from tune_jobs.grid.data_sizes import VIEWS, image_memory, test_images, train_images
 from tune_jobs.grid.experiment import Experiment, Trial, keep_names, load_experiment, on_known_images, trials
 from tune_jobs.grid.initial_state import bind_experiment_state
-from tune_jobs.grid.packing import Packing, choose
+from tune_jobs.grid.packing import Packing, choose, require_streams
 from tune_jobs.grid.reuse import finished_elsewhere
 from tune_jobs.results.experiment_record import read_record, refuse_other_record
 from tune_jobs.results.html_table import html_table
@@ -273,6 +273,7 @@ def make_plan(
     Loads the data, if it is not cached, to know its size. `calibration` gives what an update costs, and of which GPUs;
     `side_by_side`: trials that share one, if that is not to be chosen.
     """
+    require_streams(side_by_side)
     experiment = bind_experiment(load_experiment(what, overrides, epochs), what)
     sources = {cell.config.data.source for table in experiment.tables for cell in table.cells}
     by_content = {source for source in sources if replace(TrainingConfig().data, source=source).identified_by_content}

@@ -1,12 +1,15 @@
 """How many trials share a GPU."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from resnet_dist.configuration.training import TrainingConfig
+from resnet_dist.errors import UserError
 from resnet_dist.networks.construction import make_network, parameter_count
 from tests.small_runs import small_dataset
+from tune_jobs.actions.grid import plan_grid, run_grid
 from tune_jobs.grid.calibration import _activations
 from tune_jobs.grid.data_sizes import image_memory
 from tune_jobs.grid.packing import CONTEXT_MEMORY, RUN_MEMORY, Packing, choose, gain_of, run_memory
@@ -82,6 +85,16 @@ def test_what_was_not_measured_has_one_to_itself_unless_somebody_asks(settings: 
     asked = choose(runs(8, **settings), 1, H100, asked=3)
     assert asked.of(of(**settings)) == 3 and asked.slowed(of(**settings)) == pytest.approx(3 / gain_of(3))
     assert choose(runs(8), 1, H100, asked=1).of(of()) == 1
+
+
+@pytest.mark.parametrize("asked", [0, 33])
+def test_more_than_there_are_streams_are_refused_in_a_line(asked: int, tmp_path: Path) -> None:
+    says = f"^side_by_side: {asked} is not allowed; it must be from 1 to 32$"
+    with pytest.raises(UserError, match=says):
+        plan_grid("demo", tmp_path, side_by_side=asked, measure=False)
+    with pytest.raises(UserError, match=says):
+        run_grid("demo", tmp_path / "results", side_by_side=asked, say=print)
+    assert not list(tmp_path.rglob("experiment.json"))
 
 
 def test_a_choice_says_why() -> None:
