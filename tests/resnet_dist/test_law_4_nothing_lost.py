@@ -239,6 +239,7 @@ def go_on_spooled(root: Path, spool: Path) -> Outcome:
 def fall_behind(root: Path, writes: int) -> list[Behind]:
     """A run whose storage hangs after so many writes: its states before each further one."""
     storage = Elsewhere(root / "live")
+    storage.root.mkdir(parents=True)  # to be copied before there is anything in it
     hangs = threading.Event()
 
     def hang(change: str) -> None:
