@@ -114,7 +114,7 @@ def s3_proxy(endpoint: str, certificate: Path | None = None) -> Iterator[S3Proxy
             context.load_cert_chain(certificate)
             # Without a handshake at once, which would be the accepting thread's, one client could hold up all others.
             server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         proxy.url = f"{'http' if certificate is None else 'https'}://127.0.0.1:{server.server_port}"
         try:
             yield proxy

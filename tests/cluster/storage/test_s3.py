@@ -245,7 +245,7 @@ class Faulty(BaseHTTPRequestHandler):
 def faulty(s3_environment: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Faulty]]:
     handler = type("Handler", (Faulty,), {"bad_answers": [], "stored": {}, "requests": []})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
         yield handler
         server.shutdown()

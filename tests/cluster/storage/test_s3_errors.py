@@ -25,6 +25,8 @@ def answering(s3_environment: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     given = [(500, "")]
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # which says that it waits for what is to be written
+
         def log_message(self, format: str, *args: object) -> None:
             pass
 
@@ -46,7 +48,7 @@ def answering(s3_environment: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[
             self.do_GET()
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
         yield lambda status, body: given.__setitem__(0, (status, body))
         server.shutdown()
