@@ -35,6 +35,7 @@ epochs = 15
 checkpoint_epochs = 1
 device = "cpu"
 exact = true
+virtual_shards = 2
 """
 SECONDS = 5
 """After which a worker is held to be hung."""
