@@ -100,8 +100,9 @@ def check_nodes(storage: Storage, parts: Mapping[str, Part], nodes: Sequence[Map
     key = f".check-{secrets.token_hex(8)}"
     storage.put(key, b"a launch looks whether every node sees this")
     try:
-        # The process ends with the task, and with it what it holds of the GPUs.
-        ask = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(report_of_this_node)
+        # With GPUs the process ends with the task, and with it what it holds of them; else a trial may go on in it.
+        calls = 1 if any(part.gpus for part in parts.values()) else 0
+        ask = ray.remote(num_cpus=0, max_retries=0, max_calls=calls)(report_of_this_node)
         asked = {
             ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
                 storage.uri, key, parts[node["NodeID"]]

@@ -123,15 +123,10 @@ def another_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("another_cluster")
-@pytest.mark.parametrize("command", ["grid", "train"])
-def test_more_workers_than_processors_is_one_line_and_nothing_is_written(command: str, tmp_path: Path) -> None:
-    storage = tmp_path / "results"
-    if command == "grid":
-        experiment = tmp_path / "small.toml"
-        experiment.write_text((EXPERIMENT % {"epochs": 1}).replace('"run.workers" = 2', '"run.workers" = 4096'))
-        process = start(experiment, storage)
-    else:
-        process = launch("train", "--storage", str(storage), "--workers", "4096")
+def test_more_workers_than_processors_is_one_line_and_nothing_is_written(tmp_path: Path) -> None:
+    storage, experiment = tmp_path / "results", tmp_path / "small.toml"
+    experiment.write_text((EXPERIMENT % {"epochs": 1}).replace('"run.workers" = 2', '"run.workers" = 4096'))
+    process = start(experiment, storage)
     _, err = process.communicate()
     assert process.returncode == 1
     (line,) = err.splitlines()

@@ -92,16 +92,28 @@ def test_a_trial_that_another_launch_is_at_is_refused_and_left_alone(
     assert [item.key.split("/")[1] for item in storage.list("train/")] == [".lease"]
 
 
-def test_whether_there_are_gpus_for_several_workers_is_the_clusters_to_say(
-    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("device", "said"),
+    [
+        ("cuda", "2 workers need 2 GPUs and the cluster has none"),
+        ("cpu", "2 workers need 2 CPUs and the cluster has 1 CPU"),
+    ],
+)
+def test_whether_there_are_places_for_several_workers_is_the_clusters_to_say(
+    device: str,
+    said: str,
+    command: list[str],
+    storage: LocalStorage,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     @contextlib.contextmanager
     def connected() -> Iterator[Resources]:
-        yield Resources(cpus=2, gpus=0, nodes=1)
+        yield Resources(cpus=1, gpus=0, nodes=1)
 
     monkeypatch.setattr("cluster.ray_cluster.connection.connected", connected)
-    line = error_of([*command, "--workers", "2", "--device", "cuda"], capsys)
-    assert "2 workers need 2 GPUs and the cluster has none" in line
+    assert said in error_of([*command, "--workers", "2", "--device", device], capsys)
+    assert not [item.key for item in storage.list("") if "/.lease/" not in item.key]
 
 
 def failed(error: Exception) -> Exception:
