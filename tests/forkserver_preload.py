@@ -6,6 +6,7 @@ from resnet_dist.records.git_state import running_source
 
 for name in (
     "torch.distributed",
+    "torchvision",  # crops images from shards
     "torch.nn.parallel",
     "torch.utils.tensorboard.summary",
     "tensorboard.compat.proto.event_pb2",

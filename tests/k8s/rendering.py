@@ -18,7 +18,7 @@ OVERLAYS = sorted(path.name for path in (ROOT / "k8s" / "overlays").iterdir())
 Document = dict[str, Any]
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.CSafeLoader):
     """Refuses a key that is given twice, as the API server does."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
