@@ -26,19 +26,21 @@ settings.load_profile("busy")
 
 
 LONGEST = (
-    "integration/test_local_cluster.py",
     "integration/test_several_hosts.py",
+    "integration/test_local_cluster.py",
     "resnet_dist/test_law_2_interruption.py",
-    "integration/test_failing_storage.py",
     "integration/test_mixed_cluster.py",
+    "integration/test_hung_worker.py",
     "resnet_dist/networks/test_batch_norm.py",
     "integration/test_watched_grid.py",
-    "integration/test_hung_worker.py",
     "integration/test_grid.py",
     "integration/test_law_3_killed_grid.py",
     "integration/test_searching_grid.py",
+    "cluster/tensorboard/test_serve.py",
+    "test_notebook.py",
+    "integration/test_failing_storage.py",
 )
-"""Files that take minutes, the longest first. The third and the sixth, which one process of three has, start no Ray."""
+"""Files that take longest, in that order. The third and the sixth, which one process of three has, start no Ray."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
