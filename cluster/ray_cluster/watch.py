@@ -131,8 +131,9 @@ class Watch:
         limit = max(self._patience.get(trial, self.seconds), PAUSES * self._longest.get(trial, 0.0))
         if any(sign.ended for sign in found):
             return  # Ray knows, and starts the others again
-        begun = [sign for sign in found if sign.first_step and sign.attempt not in self._ended]
-        silent = [sign for sign in begun if now - self._beaten[trial, sign.rank] > limit]
+        known = [sign for sign in found if sign.attempt not in self._ended]
+        silent = [sign for sign in known if now - self._beaten[trial, sign.rank] > limit]
+        begun = [sign for sign in known if sign.first_step]  # before that images may be decoded
         stands_still = bool(begun) and trial in self._stepped and now - self._stepped[trial] > limit
         for sign in silent or (begun if stands_still else ()):
             if self.end(sign):

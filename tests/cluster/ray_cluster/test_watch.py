@@ -163,6 +163,17 @@ def test_evaluations_that_take_long_and_preparations_before_the_first_step_are_w
     assert not group.said
 
 
+def test_a_worker_that_is_stopped_before_its_first_step_is_ended() -> None:
+    group = Group()
+    group.look()
+    while group.now < SECONDS:
+        group.look(stopped=[1])
+    assert not group.ended
+    for _ in range(3):
+        group.look(stopped=[1])
+    assert group.ended == [1]
+
+
 def test_a_trial_that_was_ended_has_twice_as_long_the_next_time() -> None:
     group = Group(1)  # whose first evaluation takes longer than that
     for attempt, limit in enumerate((SECONDS, 2 * SECONDS, 4 * SECONDS)):
