@@ -44,7 +44,13 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes minutes comes first, so that the processes that share the tests end at about the same time."""
+    """What takes minutes comes first, so that the processes that share the tests end at about the same time.
+
+    What asks the S3 server is an integration test.
+    """
+    for item in items:
+        if "s3_endpoint" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.integration)
     places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
 
