@@ -53,7 +53,9 @@ def stub(reports: int, slots: int, started: str) -> Callable[..., None]:
     is free and ends the one that starts for it, so that trials of no length would have it start one after another.
     """
 
-    def train(config: dict[str, Any], jobs: dict[str, Any], ray_storage: dict[str, Any], use_gpu: bool) -> None:
+    def train(
+        config: dict[str, Any], jobs: dict[str, Any], ray_storage: dict[str, Any], use_gpu: bool, processes: Any = None
+    ) -> None:
         from ray import tune
 
         assert jobs[config["trial_id"]]

@@ -4,6 +4,7 @@ import ctypes
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from resnet_dist.data.dataset import Dataset
 
@@ -22,15 +23,25 @@ def kept_memory(dataset: object) -> Iterator[None]:
     needs it: on a CPU a tenth of a step. Only where all images are held: those that are decoded during a run leave gaps
     of every size, and its memory grew without end. Other C libraries are left as they are.
     """
-    library = ctypes.CDLL(None) if sys.platform == "linux" and isinstance(dataset, Dataset) else None
-    if not hasattr(library, "mallopt"):
+    library = _glibc() if isinstance(dataset, Dataset) else None
+    if library is None:
         yield
         return
-    assert library is not None
-    library.malloc_trim(0)  # what decoding left
+    give_back()  # what decoding left
     library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     library.mallopt(M_MMAP_THRESHOLD, LARGE)
     try:
         yield
     finally:
+        give_back()
+
+
+def give_back() -> None:
+    """Give back what is free: before and after something else than steps, whose tensors do not fit the gaps."""
+    if library := _glibc():
         library.malloc_trim(0)
+
+
+def _glibc() -> Any:
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return library if hasattr(library, "mallopt") else None

@@ -19,6 +19,7 @@ from resnet_dist.training.captured import CapturedUpdates, can_be_captured
 from resnet_dist.training.evaluation import Evaluation, ImageSet
 from resnet_dist.training.exact import tree_sum
 from resnet_dist.training.gradients import Loss, make_gradients
+from resnet_dist.training.memory import give_back
 from resnet_dist.training.update import Update, make_stepper
 from resnet_dist.workers import Workers
 
@@ -141,7 +142,9 @@ class Training:
 
     def _evaluate(self, images: ImageSet, name: str, epoch: int) -> Evaluation:
         """Evaluate a set. What is found is a sum over all workers, so that all of them raise the `DivergedError`."""
+        give_back()
         found = images.evaluate(self.evaluated, self.autocast())
+        give_back()
         if not math.isfinite(found.loss):
             raise _diverged(f"the {name} loss is {found.loss}", epoch)
         if not found.finite:

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from contextlib import closing
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from resnet_dist.networks.cifar import ResidualNetwork
 from resnet_dist.training.state import Training
 from resnet_dist.workers import alone
 from tests.small_runs import small_config, small_dataset
+from tune_jobs.grid import run
 
 CPU = torch.device("cpu")
 DATASET = small_dataset()
@@ -223,6 +225,10 @@ def test_trial_cost_is_the_time_of_a_slot_less_the_training() -> None:
     first = [Finished(30.0 + 2 * turn, 1.7) for turn in range(5)]
     second = [Finished(30.5 + 2 * turn, 1.7) for turn in range(5)]
     assert trial_overhead.costs(second + first, slots=2) == pytest.approx([0.3] * 4)
+
+
+def test_what_stands_for_a_trial_takes_what_a_trial_is_given() -> None:
+    assert signature(launcher.stub(1, 1, "")).parameters.keys() == signature(run._train_trial).parameters.keys()
 
 
 def test_a_launchers_growth_is_that_of_its_pace_once_all_slots_are_busy() -> None:

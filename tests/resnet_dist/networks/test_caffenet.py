@@ -140,6 +140,6 @@ def test_caffes_normalisation_over_channels_is_torchs() -> None:
     network = network_of(67, 5, width=6, fully_connected=8, local_response_norm=True)
     plain = network_of(67, 5, width=6, fully_connected=8)
     plain.load_state_dict(network.state_dict())
-    images = torch.rand(2, 3, 67, 67)
+    images = 100 * torch.rand(2, 3, 67, 67)  # squares that count beside 1
     assert isinstance(network.response_norm, nn.LocalResponseNorm)
     assert not torch.equal(network(images), plain(images))
