@@ -18,6 +18,7 @@ from tune_jobs.commands.options import SHORTHANDS, Parser, add_settings, positiv
 from tune_jobs.commands.output import print_json
 from tune_jobs.commands.terminal import Terminal, make_console
 from tune_jobs.grid.experiment import Trial
+from tune_jobs.grid.machines import constants
 from tune_jobs.grid.plan import Plan, PlannedCell
 
 MANY = 60
@@ -226,13 +227,13 @@ def print_plan(planned: Plan, console: Console) -> None:
 
 def _expected(planned: Plan, memory: int) -> Iterator[str]:
     """How long it will take here, and with twice as many workers."""
-    hours, work = planned.hours_with(planned.slots), planned.hours
+    hours, work, start = planned.hours_with(planned.slots), planned.hours, constants()["times"]
     assert hours is not None and work is not None
     yield (
         f"Expected: {in_words(3600 * hours)} with {counted(planned.slots, 'worker')} at a time on {planned.machine}, "
         f"up to {_memory(memory)} of memory each ({_hours(hours)} hours, {_hours(work)} worker-hours; step times "
-        "measured, several workers taken to share the work evenly; Ray takes some 10 s to start beyond that, and a "
-        "group of workers some 20 s)"
+        "measured, several workers taken to share the work evenly; to start, Ray takes some "
+        f"{start['ray']:g} s beyond that, and a group of workers some {start['group']:g} s)"
     )
     if planned.packing.why:
         yield f"Side by side on each GPU: {planned.packing.count} ({planned.packing.why})"

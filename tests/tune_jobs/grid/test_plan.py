@@ -21,6 +21,7 @@ from tune_jobs.actions.grid import plan_grid
 from tune_jobs.command_line import main
 from tune_jobs.grid import calibration
 from tune_jobs.grid.calibration import Calibration, Cost, measure
+from tune_jobs.grid.machines import constants
 from tune_jobs.grid.packing import gain_of
 from tune_jobs.grid.plan import make_plan
 
@@ -195,6 +196,7 @@ def test_a_plan_shows_cells_shared_trials_and_storage(
     cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calibration, "measure", lambda config: Cost(0.5, 2**30, 2**20))
+    monkeypatch.setitem(constants()["times"], "group", 7.5)
     assert main(["grid", "plan", "study-shallow", "--storage", str(tmp_path), "--epochs", "20"]) == 0
     out = capsys.readouterr().out
     assert (
@@ -206,6 +208,7 @@ def test_a_plan_shows_cells_shared_trials_and_storage(
     assert re.search(
         r"^Expected: [\d.]+ (days|hours) with \d+ workers? at a time on .* step times measured", out, re.MULTILINE
     )
+    assert "a group of workers some 7.5 s)" in out, "as `machines.toml` has it"
     assert re.search(r"^With twice as many, \d+ at a time: [\d.]+ (days|hours)$", out, re.MULTILINE)
 
 
