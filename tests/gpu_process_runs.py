@@ -47,7 +47,7 @@ def gpu_process() -> Iterator[GpuProcess]:
 
 
 def job(into: Path, open_storage: Any = None, **settings: Any) -> Job:
-    config = small_config(**{"run__epochs": 3, "schedule__milestones": []} | settings)
+    config = small_config(**{"run__epochs": 2, "schedule__milestones": []} | settings)
     return Job(config, "e", "name", open_storage or functools.partial(LocalStorage, into), side_by_side=6)
 
 

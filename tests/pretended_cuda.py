@@ -7,6 +7,7 @@ make the host wait for the GPU is recorded. Not pretended: CUDA's own kernels an
 """
 
 import contextlib
+import functools
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -18,7 +19,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import return_and_correct_aliasing
-from torch.utils._pytree import tree_flatten, tree_map
 
 from resnet_dist.training import captured, numerics
 
@@ -70,17 +70,19 @@ class OnGpu(Tensor):
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         kwargs = kwargs or {}
-        tensors = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
+        tensors: list[Tensor] = []
+        held = [_opened(value, tensors) for value in args]
+        named = {name: _opened(value, tensors) for name, value in kwargs.items()}
         gpu = _one_device(func, tensors)
         name = func._schema.name.partition("::")[2]
         if name in WAITING or (name == "index" and any(tensor.dtype == torch.bool for tensor in tensors[1:])):
             WAITS.append(name)
         _refuse(func, name, gpu)
-        out = func(*tree_map(_held, args), **tree_map(_held, kwargs))
+        out = func(*held, **named)
         if func.namespace == "c10d":
             return out
-        wrapped = tree_map(lambda value: OnGpu(value, gpu) if isinstance(value, Tensor) else value, out)
-        return return_and_correct_aliasing(func, args, kwargs, wrapped)
+        wrapped = _wrapped(out, gpu)
+        return return_and_correct_aliasing(func, args, kwargs, wrapped) if _gives_an_argument(func) else wrapped
 
 
 WAITS: list[str] = []
@@ -91,6 +93,26 @@ _CURRENT = threading.local()
 
 def _held(value: Any) -> Any:
     return value.held if isinstance(value, OnGpu) else value
+
+
+def _opened(value: Any, tensors: list[Tensor]) -> Any:
+    """The same on the CPU; its tensors are added to those. Written out: PyTorch's trees of values take half a test."""
+    if isinstance(value, Tensor):
+        tensors.append(value)
+        return _held(value)
+    return type(value)([_opened(one, tensors) for one in value]) if isinstance(value, list | tuple) else value
+
+
+def _wrapped(value: Any, gpu: torch.device) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)([_wrapped(one, gpu) for one in value])
+    return OnGpu(value, gpu) if isinstance(value, Tensor) else value
+
+
+@functools.cache
+def _gives_an_argument(func: Any) -> bool:
+    """Whether what it returns may be an argument, or a view of one."""
+    return any(value.alias_info is not None for value in func._schema.returns)
 
 
 def _one_device(func: Any, tensors: list[Tensor]) -> torch.device:
@@ -113,6 +135,7 @@ def _refuse(func: Any, name: str, gpu: torch.device) -> None:
         raise RuntimeError(f"{func} does not give the same bits again on CUDA")
 
 
+@functools.cache
 def has_cuda_kernel(operation: str) -> bool:
     """Whether an operation has a kernel on CUDA, of its own or composed of others."""
     return bool(torch._C._dispatch_has_computed_kernel_for_dispatch_key(operation, "CUDA"))

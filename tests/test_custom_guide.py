@@ -98,6 +98,7 @@ assert norms.convert is convert
 """What an earlier guide taught: such code is stored with trials, and is run again by `reproduce` and `evaluate`."""
 
 
+@pytest.mark.integration
 def test_jobs_carry_their_code_to_a_process_that_has_no_such_file(
     folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

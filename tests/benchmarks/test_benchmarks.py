@@ -140,6 +140,7 @@ def test_opponent_trains_with_loader_processes_and_ends_them() -> None:
     assert torch.multiprocessing.active_children() == []
 
 
+@pytest.mark.integration
 def test_every_contender_is_measured_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(end_to_end, "SLICE_SECONDS", {"cpu": 0.001})
     monkeypatch.setattr(end_to_end, "precisions", lambda device: ("float32",))
@@ -324,6 +325,6 @@ def test_an_update_that_has_become_slower_fails(
 
 
 def test_the_guard_measures_each_contender_in_every_round() -> None:
-    times = guard.measure(1)
+    times = guard.measure(1, {"network.depth": 8, "data.batch_size": 8})
     assert [len(rounds) for rounds in times.values()] == [1, 1, 1]
     assert min(min(rounds) for rounds in times.values()) > 0

@@ -215,7 +215,7 @@ def test_log_lines_of_neighbours_name_their_own_trials(
         logging.getLogger("resnet_dist").removeHandler(handler)
     for run in runs:
         mine = [line["message"] for line in said if line["trial"] == run.keys.trial_id]
-        assert f"sends {run.keys.provenance}" in mine and len([line for line in mine if "epoch 3" in line]) == 1
+        assert f"sends {run.keys.provenance}" in mine and len([line for line in mine if "epoch 2" in line]) == 1
     assert all(line["trial"] for line in said)
 
 

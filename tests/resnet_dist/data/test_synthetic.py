@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy.linalg import solve
 from torch import nn
 
 from resnet_dist.data.decoded_images import DecodedImages
@@ -69,9 +70,9 @@ def test_it_is_made_in_seconds() -> None:
 
 @pytest.mark.usefixtures("one_thread")
 def test_a_linear_classifier_fails_and_a_small_network_does_not(images: DecodedImages) -> None:
-    # The linear classifier is given 5,000 images and its best penalty, the network 2,000 images three times.
-    # They reach 0.83 and 0.32; guessing, 0.9.
-    linear = ridge_error(images, 5_000, (1e2, 1e3, 1e4))
+    # The linear classifier is given 3,000 images and its best penalty, the network 2,000 images three times.
+    # They reach 0.78 and 0.32; guessing, 0.9.
+    linear = ridge_error(images, 3_000, (1e2, 1e3, 1e4))
     network = network_error(images, train=2_000, epochs=3)
     assert linear >= 0.7
     assert 0.02 < network < 0.45
@@ -104,7 +105,7 @@ def ridge_error(images: DecodedImages, train: int, penalties: tuple[float, ...])
     gram, target = inputs.T @ inputs, inputs.T @ np.eye(10, dtype=np.float32)[images.train_labels[:train]]
     errors = []
     for penalty in penalties:
-        weights = np.linalg.solve(gram + penalty * np.eye(len(gram), dtype=np.float32), target)
+        weights = solve(gram + penalty * np.eye(len(gram), dtype=np.float32), target, assume_a="pos")
         errors.append(float(((test @ weights).argmax(1) != images.test_labels).mean()))
     return min(errors)
 

@@ -49,7 +49,7 @@ def test_an_epoch_takes_two_requests_and_its_checkpoint_four(
 def test_what_a_plan_expects_is_what_a_run_asks_for(
     checkpoint_epochs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = config_of(24, run__checkpoint_epochs=checkpoint_epochs, run__summary_steps=1, network__width=16)
+    config = config_of(8, run__checkpoint_epochs=checkpoint_epochs, run__summary_steps=1, network__width=16)
     result = totals(LocalStorage(tmp_path), monkeypatch, config)
     weights = 4 * result["parameters"]
     requests, sent = storage_use.expected(config, result["seconds"], result["steps"], weights, state_copies=2)
