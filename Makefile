@@ -22,7 +22,7 @@ endif
 # Images of containers tend to set it. Each of the many processes of Ray would then compile thousands of files anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo s3 ceph test unit integration lint format mutations bench gpu clean
+.PHONY: help setup demo s3 ceph test unit integration clusters lint format mutations bench gpu clean
 
 help:            ## show this list
 	@grep -hE '^[a-z0-9]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):[^#]*## /\1\t/' | expand -t 14
@@ -36,16 +36,19 @@ s3: .venv/base ## start an S3 server for trying out (Ceph's gateway, installed f
 	@$(BIN)/python -m tests.s3_server --install
 	@$(BIN)/python -m tests.s3_server
 
-test: .venv/test $(filter ceph,$(S3)) ## run all tests (S3=ceph: on Ceph's gateway, installed from Debian if missing)
+test: .venv/test $(filter ceph,$(S3)) ## run the tests (S3=ceph: on Ceph's gateway, installed from Debian if missing)
 	$(PYTEST) $(CROWDED)
-	$(PYTEST) $(SPREAD) $(APART)
+	$(PYTEST) $(SPREAD) $(APART) -m "not clusters"
 
-unit: .venv/test $(filter ceph,$(S3)) ## run the fast tests
+unit: .venv/test $(filter ceph,$(S3)) ## run the fast ones of them
 	$(PYTEST) $(SPREAD) -m "not integration"
 
-integration: .venv/test $(filter ceph,$(S3)) ## run the tests that start Ray, servers and worker processes
+integration: .venv/test $(filter ceph,$(S3)) ## run those of them that start Ray, servers and worker processes
 	$(PYTEST) $(CROWDED) -m integration
-	$(PYTEST) $(SPREAD) $(APART) -m integration
+	$(PYTEST) $(SPREAD) $(APART) -m "integration and not clusters"
+
+clusters: .venv/test ## run the other tests, on Ray clusters of several nodes and hosts
+	$(PYTEST) $(SPREAD) -m clusters
 
 lint: .venv/dev  ## check style and types
 	$(BIN)/ruff check .

@@ -40,16 +40,16 @@ LONGEST = (
     "test_notebook.py",
     "integration/test_failing_storage.py",
 )
-"""Files that take longest, in that order. The third and the sixth, which one process of three has, start no Ray."""
+"""Files that take longest, in that order, the two of `make clusters` first. Law 2 and batch norm start no Ray."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes minutes comes first, so that the processes that share the tests end at about the same time.
 
-    What asks the S3 server is an integration test.
+    What asks the S3 server is an integration test, and so is what needs several nodes.
     """
     for item in items:
-        if "s3_endpoint" in getattr(item, "fixturenames", ()):
+        if "s3_endpoint" in getattr(item, "fixturenames", ()) or item.get_closest_marker("clusters"):
             item.add_marker(pytest.mark.integration)
     places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))

@@ -1,6 +1,7 @@
 """What the commands of the Makefile would do, asked of make itself."""
 
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PYTEST = [".venv/bin/python", "-m", "pytest"]
 
 pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
 
@@ -26,6 +28,25 @@ def test_the_tests_install_the_s3_server_only_if_asked_to_and_then_first(target:
     assert install not in make("--dry-run", target).stdout
     before, asked, after = make("--dry-run", target, "S3=ceph").stdout.partition(install)
     assert asked and "pytest" in after and "pytest" not in before
+
+
+def test_each_test_is_one_of_make_test_or_of_make_clusters_and_ci_runs_both() -> None:
+    crowded, others = runs("test")
+    (clusters,) = runs("clusters")
+    files = [word for word in crowded if word.startswith("tests/")]
+    assert files and set(crowded) == {*PYTEST, *files}, "all tests of these files"
+    spread = [*PYTEST, "--numprocesses", "3", "--dist", "loadfile", "--no-loadscope-reorder"]
+    assert others == [*spread, *(f"--ignore={file}" for file in files), "-m", "not clusters"]
+    assert clusters == [*spread, "-m", "clusters"]
+    assert not any("mark.clusters" in (ROOT / file).read_text() for file in files)
+    commands = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert {"make test S3=ceph", "make clusters"} <= {line.partition(" #")[0] for line in commands}
+
+
+def runs(target: str) -> list[list[str]]:
+    """The runs of pytest in what a target would do."""
+    commands = map(shlex.split, make("--dry-run", target).stdout.splitlines())
+    return [words for words in commands if words[:3] == PYTEST]
 
 
 @pytest.mark.parametrize(("asked", "told"), [((), ""), (("S3=ceph",), "ceph"), (("S3=moto",), "moto")])

@@ -17,7 +17,7 @@ from resnet_dist.records.git_state import source_state
 from tests.image_trees import image_tree, write_directory
 from tests.integration.hosts import wait_until
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.clusters, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "clusters.md"

@@ -23,7 +23,7 @@ from tests.image_trees import image_tree, write_directory
 from tests.integration.hosts import REPOSITORY, SCRATCH, wait_until
 from tests.integration.ray_hosts import RAY, STORAGE, RayHosts, ray_hosts
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.clusters, pytest.mark.timeout(1800)]
 
 LOGGER = logging.getLogger(__name__)
 
