@@ -34,7 +34,7 @@ NEIGHBOURS: dict[str, dict[str, Any]] = {
 @contextlib.contextmanager
 def gpu_process() -> Iterator[GpuProcess]:
     """The process of a GPU, which is this one, and small images in it."""
-    dataset = small_dataset(train=58)
+    dataset = small_dataset(train=42)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "_dataset", lambda content: dataset)
         patch.setattr("resnet_dist.data.staged.is_at_hand", lambda data: True)

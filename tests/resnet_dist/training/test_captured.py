@@ -42,7 +42,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "pre-activation": {"network__family": "preactivation", "network__shortcut": "B"},
 }
 DATA: dict[str, Any] = {"run__epochs": 3, "data__batch_size": 6}
-IMAGES = 44
+IMAGES = 26
 
 
 @pytest.fixture(autouse=True)
