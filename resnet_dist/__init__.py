@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from tune_jobs.actions.train import TrainingRun as TrainingRun
     from tune_jobs.actions.train import train as train
 
-__all__ = ["Evaluation", "Model", "TrainingConfig", "TrainingRun", "UserError", "evaluate", "load_model", "train"]
-
 _PLACES = {
     "Evaluation": "tune_jobs.actions.evaluate",
     "Model": "resnet_dist.records.model_file",
@@ -29,6 +27,7 @@ _PLACES = {
     "train": "tune_jobs.actions.train",
 }
 """Where each public name is defined."""
+__all__ = list(_PLACES)
 
 
 def __getattr__(name: str) -> Any:
@@ -39,4 +38,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return [*globals(), *_PLACES]

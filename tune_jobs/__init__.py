@@ -18,19 +18,6 @@ if TYPE_CHECKING:
     from tune_jobs.grid.plan import Plan as Plan
     from tune_jobs.report.write import Report as Report
 
-__all__ = [
-    "Experiment",
-    "GridRun",
-    "Observer",
-    "Plan",
-    "Report",
-    "Results",
-    "plan_grid",
-    "read_results",
-    "run_grid",
-    "write_report",
-]
-
 _PLACES = {
     "Experiment": "tune_jobs.grid.experiment_file",
     "GridRun": "tune_jobs.actions.grid",
@@ -44,6 +31,7 @@ _PLACES = {
     "write_report": "tune_jobs.actions.report",
 }
 """Where each public name is defined."""
+__all__ = list(_PLACES)
 
 
 def __getattr__(name: str) -> Any:
@@ -54,4 +42,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return [*globals(), *_PLACES]
