@@ -59,11 +59,7 @@ class _DeadlyStorage(LocalStorage):
     def __init__(self, root: Path, countdown: _Countdown, remote: bool) -> None:
         super().__init__(root)
         self.countdown = countdown
-        self.remote = remote
-
-    @property
-    def is_remote(self) -> bool:
-        return self.remote
+        self.is_remote = remote
 
     def put(self, key: str, data: bytes) -> None:
         self.countdown.pass_by("before write")

@@ -13,7 +13,7 @@ class UnreliableStorage(LocalStorage):
 
     def __init__(self, root: Path, remote: bool = True) -> None:
         super().__init__(root)
-        self.remote = remote
+        self.is_remote = remote
         self.broken = False
         self.tries = 0
         self.done: list[str] = []
@@ -23,10 +23,6 @@ class UnreliableStorage(LocalStorage):
         self.most_under_way = 0
         self.before: Callable[[str], None] = lambda change: None
         """Called before each write is made."""
-
-    @property
-    def is_remote(self) -> bool:
-        return self.remote
 
     def put(self, key: str, data: bytes) -> None:
         self._do("put", key, lambda: LocalStorage.put(self, key, data))

@@ -25,34 +25,23 @@ class LocalStorage:
     renamed (`put`) or linked (`create`) into place.
     """
 
+    is_remote = False
+    """A write is there when it returns."""
+
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.root = Path(os.path.abspath(recordable(directory, "storage")))  # noqa: PTH100 - keeps symbolic links
-        self.uri = str(self.root)
-        self._counts = StorageCounts()
-
-    @property
-    def counts(self) -> StorageCounts:
+        self.place = self.uri = str(self.root)
+        self.counts = StorageCounts()
         """A request is one operation."""
-        return self._counts
-
-    @property
-    def place(self) -> str:
-        """The directory."""
-        return self.uri
-
-    @property
-    def is_remote(self) -> bool:
-        """No: a write is there when it returns."""
-        return False
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object, replacing an older one. It is on disk when this returns."""
-        self._counts.request("put", len(data))
+        self.counts.request("put", len(data))
         self._write(key, data, os.replace)
 
     def grow(self, key: str, data: bytes) -> None:
         """Write an object that begins with what it held before, in place; replace it if it held something else."""
-        self._counts.request("put", len(data))
+        self.counts.request("put", len(data))
         validate_key(key)
         try:
             with (self.root / key).open("r+b") as file:
@@ -70,7 +59,7 @@ class LocalStorage:
 
     def create(self, key: str, data: bytes) -> bool:
         """Write an object unless one is there already. True if this call wrote it."""
-        self._counts.request("put", len(data))
+        self.counts.request("put", len(data))
 
         def link(temporary: Path, target: Path) -> bool:
             try:
@@ -99,20 +88,20 @@ class LocalStorage:
 
     def _read(self, key: str, read: Callable[[Path], bytes]) -> bytes | None:
         validate_key(key)
-        self._counts.request("get")
+        self.counts.request("get")
         try:
             data = read(self.root / key)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return None
         except OSError as error:
             raise self._error("read", key, error) from error
-        self._counts.received(len(data))
+        self.counts.received(len(data))
         return data
 
     def list(self, prefix: str) -> list[StoredObject]:
         """Every object whose key starts with `prefix`, in key order (that of UTF-8 bytes, as in S3)."""
         validate_prefix(prefix)
-        self._counts.request("list")
+        self.counts.request("list")
         folder, _, start = prefix.rpartition("/")
         found = list(self._walk(f"{folder}/" if folder else "", start))
         return sorted(found, key=lambda item: item.key.encode())
@@ -120,7 +109,7 @@ class LocalStorage:
     def delete(self, key: str) -> None:
         """Remove an object, and the directories that it leaves empty. One that is not there is no error."""
         validate_key(key)
-        self._counts.request("delete")
+        self.counts.request("delete")
         target = self.root / key
         try:
             target.unlink()
@@ -141,7 +130,7 @@ class LocalStorage:
     def folders(self, prefix: str) -> tuple[str, ...]:
         """Names one level below `prefix` (empty, or ending in `/`) that are directories, sorted."""
         validate_prefix(prefix)
-        self._counts.request("list")
+        self.counts.request("list")
         names = (entry.name for entry in self._scan(prefix) if entry.is_dir())
         return tuple(sorted(names, key=str.encode))
 

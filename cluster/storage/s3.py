@@ -70,6 +70,9 @@ class S3Storage:
     had are asked for again for a few seconds only: a run's writes wait on its disk meanwhile, and a user does not.
     """
 
+    is_remote = True
+    counts: StorageCounts
+    """Every HTTP request, under the name that S3 gives the operation."""
     _opened: Sessions | None
 
     def __init__(self, uri: str, timeout: float | None = None) -> None:
@@ -79,19 +82,9 @@ class S3Storage:
         self._open()
 
     @property
-    def counts(self) -> StorageCounts:
-        """Every HTTP request, under the name that S3 gives the operation."""
-        return self._counts
-
-    @property
     def place(self) -> str:
         """The endpoint and the URI: buckets of one name are on many servers."""
         return f"{self.endpoint()} {self.uri}"
-
-    @property
-    def is_remote(self) -> bool:
-        """Yes."""
-        return True
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object, replacing an older one."""
@@ -156,7 +149,7 @@ class S3Storage:
                     chunks.append(chunk)
                     progress(chunk)
                 data = b"".join(chunks)
-                self._counts.received(len(data))
+                self.counts.received(len(data))
                 return data
             except ClientError as error:
                 if part and status_of(error) == 416:
@@ -298,7 +291,7 @@ class S3Storage:
                 if not again or time.monotonic() + pause > began + self.timeout:
                     raise storage_error(error, action, target, self._endpoint) from None
             time.sleep(pause)
-            self._counts.retry()
+            self.counts.retry()
             longest_pause = min(2 * longest_pause, 5.0)
 
     def _ready(self) -> Any:
@@ -345,14 +338,14 @@ class S3Storage:
     def _count(self, event_name: str, request: Any, **_: Any) -> None:
         """Called by boto3 before each HTTP request, those included that it makes again by itself."""
         headers = {name.lower(): str(value) for name, value in request.headers.items()}
-        self._counts.request(event_name.rpartition(".")[2], int(headers.get("content-length", 0)))
+        self.counts.request(event_name.rpartition(".")[2], int(headers.get("content-length", 0)))
         attempt = re.search(r"attempt=(\d+)", headers.get("amz-sdk-request", ""))
         if attempt and int(attempt[1]) > 1:
-            self._counts.retry()
+            self.counts.retry()
 
     def _open(self) -> None:
         self._lock = threading.Lock()
-        self._counts = StorageCounts()
+        self.counts = StorageCounts()
         self._opened = None
         self._clients: dict[int, S3Client] = {}
         self._endpoint = "the configured endpoint"

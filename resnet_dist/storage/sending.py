@@ -19,7 +19,6 @@ from types import TracebackType
 
 from resnet_dist.errors import StorageError, WaitingError
 from resnet_dist.logs import helper_thread
-from resnet_dist.storage.counts import StorageCounts
 from resnet_dist.storage.interface import Storage, StoredObject, TrialKeys
 from resnet_dist.storage.spool import Spool, Write
 from resnet_dist.storage.waiting_files import Kind, digest_of
@@ -49,7 +48,9 @@ class SpooledStorage:
 
     def __init__(self, storage: Storage, experiment: str, trial_id: str, patience: float = LOCK_PATIENCE) -> None:
         self.storage = storage
-        self.uri = storage.uri
+        self.uri, self.place, self.is_remote = storage.uri, storage.place, storage.is_remote
+        self.counts = storage.counts
+        """Those of `storage`, with what waits."""
         self.trouble = ""
         """Why storage cannot be written at the moment; one line, empty if all is well."""
         self.found = self.dropped = 0
@@ -68,21 +69,6 @@ class SpooledStorage:
         except BaseException:
             self._spool.close()
             raise
-
-    @property
-    def counts(self) -> StorageCounts:
-        """Those of `storage`, with what waits."""
-        return self.storage.counts
-
-    @property
-    def place(self) -> str:
-        """As `storage`."""
-        return self.storage.place
-
-    @property
-    def is_remote(self) -> bool:
-        """As `storage`."""
-        return self.storage.is_remote
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object, replacing an older one."""
@@ -181,7 +167,7 @@ class SpooledStorage:
         with self._changed:
             if self._failed is not None:
                 raise self._failed
-            at_once = not self.storage.is_remote and not self._spool.writes
+            at_once = not self.is_remote and not self._spool.writes
         if at_once:
             try:
                 self._send(kind, key, data)

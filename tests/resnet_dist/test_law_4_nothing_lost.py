@@ -219,9 +219,9 @@ class Behind:
 class Elsewhere(UnreliableStorage):
     """Remote storage that is the same one wherever a test has copied it to."""
 
-    @property
-    def place(self) -> str:
-        return "elsewhere"
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.place = "elsewhere"
 
 
 def go_on_spooled(root: Path, spool: Path) -> Outcome:
