@@ -11,13 +11,12 @@ import os
 import platform
 import secrets
 import sys
-import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from resnet_dist.logs import helper_thread
+from resnet_dist.threads import repeated
 
 LOGGER = logging.getLogger(__name__)
 
@@ -66,55 +65,36 @@ def heartbeat(experiment: str, trial: str, name: str, rank: int, size: int) -> I
     import ray
 
     node = ray.get_runtime_context().get_node_id()
-    sign = Sign(trial, name, rank, size, os.getpid(), platform.node(), node, attempt=secrets.token_hex(8))
-    beating = _Heart(store, f"{experiment}/{trial}/{rank}".encode(), sign)
+    key = f"{experiment}/{trial}/{rank}".encode()
+    sign = asdict(Sign(trial, name, rank, size, os.getpid(), platform.node(), node, attempt=secrets.token_hex(8)))
+
+    def put() -> None:
+        store._internal_kv_put(key, json.dumps(sign).encode(), namespace=NAMESPACE)
+
+    def beat() -> None:
+        sign["beat"] += 1
+        put()
+
+    def step_is(step: int) -> None:
+        sign["first_step"] = sign["first_step"] or step
+        sign["step"] = step
+
     try:
-        yield beating.step
-    except BaseException as error:
-        beating.end(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
-        raise
-    else:
-        beating.end("")
-
-
-class _Heart:
-    def __init__(self, store: Any, key: bytes, sign: Sign) -> None:
-        self._store, self._key = store, key
-        self._sign: dict[str, Any] = asdict(sign)
-        self._stop = threading.Event()
-        self._thread = helper_thread(self._beat_on, "heartbeat")
-        self._thread.start()
-
-    def step(self, step: int) -> None:
-        self._sign["first_step"] = self._sign["first_step"] or step
-        self._sign["step"] = step
-
-    def _beat_on(self) -> None:
-        failed = False
-        while True:
-            self._sign["beat"] += 1
-            try:
-                self._store._internal_kv_put(self._key, json.dumps(self._sign).encode(), namespace=NAMESPACE)
-                failed = False
-            except Exception as error:  # the run does not depend on it
-                if not failed:
-                    LOGGER.warning("a sign of life cannot be given, trying again: %r", error)
-                failed = True
-            if self._stop.wait(INTERVAL):
-                return
-
-    def end(self, reason: str) -> None:
-        self._stop.set()
         # A sign under way would come after the last one, and stay: who watches would take it for a worker that hangs.
-        self._thread.join()
-        self._sign["ended"] = reason or "finished"
-        try:
-            if reason:
-                self._store._internal_kv_put(self._key, json.dumps(self._sign).encode(), namespace=NAMESPACE)
-            else:
-                self._store._internal_kv_del(self._key, namespace=NAMESPACE)
-        except Exception as error:
-            LOGGER.warning("the last sign of life cannot be given: %r", error)
+        with repeated(beat, INTERVAL, "heartbeat", "a sign of life cannot be given"):
+            yield step_is
+    except BaseException as error:
+        sign["ended"] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        _say_last(put)
+        raise
+    _say_last(lambda: store._internal_kv_del(key, namespace=NAMESPACE))
+
+
+def _say_last(call: Callable[[], object]) -> None:
+    try:
+        call()
+    except Exception as error:  # the run does not depend on it
+        LOGGER.warning("the last sign of life cannot be given: %r", error)
 
 
 def signs(experiment: str, trials: Collection[str]) -> list[Sign]:

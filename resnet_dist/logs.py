@@ -8,10 +8,9 @@ import json
 import logging
 import os
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar, copy_context
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
@@ -74,15 +73,10 @@ def configure() -> None:
 def about(experiment: str, trial: str, worker: int) -> Iterator[None]:
     """Name the trial and the worker's rank on every line that this thread logs during the block.
 
-    So do the threads that it starts by `helper_thread`.
+    So do the threads that it starts by `threads.helper_thread`.
     """
     before = _about.set({"experiment": experiment, "trial": trial, "worker": worker})
     try:
         yield
     finally:
         _about.reset(before)
-
-
-def helper_thread(target: Callable[[], None], name: str) -> threading.Thread:
-    """A thread whose lines name the trial of the one that makes it. It does not keep the process from ending."""
-    return threading.Thread(target=copy_context().run, args=(target,), name=name, daemon=True)

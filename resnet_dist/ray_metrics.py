@@ -5,20 +5,17 @@ report intervals (20 s), so a thread sets them again and again; a step itself co
 that, gauges of a trial disappear with it, and what Prometheus has to hold grows with the trials that run at a time.
 """
 
-import logging
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from resnet_dist.configuration.training import TrainingConfig
-from resnet_dist.logs import helper_thread
 from resnet_dist.records.recorder import Recorder
 from resnet_dist.storage.sending import SpooledStorage
-
-LOGGER = logging.getLogger(__name__)
+from resnet_dist.threads import repeated
 
 INTERVAL = 5.0
 """Seconds between two reports; Ray collects them every 10."""
@@ -126,33 +123,13 @@ def reported(recorder: Recorder, storage: SpooledStorage, config: TrainingConfig
         yield None
         return
     metrics = TrialMetrics(recorder, storage, config)
-    stop = threading.Event()
-
-    failed = False
-
-    def report() -> None:
-        nonlocal failed
-        try:
-            metrics.report()
-        except Exception as error:  # the run does not depend on it
-            if not failed:
-                LOGGER.warning("the trial's metrics cannot be given to Ray, trying again: %r", error)
-            failed = True
-        else:
-            failed = False
-
-    def again_and_again() -> None:
-        while not stop.wait(INTERVAL):
-            report()
-
-    thread = helper_thread(again_and_again, "ray-metrics")
-    thread.start()
     try:
-        yield metrics
+        # Not at once: the recorder may find that the trial had another name before.
+        with repeated(metrics.report, INTERVAL, "ray-metrics", "the trial's metrics cannot be given to Ray", INTERVAL):
+            yield metrics
     finally:
-        stop.set()
-        thread.join()
-        report()
+        with suppress(Exception):  # the run does not depend on it
+            metrics.report()
 
 
 def _ray_runs() -> bool:

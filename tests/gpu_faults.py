@@ -42,7 +42,7 @@ GPU_FAULTS: tuple[Fault, ...] = (
     fault(
         "lines-of-no-trial",
         "log lines of the threads that a run starts do not say which trial they speak of",
-        "resnet_dist/logs.py",
+        "resnet_dist/threads.py",
         "target=copy_context().run, args=(target,)",
         "target=target",
         SIDE_BY_SIDE,

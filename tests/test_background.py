@@ -23,15 +23,12 @@ from tests.test_imports import PACKAGES, ROOT
 from tests.unreliable_storage import UnreliableStorage
 
 THREADS = {
-    "cluster/ray_cluster/watch.py": 1,
     "cluster/storage/bounded.py": 1,  # what is raised in it is raised again where it is waited for (its own tests)
     "cluster/storage/lease.py": 2,
     "cluster/tensorboard/serve.py": 1,
-    "resnet_dist/heartbeat.py": 1,
-    "resnet_dist/logs.py": 1,  # makes those of others
-    "resnet_dist/ray_metrics.py": 1,
     "resnet_dist/side_by_side.py": 1,  # what a run fails with is its answer (its own tests)
     "resnet_dist/storage/sending.py": 1,
+    "resnet_dist/threads.py": 2,  # one makes those of others, one calls again what has failed
     "resnet_dist/training/custom_checks.py": 1,  # ends a barrier after a while: nothing in it can fail
     "resnet_dist/worker_group.py": 1,  # what ends it is raised where the workers are waited for (its own tests)
 }

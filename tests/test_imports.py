@@ -30,7 +30,7 @@ resnet_dist.custom_code
 resnet_dist.configuration
 resnet_dist.storage
 resnet_dist.workers resnet_dist.gpus resnet_dist.logs resnet_dist.cache_directory resnet_dist.installed_packages
-resnet_dist.credentials resnet_dist.file_kinds
+resnet_dist.credentials resnet_dist.file_kinds resnet_dist.threads
 resnet_dist.paths resnet_dist.environment
 resnet_dist.errors resnet_dist.plurals resnet_dist.nearest_name resnet_dist.durations
 """

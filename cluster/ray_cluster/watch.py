@@ -6,18 +6,15 @@ the time below, by this process's clock; its process is killed, and so writes no
 """
 
 import contextlib
-import logging
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from resnet_dist.environment import seconds_of
 from resnet_dist.heartbeat import Sign, forget, signs
-
-LOGGER = logging.getLogger(__name__)
+from resnet_dist.threads import repeated
 
 VARIABLE = "RESNET_DIST_HANG_SECONDS"
 DEFAULT_SECONDS = 300.0
@@ -35,26 +32,16 @@ def watched(experiment: str, trials: Collection[str], say: Callable[[str], None]
     """Watch the workers of some trials on the connected cluster during the block; `say` is told, a line a time."""
     watch = Watch(seconds_from_environment(), say, end_process)
     forget(experiment, trials)
-    stop = threading.Event()
-    thread = threading.Thread(target=_look_on, args=(experiment, trials, watch, stop), name="watch", daemon=True)
-    thread.start()
-    try:
+    # The end is not waited for: a look may wait for a node.
+    with repeated(
+        lambda: watch.look(signs(experiment, trials)),
+        INTERVAL,
+        "watch",
+        "the workers cannot be watched",
+        first_after=INTERVAL,
+        patience=5.0,
+    ):
         yield
-    finally:
-        stop.set()
-        thread.join(5.0)  # it may wait for a node
-
-
-def _look_on(experiment: str, trials: Collection[str], watch: "Watch", stop: threading.Event) -> None:
-    failed = False
-    while not stop.wait(INTERVAL):
-        try:
-            watch.look(signs(experiment, trials))
-            failed = False
-        except Exception as error:
-            if not failed and not stop.is_set():
-                LOGGER.warning("the workers cannot be watched, trying again: %r", error)
-            failed = True
 
 
 class Watch:
