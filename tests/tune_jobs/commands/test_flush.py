@@ -38,12 +38,10 @@ def test_a_dry_run_names_the_trials_whose_writes_wait_and_makes_none(
 def test_what_is_for_another_server_waits_and_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    class Elsewhere(UnreliableStorage):
-        place = "http://other results"
-
     monkeypatch.setenv("RESNET_DIST_SPOOL", str(tmp_path / "spool"))
-    for trial, kind in (("a" * 16, Elsewhere), ("b" * 16, UnreliableStorage)):
-        storage = kind(tmp_path / "results")
+    for trial, place in (("a" * 16, "http://other results"), ("b" * 16, str(tmp_path / "results"))):
+        storage = UnreliableStorage(tmp_path / "results")
+        storage.place = place
         spooled = SpooledStorage(storage, "grid", trial, patience=0)
         storage.broken = True
         spooled.put("a", b"1")
