@@ -10,14 +10,14 @@ to the end (they happen later than they might), and what is deleted before it we
 storage is away, no more waits here than a trial keeps.
 """
 
-import fcntl
 import hashlib
 import json
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from resnet_dist.cache_directory import cache_directory
 from resnet_dist.errors import StorageError
@@ -68,15 +68,18 @@ class Spool:
         self.directory = home / experiment / trial_id
         self.begun: Write | None = None
         """The write that is under way: it can be brought together with no other."""
-        lock = None
+        self._lock = FileLock(self.directory / _LOCK, patience, thread_local=False)
         try:
-            self._lock = lock = _locked(self.directory, patience)
+            self._lock.acquire(poll_interval=0.05)
             if not (home / _URI).exists():
                 save(home / _URI, json.dumps({"uri": storage.uri, "place": storage.place}).encode())
             self.writes: list[Write] = list(self._load())
+        except Timeout:
+            raise SpoolInUseError(
+                f"trial {trial_id} is being written by another process of this host; wait for its end, or end it"
+            ) from None
         except OSError as error:
-            if lock is not None:
-                os.close(lock)  # else no later attempt of this process could have it
+            self._lock.release()  # else no later attempt of this process could have it
             raise StorageError(
                 f"the spool directory {self.directory} cannot be written ({error.strerror}); "
                 f"set {SPOOL_VARIABLE} to one that can"
@@ -154,7 +157,7 @@ class Spool:
                     directory.rmdir()
                 except OSError:
                     break  # others' spools are in it
-        os.close(self._lock)
+        self._lock.release()
 
     def _postpone_deletions(self) -> None:
         """Move deletions to the end: something before them is not going to be written that was to be there first."""
@@ -200,29 +203,6 @@ def spooled_trials(place: str | None = None) -> Iterator[tuple[str, str, str]]:
         if place in (None, where):
             for trial in sorted(home.glob("*/*/")):
                 yield uri, trial.parent.name, trial.name
-
-
-def _locked(directory: Path, patience: float) -> int:
-    """File descriptor that holds the lock of a directory, which is made if it is not there."""
-    end = time.monotonic() + patience
-    while True:
-        directory.mkdir(parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        except FileNotFoundError:  # the last owner has just removed it
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_ino == (directory / _LOCK).stat().st_ino:
-                return descriptor
-        except (BlockingIOError, FileNotFoundError):
-            pass
-        os.close(descriptor)
-        if time.monotonic() >= end:
-            raise SpoolInUseError(
-                f"trial {directory.name} is being written by another process of this host; wait for its end, or end it"
-            )
-        time.sleep(0.05)
 
 
 def _sync(path: Path) -> None:
