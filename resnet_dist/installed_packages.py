@@ -11,6 +11,14 @@ def is_published(module: str) -> bool:
     return bool(distributions) and not any(map(_is_local, distributions))
 
 
+def version(package: str) -> str | None:
+    """Version of an installed package; None if it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def versions(modules: Iterable[str]) -> dict[str, str]:
     """Version of each package that one of these top-level modules belongs to, by its name."""
     by_module = metadata.packages_distributions()

@@ -14,7 +14,6 @@ import socket
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from resnet_dist.configuration.code import is_custom
 from resnet_dist.configuration.data import DataConfig
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import UserError
+from resnet_dist.installed_packages import version
 from resnet_dist.storage.interface import Storage
 
 PACKAGES = ("ray", "torch", "torchvision", "numpy")
@@ -147,10 +147,10 @@ def faults_of(reports: Sequence[NodeReport], here: dict[str, str], storage_uri: 
     """A line for each thing that is wrong, with the nodes where it is, and what to do."""
     faults: defaultdict[str, list[str]] = defaultdict(list)
     for report in reports:
-        for name, version in here.items():
+        for name, ours in here.items():
             there = report.versions.get(name, "")
-            if _release(there) != _release(version):
-                what = f"{name} {there or 'missing'} is not the {version} of this process"
+            if _release(there) != _release(ours):
+                what = f"{name} {there or 'missing'} is not the {ours} of this process"
                 faults[f"{what}; install one version everywhere"].append(report.node)
         if report.storage_trouble:
             faults[report.storage_trouble].append(report.node)
@@ -195,13 +195,7 @@ def gpu_troubles_here(offered: int) -> list[str]:
 
 def versions_here() -> dict[str, str]:
     """Versions of this process's Python and of the packages on which numbers depend."""
-    found = {"Python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = ""
-    return found
+    return {"Python": platform.python_version(), **{name: version(name) or "" for name in PACKAGES}}
 
 
 def _release(version: str) -> str:

@@ -8,12 +8,12 @@ import json
 import platform
 import re
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from resnet_dist.installed_packages import version
 from resnet_dist.records.git_state import running_source
 from resnet_dist.workers import Workers
 
@@ -38,11 +38,11 @@ def describe(workers: Workers, data_fingerprint: str) -> dict[str, Any]:
         "patch_left_out": list(source.left_out),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": _version("torchvision"),
-        "numpy": _version("numpy"),
+        "torchvision": version("torchvision"),
+        "numpy": version("numpy"),
         "cuda": torch.version.cuda if cuda else None,
         "cudnn": torch.backends.cudnn.version() if cuda else None,
-        "ray": _version("ray"),
+        "ray": version("ray"),
         **machine(workers),
         "workers": workers.size,
         "threads": torch.get_num_threads(),
@@ -76,13 +76,6 @@ def machines(workers: Workers) -> list[dict[str, str]]:
     row = torch.tensor(list(json.dumps(kept).encode()), dtype=torch.int32)
     rows[workers.rank, : len(row)] = row.to(workers.device)
     return [json.loads(bytes(row).rstrip(b"\0")) for row in workers.sum(rows).tolist()]
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _processor() -> str:

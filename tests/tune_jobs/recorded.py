@@ -9,7 +9,8 @@ from cluster.storage.keys import BrowsableStorage
 from cluster.storage.opening import open_storage
 from resnet_dist.records.trial_record import describe_files, encode, encode_metrics
 from resnet_dist.storage.interface import Storage, TrialKeys, experiment_key
-from tune_jobs.grid.experiment import Experiment, Trial, experiment_record, load_experiment, trials
+from tune_jobs.grid.experiment import Trial, experiment_record, load_experiment, trials
+from tune_jobs.grid.experiment_file import Experiment
 
 TWO_ROWS = """
 name = "two-rows"

@@ -7,7 +7,8 @@ from typing import Any
 
 from cluster.storage.opening import Place, open_storage
 from tune_jobs.actions.results import asked
-from tune_jobs.grid.experiment import Experiment, load_experiment
+from tune_jobs.grid.experiment import load_experiment
+from tune_jobs.grid.experiment_file import Experiment
 from tune_jobs.grid.forecast import Cluster, Forecast, forecast
 from tune_jobs.grid.plan import Plan, make_plan
 

@@ -14,7 +14,8 @@ from tune_jobs.actions.flush import flush_before_launch
 from tune_jobs.actions.notebook import grid_observer
 from tune_jobs.actions.results import Results, asked
 from tune_jobs.grid.data_sizes import KNOWN_SIZES
-from tune_jobs.grid.experiment import Experiment, experiment_record, load_experiment
+from tune_jobs.grid.experiment import experiment_record, load_experiment
+from tune_jobs.grid.experiment_file import Experiment
 from tune_jobs.grid.initial_state import begins_from, put_initial_state
 from tune_jobs.grid.observer import Observer, nothing
 from tune_jobs.grid.packing import choose

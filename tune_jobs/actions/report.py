@@ -2,7 +2,7 @@
 
 from cluster.storage.opening import Place, open_storage
 from tune_jobs.actions.results import stored_name
-from tune_jobs.grid.experiment import Experiment
+from tune_jobs.grid.experiment_file import Experiment
 from tune_jobs.report import write
 from tune_jobs.report.statistics import SMALLEST_DIFFERENCE
 from tune_jobs.report.summary import ReportOptions

@@ -12,7 +12,8 @@ from resnet_dist.errors import UserError
 from resnet_dist.nearest_name import suggestion
 from resnet_dist.plurals import counted
 from resnet_dist.storage.interface import experiment_key
-from tune_jobs.grid.experiment import Experiment, load_experiment
+from tune_jobs.grid.experiment import load_experiment
+from tune_jobs.grid.experiment_file import Experiment
 from tune_jobs.results.html_table import html_table
 from tune_jobs.results.tidy_table import Column, Kind, ResultTable, Rows, Value
 from tune_jobs.results.trials import ExperimentResults, read_experiment, tally

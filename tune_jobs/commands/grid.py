@@ -24,7 +24,8 @@ from tune_jobs.commands.plan import MANY, add_grid_settings, add_launch, add_pla
 from tune_jobs.commands.terminal import Terminal, make_console
 from tune_jobs.grid import other_trials
 from tune_jobs.grid.edits import edits
-from tune_jobs.grid.experiment import is_file, registered
+from tune_jobs.grid.experiment import registered
+from tune_jobs.grid.experiment_file import is_file
 from tune_jobs.report.write import Report
 from tune_jobs.results.experiment_record import read_record
 from tune_jobs.results.trials import read_experiment, tally

@@ -13,6 +13,7 @@ from typing import Any
 from cluster.storage.opening import open_storage
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import UserError
+from resnet_dist.installed_packages import version
 from resnet_dist.launch import Job
 from resnet_dist.plurals import counted
 from resnet_dist.storage.interface import TrialKeys
@@ -147,19 +148,12 @@ def instruct(trial: RecordedTrial, into: str | None) -> Instructions:
 
 def _installations(provenance: dict[str, Any]) -> list[str]:
     """The pip command for packages whose recorded version is not the installed one."""
-    from importlib import metadata
-
     wanted = []
     recorded = provenance.get("code", {}).get("packages", {}) | {name: provenance.get(name) for name in PACKAGES}
-    for name, version in recorded.items():
-        if version is None:
-            continue
-        try:
-            here = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            here = ""
+    for name, then in recorded.items():
         # 2.14.1+cu130 and 2.14.1 are one release; where the index keeps which build depends on the machine.
-        if (release := str(version).partition("+")[0]) != here.partition("+")[0]:
+        release = str(then).partition("+")[0]
+        if then is not None and release != (version(name) or "").partition("+")[0]:
             wanted.append(f"{name}=={release}")
     return [shlex.join(["pip", "install", *wanted])] if wanted else []
 

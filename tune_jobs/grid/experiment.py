@@ -3,40 +3,24 @@
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
 from typing import Any
 
 from resnet_dist.configuration.identity import NOT_IDENTITY
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import ConfigurationError
+from resnet_dist.installed_packages import version
 from resnet_dist.plurals import counted
 from resnet_dist.storage.interface import LAYOUT
 from tune_jobs.grid.experiment_file import (
-    Cell,
     Deviation,
     Experiment,
     Table,
-    is_file,
     naming,
     registry,
     require_possible,
     with_configs,
 )
 from tune_jobs.grid.trial_names import settings_identity, trial_names
-
-__all__ = [
-    "Cell",
-    "Deviation",
-    "Experiment",
-    "Table",
-    "Trial",
-    "experiment_record",
-    "is_file",
-    "load_experiment",
-    "registered",
-    "trials",
-    "with_seed",
-]
 
 
 @dataclass(frozen=True)
@@ -224,17 +208,11 @@ def experiment_record(
             for table in experiment.tables
         ],
         "trials": runs,
-        "versions": _versions(),
+        "versions": {
+            "python": platform.python_version(),
+            "resnet_dist": version("resnet-dist"),
+            "torch": version("torch"),
+            "ray": version("ray"),
+        },
         **({} if scheduler == "fifo" else {"scheduler": scheduler}),
     }
-
-
-def _versions() -> dict[str, str | None]:
-    def version(package: str) -> str | None:
-        try:
-            return metadata.version(package)
-        except metadata.PackageNotFoundError:
-            return None
-
-    packages = {"resnet_dist": "resnet-dist", "torch": "torch", "ray": "ray"}
-    return {"python": platform.python_version(), **{key: version(name) for key, name in packages.items()}}

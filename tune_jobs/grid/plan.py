@@ -18,7 +18,8 @@ from resnet_dist.storage.interface import Storage
 from tune_jobs.grid import other_trials, storage_use
 from tune_jobs.grid.custom_code import bind_experiment
 from tune_jobs.grid.data_sizes import VIEWS, image_memory, test_images, train_images
-from tune_jobs.grid.experiment import Experiment, Trial, keep_names, load_experiment, on_known_images, trials
+from tune_jobs.grid.experiment import Trial, keep_names, load_experiment, on_known_images, trials
+from tune_jobs.grid.experiment_file import Experiment
 from tune_jobs.grid.initial_state import bind_experiment_state
 from tune_jobs.grid.packing import Packing, choose, require_streams
 from tune_jobs.grid.reuse import finished_elsewhere
