@@ -8,13 +8,15 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from resnet_dist.errors import UserError
+
+T = TypeVar("T")
 
 FIRST_GPU = torch.device("cuda", 0)
 """The first of the GPUs that are visible to this process."""
@@ -81,6 +83,13 @@ class Workers:
         box = [value]
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
+
+    def all(self, value: T) -> list[T]:
+        """The values of all workers, in order of rank, on every worker."""
+        values = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
 
 
 def take_turns() -> None:

@@ -4,9 +4,7 @@ Nothing here reads the environment's variables, where credentials live.
 """
 
 import hashlib
-import json
 import platform
-import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,6 @@ import torch
 from resnet_dist.installed_packages import version
 from resnet_dist.records.git_state import running_source
 from resnet_dist.workers import Workers
-
-_MACHINE_BYTES = 512
-"""Room for what one worker says of its machine; names are cut to fit."""
 
 
 def now() -> str:
@@ -66,16 +61,8 @@ def machine(workers: Workers) -> dict[str, str]:
 
 
 def machines(workers: Workers) -> list[dict[str, str]]:
-    """`machine` of every worker, in order of rank, on every worker; one collective."""
-    here = machine(workers)
-    if workers.size == 1:
-        return [here]
-    rows = torch.zeros(workers.size, _MACHINE_BYTES, dtype=torch.int32, device=workers.device)
-    # Two names of 100 characters without escapes fit.
-    kept = {name: re.sub(r"[^ !#-\[\]-~]", "?", value)[:100] for name, value in here.items()}
-    row = torch.tensor(list(json.dumps(kept).encode()), dtype=torch.int32)
-    rows[workers.rank, : len(row)] = row.to(workers.device)
-    return [json.loads(bytes(row).rstrip(b"\0")) for row in workers.sum(rows).tolist()]
+    """`machine` of every worker, in order of rank, on every worker; a collective."""
+    return workers.all(machine(workers))
 
 
 def _processor() -> str:
