@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.storage.opening import Place
 from resnet_dist.configuration.code import is_custom
+from resnet_dist.configuration.data import DataConfig
 from resnet_dist.data.splits import look_alike
 from resnet_dist.errors import DataError, UserError
 from tune_jobs.actions.model import model_file
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from resnet_dist.data.streamed_images import StreamedImages
+    from resnet_dist.records.model_file import Model
 
 _MOST_NAMED = 5
 """Classes that a message names at most."""
@@ -160,48 +162,18 @@ def evaluate(
 
     Raises a `UserError` of one line if model and data do not belong together.
     """
-    with model_file(model, storage) as path:
-        return _evaluate(path, str(model), source, test_limit, device, run_code, classes_by_position, test_crops)
-
-
-def _evaluate(
-    weights: Path,
-    shown: str,
-    source: str | None,
-    test_limit: int | None,
-    device: str,
-    run_code: bool,
-    classes_by_position: bool,
-    test_crops: Literal["one", "ten", "scales"] | None,
-) -> Evaluation:
     import torch
 
-    from resnet_dist import custom_code as custom
     from resnet_dist.data.batches import Standardiser
     from resnet_dist.data.dataset import load_test_images, open_dataset
     from resnet_dist.records.model_file import read_model
     from resnet_dist.training.evaluation import ImageSet
     from resnet_dist.workers import alone, on_threads
 
-    workers = alone(device)
-    model = read_model(weights, run_code)
-    data = model.config.data
-    if source is not None and source != data.source:
-        if is_custom(source):  # its module is looked for here, where the command was given
-            custom.install({**custom.installed(), **custom.collect({"--data.source": source}, [Path.cwd()])})
-        resize = "crop" if data.is_streamed else data.resize
-        data = replace(
-            data if model.mean is None else data.images_alone(),
-            source=source,
-            fingerprint="",
-            resize=resize if source.startswith("folder:") else "none",
-            split=0.0,
-            augmentation=data.augmentation if source.startswith("shards:") else "shift",
-            test_crops=data.test_crops if source.startswith("shards:") else "one",
-        )
-    data = replace(data, test_limit=data.test_limit if test_limit is None else test_limit)
-    if test_crops is not None:  # in the whole, which knows whether the network can
-        data = replace(model.config, data=replace(data, test_crops=test_crops)).data
+    shown, workers = str(model), alone(device)
+    with model_file(model, storage) as path:
+        trained = read_model(path, run_code)
+    data = _images_for(trained, source, test_limit, test_crops)
     try:
         tests = load_test_images(data)
     except DataError as error:
@@ -210,10 +182,10 @@ def _evaluate(
         raise DataError(f"{error} ({shown} was trained with it; give other images as its source)") from error
     classes = tests.classes
     # A file without names is matched by position to the data that it was trained with, and to no other unasked.
-    known = model.classes or (classes if data.source == model.config.data.source else ())
-    if len(classes) != model.class_count:
+    known = trained.classes or (classes if data.source == trained.config.data.source else ())
+    if len(classes) != trained.class_count:
         raise UserError(
-            f"{data.source}: has {len(classes)} classes, and {shown} tells {model.class_count} apart"
+            f"{data.source}: has {len(classes)} classes, and {shown} tells {trained.class_count} apart"
             f"{_difference(known, classes)}; give data with the model's classes"
         )
     positions = _positions(known, classes)
@@ -232,19 +204,19 @@ def _evaluate(
             f"the classes of {data.source} are taken to be the model's in their order, whatever their names"
             f"{_difference(known, classes)}"
         )
-    precision = model.config.run.precision
+    precision = trained.config.run.precision
     dtype = torch.float64 if precision == "float64" else torch.float32
-    mean, std = model.mean, model.std
+    mean, std = trained.mean, trained.std
     if mean is None:  # a file of an earlier version, which the training images have to stand in for
         dataset = open_dataset(data)
         mean, std = dataset.mean, dataset.std
     standardise = Standardiser(mean, std, dtype, workers.device)
-    network = model.network.to(workers.device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = trained.network.to(workers.device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     labels = torch.tensor(positions)[tests.labels]
     images = ImageSet(tests.images, labels, standardise, workers, keep_found=True)
     autocast = torch.autocast(workers.device.type, torch.bfloat16, enabled=precision == "bfloat16")
     logits: list[Tensor] = []
-    with on_threads(model.config.run.threads):
+    with on_threads(trained.config.run.threads):
         found = images.evaluate(network, autocast, lambda said: logits.append(said.double().cpu()))
     names = known or classes
     if not found.finite:
@@ -267,6 +239,33 @@ def _evaluate(
         predicted=found.found,
         logits=torch.cat(logits),
     )
+
+
+def _images_for(
+    model: "Model", source: str | None, test_limit: int | None, test_crops: Literal["one", "ten", "scales"] | None
+) -> DataConfig:
+    """The test images that a model was trained with, or those of another source as it takes them."""
+    from resnet_dist import custom_code as custom
+
+    data = model.config.data
+    if source is not None and source != data.source:
+        if is_custom(source):  # its module is looked for here, where the command was given
+            custom.install({**custom.installed(), **custom.collect({"--data.source": source}, [Path.cwd()])})
+        resize = "crop" if data.is_streamed else data.resize
+        data = replace(
+            data if model.mean is None else data.images_alone(),
+            source=source,
+            fingerprint="",
+            resize=resize if source.startswith("folder:") else "none",
+            split=0.0,
+            augmentation=data.augmentation if source.startswith("shards:") else "shift",
+            test_crops=data.test_crops if source.startswith("shards:") else "one",
+        )
+    data = replace(data, test_limit=data.test_limit if test_limit is None else test_limit)
+    if test_crops is None:
+        return data
+    # In the whole, which knows whether the network can.
+    return replace(model.config, data=replace(data, test_crops=test_crops)).data
 
 
 def _by_class(names: tuple[str, ...], labels: Any, predicted: Any) -> dict[str, ClassErrors]:
