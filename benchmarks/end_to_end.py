@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.conventional import ConventionalTrainer
-from benchmarks.targets import Target
+from benchmarks.targets import Target, median_ratio
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.data.dataset import Dataset
 from resnet_dist.networks.cifar import ResidualNetwork
@@ -144,7 +144,7 @@ class Speeds:
         What slows the machine for a while slows both slices of a round. On a machine with three times as many busy
         processes as cores, the standard error of this over 67 rounds was 0.02, that of the ratio of medians 0.08.
         """
-        return statistics.median(a / b for a, b in zip(self.rounds[name], self.rounds[other], strict=True))
+        return median_ratio(self.rounds[name], self.rounds[other])
 
 
 def precisions(device: torch.device) -> tuple[str, ...]:

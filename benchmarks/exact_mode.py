@@ -9,6 +9,7 @@ import statistics
 import sys
 import time
 
+from benchmarks.targets import median_ratio
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import UserError
 from tune_jobs.commands.options import SHORTHANDS, Parser, add_settings, normalise, positive
@@ -42,10 +43,10 @@ def main(arguments: list[str]) -> int:
                 started = time.perf_counter()
                 training.update().sum().item()
                 times[name].append(time.perf_counter() - started)
-    ratios = [e / o for e, o in zip(times["exact"][2:], times["ordinary"][2:], strict=True)]
+    cost = median_ratio(times["exact"][2:], times["ordinary"][2:])
     for name, values in times.items():
         print(f"{name:<9} {statistics.median(values[2:]):.3f} s an update (median of {args.rounds})")
-    print(f"exact mode with {base.run.virtual_shards} virtual shards costs {statistics.median(ratios):.2f} x")
+    print(f"exact mode with {base.run.virtual_shards} virtual shards costs {cost:.2f} x")
     return 0
 
 

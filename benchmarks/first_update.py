@@ -14,38 +14,32 @@ import tempfile
 import time
 from dataclasses import dataclass
 
-from benchmarks.targets import Target
+from benchmarks.process_cost import cost_of
+from benchmarks.targets import Target, print_lines
 from resnet_dist.errors import UserError
 from tune_jobs.commands.options import Parser, positive
 
 SECONDS_TARGET = 2.5
 MEMORY_TARGET = 1200.0
 """MB."""
-# The first process ends at its first update; the second one's epoch is cut off after forty.
+# Ends at the first update.
 RUN = """
 import json, os, sys, time
-started, stop = float(sys.argv[1]), int(sys.argv[2])
+started = float(sys.argv[1])
 from tune_jobs.command_line import main
 from resnet_dist import launch
 inner = launch.run_in_process
-
 def run_in_process(job, **observers):
     from resnet_dist.training.state import Training
-    updates = Training.update
+    first = Training.update
     def update(training):
-        loss = updates(training)
-        if training.step == stop == 1:
-            print(json.dumps([time.time() - started, time.process_time()]), flush=True)
-            os._exit(0)
-        return loss
+        first(training)
+        print(json.dumps([time.time() - started, time.process_time()]), flush=True)
+        os._exit(0)
     Training.update = update
     return inner(job, **observers)
-
 launch.run_in_process = run_in_process
-code = main(sys.argv[3:])
-peak = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(json.dumps([int(peak) * 1024 / 1e6]))
-sys.exit(code)
+sys.exit(main(sys.argv[2:]))
 """
 
 
@@ -60,23 +54,23 @@ class FirstUpdate:
 
 def first_updates(settings: list[str], rounds: int) -> list[FirstUpdate]:
     """Launch as often; the first time, which fills the caches, does not count."""
-    return [FirstUpdate(*_run(1, settings)) for _ in range(rounds + 1)][1:]
+    return [_first_update(settings) for _ in range(rounds + 1)][1:]
 
 
-def peak_memory(settings: list[str]) -> float:
-    """MB of resident memory that a trial of an epoch takes at its most."""
-    (peak,) = _run(0, [*settings, "--epochs", "1", "--data.train_limit", "5120", "--schedule.milestones", ""])
-    return peak
-
-
-def _run(stop: int, settings: list[str]) -> list[float]:
+def _first_update(settings: list[str]) -> FirstUpdate:
     with tempfile.TemporaryDirectory(prefix="resnet-dist-benchmark-") as storage:
-        command = [sys.executable, "-c", RUN, str(time.time()), str(stop), "train", "--storage", storage, "--json"]
+        command = [sys.executable, "-c", RUN, str(time.time()), "train", "--storage", storage, "--json"]
         run = subprocess.run([*command, *settings], capture_output=True, text=True)
     if run.returncode:
         raise UserError(f"train failed: {run.stderr.strip()}")
-    values: list[float] = json.loads(run.stdout.strip().splitlines()[-1])
-    return values
+    return FirstUpdate(*json.loads(run.stdout.strip().splitlines()[-1]))
+
+
+def peak_memory(settings: list[str]) -> float:
+    """MB of resident memory that a trial of an epoch, cut off after forty updates, takes at its most."""
+    short = ["--epochs", "1", "--data.train_limit", "5120", "--schedule.milestones", ""]
+    with tempfile.TemporaryDirectory(prefix="resnet-dist-benchmark-") as storage:
+        return cost_of(["train", "--storage", storage, *settings, *short]).megabytes
 
 
 def targets(times: list[FirstUpdate], memory: float) -> list[Target]:
@@ -95,9 +89,7 @@ def main(arguments: list[str]) -> int:
     args, settings = parser.parse_known_args(arguments)
     times = first_updates(settings, args.rounds)
     print(f"first update: {statistics.median(taken.processor for taken in times):.2f} s of a processor")
-    for target in targets(times, peak_memory(settings)):
-        print(target.line(30))
-    return 0
+    return print_lines(targets(times, peak_memory(settings)))
 
 
 if __name__ == "__main__":

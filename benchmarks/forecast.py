@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.targets import Target
+from benchmarks.targets import Target, print_lines
 from tune_jobs.commands.options import Parser, positive
 from tune_jobs.grid.calibration import EVALUATION_COST
 
@@ -92,9 +92,7 @@ def main(arguments: list[str]) -> int:
         for kind, seconds in (("predicted", predicted), ("simulated with its own training times", simulated)):
             ratio = max(seconds / measured, measured / seconds)
             targets.append(Target(f"{name}, {kind}", RATIO_TARGET, "× time", ratio))
-    for target in targets:
-        print(target.line(52))
-    return 0
+    return print_lines(targets)
 
 
 if __name__ == "__main__":

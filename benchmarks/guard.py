@@ -8,13 +8,12 @@ for little.
 """
 
 import random
-import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from benchmarks.targets import Target
+from benchmarks.targets import Target, median_ratio, print_lines
 from resnet_dist.errors import UserError
 from tune_jobs.commands.options import Parser, positive
 
@@ -66,9 +65,7 @@ def targets(times: dict[str, list[float]]) -> list[Target]:
             f"an update {name}",
             least,
             "×",
-            statistics.median(
-                other / own for own, other in zip(times["ours"], times[name.removeprefix("beside ")], strict=True)
-            ),
+            median_ratio(times[name.removeprefix("beside ")], times["ours"]),
         )
         for name, least in LEAST.items()
     ]
@@ -78,10 +75,7 @@ def main(arguments: list[str]) -> int:
     """Measure, print, and return the exit code."""
     parser = Parser(prog="python -m benchmarks.guard", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=positive, default=15, help="updates of each that count (default: 15)")
-    found = targets(measure(parser.parse_args(arguments).rounds))
-    for target in found:
-        print(target.line(32))
-    return int(any(target.state == "short" for target in found))
+    return print_lines(targets(measure(parser.parse_args(arguments).rounds)))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.targets import Target
+from benchmarks.process_cost import peak_megabytes
+from benchmarks.targets import Target, print_lines
 from tune_jobs.commands.options import Parser, positive
 
 GROWTH_TARGET = 1.3
@@ -96,9 +97,7 @@ def measure(trials: int, slots: int, reports: int = 1) -> Launches:
         run.run_trials(planned, "benchmark", storage, resources, observer)
     assert not failures, failures[0]
     assert len(starts) == trials
-    with Path("/proc/self/status").open() as status:
-        peak = next(line.split()[1] for line in status if line.startswith("VmHWM"))
-    return Launches(starts, int(peak) * 1024 / 1e6)
+    return Launches(starts, peak_megabytes())
 
 
 def targets(launches: Launches, slots: int) -> list[Target]:
@@ -122,9 +121,7 @@ def main(arguments: list[str]) -> int:
         print(f"trials {first:>5} to {first + WINDOW:>5}: {1e3 * launches.pace(first):.0f} ms each")
     gaps = [b - a for a, b in zip(launches.starts, launches.starts[1:], strict=False)]
     print(f"median {1e3 * statistics.median(gaps):.0f} ms, all in {launches.starts[-1] - launches.starts[0]:.0f} s")
-    for target in targets(launches, args.slots):
-        print(target.line(50))
-    return 0
+    return print_lines(targets(launches, args.slots))
 
 
 if __name__ == "__main__":

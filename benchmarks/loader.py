@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.targets import Target
+from benchmarks.targets import Target, print_lines
 from cluster.storage.opening import open_storage
 from resnet_dist.configuration.data import DataConfig
 from resnet_dist.data.batches import Standardiser
@@ -171,10 +171,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=6.0, help="of each in a round")
     args = parser.parse_args()
-    found = measure(args.workers, args.rounds, args.seconds)
-    for target in found:
-        print(target.line())
-    return 1 if any(target.state == "short" for target in found) else 0
+    return print_lines(measure(args.workers, args.rounds, args.seconds))
 
 
 if __name__ == "__main__":

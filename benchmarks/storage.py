@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.finished_trials import EXPERIMENT, write_finished_trials
-from benchmarks.targets import Target
+from benchmarks.targets import Target, median_ratio, print_lines
 from cluster.storage.local import LocalStorage
 from cluster.storage.opening import open_storage
 from cluster.storage.s3 import S3Storage
@@ -97,14 +97,15 @@ def training(uri: str, rounds: int) -> list[Target]:
             job = Job(trial, "training", f"seed-{number}", contenders[name])
             started, worked = time.perf_counter(), time.thread_time()
             run_in_process(job)
-            wall[name].append(time.perf_counter() - started)
-            busy[name].append(time.thread_time() - worked)
+            if number:
+                wall[name].append(time.perf_counter() - started)
+                busy[name].append(time.thread_time() - worked)
     for name in contenders:
-        shown = (statistics.median(wall[name][1:]), statistics.median(busy[name][1:]))
+        shown = (statistics.median(wall[name]), statistics.median(busy[name]))
         print(f"training, records in {name}: {shown[0]:.2f} s, the training thread busy for {shown[1]:.2f} s")
     return [
-        Target("time of training with S3 / with none", 1.01, "× time", _ratio(wall["S3"], wall["nowhere"])),
-        Target("its training thread's busy time", 1.01, "× time", _ratio(busy["S3"], busy["nowhere"])),
+        Target("time of training with S3 / with none", 1.01, "× time", median_ratio(wall["S3"], wall["nowhere"])),
+        Target("its training thread's busy time", 1.01, "× time", median_ratio(busy["S3"], busy["nowhere"])),
     ]
 
 
@@ -151,10 +152,11 @@ def upload(uri: str, rounds: int) -> list[Target]:
                     wait(files, keys, f"{name}-{number}")
                 started = time.perf_counter()
                 contenders[name](files, keys, f"{name}-{number}")
-                seconds[name].append(time.perf_counter() - started)
+                if number:
+                    seconds[name].append(time.perf_counter() - started)
     for name, values in seconds.items():
-        print(f"upload, {name}: {statistics.median(values[1:]):.2f} s")
-    return [Target("upload of results / a sync's", 1.1, "× time", _ratio(seconds["ours"], seconds["sync"]))]
+        print(f"upload, {name}: {statistics.median(values):.2f} s")
+    return [Target("upload of results / a sync's", 1.1, "× time", median_ratio(seconds["ours"], seconds["sync"]))]
 
 
 def _write_records(files: LocalStorage) -> None:
@@ -187,11 +189,6 @@ def report(uri: str, seeds: int) -> list[Target]:
     return [Target(f"reading {count} finished trials", 10.0, "s", statistics.median(seconds() for _ in range(3)))]
 
 
-def _ratio(ours: list[float], theirs: list[float]) -> float:
-    """Median of the ratios of the rounds, without the first."""
-    return statistics.median(a / b for a, b in zip(ours[1:], theirs[1:], strict=True))
-
-
 def main(arguments: list[str]) -> int:
     """Measure, print, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.storage", description=(__doc__ or "").split("\n")[0])
@@ -213,10 +210,7 @@ def main(arguments: list[str]) -> int:
         S3Storage("s3://results").client().create_bucket(Bucket="results")
         for name in args.parts or parts:
             targets += parts[name](f"s3://results/{name}")
-    width = max(len(target.name) for target in targets)
-    for target in targets:
-        print(target.line(width))
-    return 1 if any(target.state == "short" for target in targets) else 0
+    return print_lines(targets)
 
 
 if __name__ == "__main__":

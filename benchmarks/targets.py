@@ -1,5 +1,7 @@
 """A target of speed, what was reached, and the line that says so."""
 
+import statistics
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -49,3 +51,17 @@ class Target:
             "state": self.state,
             "reason": self.reason or None,
         }
+
+
+def print_lines(targets: Iterable[Target]) -> int:
+    """Print a line for each; returns the exit code, 1 if one is short."""
+    targets = list(targets)
+    width = max(len(target.name) for target in targets)
+    for target in targets:
+        print(target.line(width))
+    return int(any(target.state == "short" for target in targets))
+
+
+def median_ratio(some: Sequence[float], others: Sequence[float]) -> float:
+    """Median over the rounds of the ratio within a round: what slows the machine for a while slows both."""
+    return statistics.median(a / b for a, b in zip(some, others, strict=True))

@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmarks.targets import Target
+from benchmarks.targets import Target, median_ratio, print_lines
 from tune_jobs.commands.options import Parser, positive
 
 PLAIN_TARGET = 1.15
@@ -170,11 +170,13 @@ def targets(rounds: dict[str, list[Round]], precisions: tuple[str, ...]) -> list
     """What is to be reached in each precision, as medians of the rounds' ratios."""
     found = []
     for precision in precisions:
-        two, plain, one = (rounds[f"{name} {precision}"] for name in ("two workers", "plain", "one worker"))
-        beside_plain = statistics.median(a.seconds / b.seconds for a, b in zip(two, plain, strict=True))
-        beside_one = statistics.median(b.seconds / a.seconds for a, b in zip(two, one, strict=True))
-        found.append(Target(f"two workers beside plain ones, {precision}", PLAIN_TARGET, "× time", beside_plain))
-        found.append(Target(f"two workers beside one, {precision}", ONE_WORKER_TARGET, "×", beside_one))
+        two, plain, one = (
+            [figure.seconds for figure in rounds[f"{name} {precision}"]]
+            for name in ("two workers", "plain", "one worker")
+        )
+        beside = f"two workers beside plain ones, {precision}"
+        found.append(Target(beside, PLAIN_TARGET, "× time", median_ratio(two, plain)))
+        found.append(Target(f"two workers beside one, {precision}", ONE_WORKER_TARGET, "×", median_ratio(one, two)))
     return found
 
 
@@ -192,9 +194,7 @@ def main(arguments: list[str]) -> int:
         print(
             f"{name:<22} {elapsed:.3f} s an update, {used:.3f} s of a processor (medians of {len(figures)} × {STEPS})"
         )
-    for target in targets(rounds, precisions):
-        print(target.line(40))
-    return 0
+    return print_lines(targets(rounds, precisions))
 
 
 if __name__ == "__main__":

@@ -132,15 +132,8 @@ class Measurement:
         self._collect("milliseconds of a step", measured)
         self._note("epoch", steps.epoch_time(self.config, dataset))
         self._collect("side by side", steps.packed_times(self.config, dataset, self.effort))
-        processes = 2 if self.args.rehearse else 4
-        shared = steps.process_times(self.config, dataset, self.effort, processes)
-        alone_ms = self.found["side by side"]["1 side by side"]["round"]
-        shared["gain"] = processes * alone_ms / shared["round"]
-        self._collect("side by side", [(f"{processes} processes", shared)])
         self._note("conventional", steps.conventional_time(self.config, dataset, self.effort))
         self._note("agreement in float64", steps.agreement(self.config, dataset, 3 if self.args.rehearse else 50))
-        if not self.args.rehearse:  # compiling for a CPU takes minutes
-            self._note("compiled", steps.compiled_times(self.config, dataset, self.effort))
 
     def _training(self) -> bool:
         config = self.config.override({"run.epochs": self.args.epochs})
@@ -161,7 +154,7 @@ class Measurement:
         if not epoch or not packed:
             return 1
         left = self.ends - time.monotonic()
-        rounds = {int(name.split()[0]): figures["round"] for name, figures in packed.items() if "process" not in name}
+        rounds = {int(name.split()[0]): figures["round"] for name, figures in packed.items()}
         one = config.run.epochs * (epoch["training"] + epoch["evaluation"])
         fits = 0
         for seeds in range(1, MOST_SEEDS + 1):

@@ -81,13 +81,8 @@ def study_hours(times: dict[str, Any], gain: float) -> float | None:
 
 
 def _steps(found: dict[str, Any]) -> list[str]:
-    times: dict[str, dict[str, float]] = dict(found.get("milliseconds of a step", {}))
-    if compiled := found.get("compiled"):
-        times["20 layers, blocks compiled"] = {
-            "captured": compiled["compiled and captured"],
-            "seconds to compile": compiled["seconds to compile"],
-        }
-    names = ("captured", "eager", "ceiling", "of the ceiling", "seconds to compile")
+    times: dict[str, dict[str, float]] = found.get("milliseconds of a step", {})
+    names = ("captured", "eager", "ceiling", "of the ceiling")
     rows = [(what, *(f"{values[n]:.3f}" if n in values else "" for n in names)) for what, values in times.items()]
     return _table(("milliseconds of a step", *names), rows)
 

@@ -1,7 +1,6 @@
-"""Times of one update on a GPU: eager, captured, compiled, the ceiling; runs side by side; a whole epoch."""
+"""Times of one update on a GPU: eager, captured, the ceiling; runs side by side; a whole epoch."""
 
 import contextlib
-import multiprocessing
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -36,14 +35,11 @@ class Effort:
 class Run:
     """A run, on a stream of its own, that trains step by step."""
 
-    def __init__(self, config: TrainingConfig, dataset: Dataset, workers: Workers, compiled: bool = False) -> None:
+    def __init__(self, config: TrainingConfig, dataset: Dataset, workers: Workers) -> None:
         self._stack = contextlib.ExitStack()
         self.stream = torch.cuda.Stream() if workers.device.type == "cuda" else None
         with self.current():
             self.training = Training(config, dataset, workers)
-            if compiled:
-                for block in self.training.network.blocks:
-                    block.compile(dynamic=False)
             self.training.start_epoch()
             self.steps(WARM + 1)
 
@@ -80,17 +76,6 @@ def step_times(config: TrainingConfig, dataset: Dataset, effort: Effort) -> Iter
                 workers.device,
             ),
         )
-
-
-def compiled_times(config: TrainingConfig, dataset: Dataset, effort: Effort) -> dict[str, Any]:
-    """The same network with its blocks compiled by Inductor, then captured: milliseconds, and what compiling takes."""
-    workers = alone(config.run.device)
-    with settings_of_run(exact=False):
-        plain = Run(config, dataset, workers)
-        runs: list[Run] = []
-        compiling = seconds(lambda: runs.append(Run(config, dataset, workers, compiled=True)), workers.device)
-        found = in_turns({"captured": plain.steps, "compiled and captured": runs[0].steps}, effort, workers.device)
-    return found | {"seconds to compile": compiling}
 
 
 def in_turns(contenders: dict[str, Callable[[int], None]], effort: Effort, device: torch.device) -> dict[str, float]:
@@ -149,31 +134,6 @@ def packed_times(config: TrainingConfig, dataset: Dataset, effort: Effort) -> It
             milliseconds = in_turns({"round": steps}, effort, workers.device)["round"]
             alone_ms = alone_ms or milliseconds
             yield f"{count} side by side", {"round": milliseconds, "gain": count * alone_ms / milliseconds}
-
-
-def process_times(config: TrainingConfig, dataset: Dataset, effort: Effort, processes: int) -> dict[str, float]:
-    """The same with a process for each run: the GPU goes from one to the next by time slices."""
-    context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(processes)
-    with context.Pool(processes, _join, (barrier,)) as pool:
-        arguments = [(_seeded(config, seed), dataset, effort) for seed in range(processes)]
-        return {"round": statistics.median_low(pool.starmap(_beside_others, arguments, chunksize=1))}
-
-
-_BARRIERS: list[Any] = []
-
-
-def _join(barrier: Any) -> None:
-    _BARRIERS[:] = [barrier]
-
-
-def _beside_others(config: TrainingConfig, dataset: Dataset, effort: Effort) -> float:
-    """Milliseconds of a step while the other processes compute theirs."""
-    workers = alone(config.run.device)
-    with settings_of_run(exact=False):
-        run = Run(config, dataset, workers)
-        _BARRIERS[0].wait()
-        return in_turns({"step": run.steps}, effort, workers.device)["step"]
 
 
 def _seeded(config: TrainingConfig, seed: int) -> TrainingConfig:

@@ -15,6 +15,7 @@ import benchmarks.__main__ as command
 from benchmarks import end_to_end, first_update, guard, launcher, planning, trial_overhead, two_workers
 from benchmarks.conventional import ConventionalTrainer
 from benchmarks.end_to_end import Ceiling, OurTrainer, Speeds
+from benchmarks.process_cost import Cost
 from benchmarks.targets import Target
 from benchmarks.trial_overhead import Finished
 from resnet_dist.errors import UserError
@@ -272,7 +273,7 @@ def test_command_prints_a_line_a_target_and_fails_if_one_is_short(
         monkeypatch.setattr(end_to_end, "precisions", lambda device: ("float32",))
         monkeypatch.setattr(first_update, "first_updates", lambda *_: [first_update.FirstUpdate(2.0, 2.0)])
         monkeypatch.setattr(first_update, "peak_memory", lambda _: 900.0)
-        monkeypatch.setattr(planning, "measure", lambda rounds: {"plan": [planning.Cost(1.0, 50.0)] * rounds})
+        monkeypatch.setattr(planning, "measure", lambda rounds: {"plan": [Cost(1.0, 50.0)] * rounds})
         assert command.main(["--quick"]) == code
         lines = capsys.readouterr().out.splitlines()
         assert len(lines) == 11
