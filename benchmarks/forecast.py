@@ -58,7 +58,7 @@ def measure(name: str, places: int, storage: Path) -> tuple[float, float, float]
     from tune_jobs.actions.grid import run_grid
     from tune_jobs.grid.data_sizes import test_images, train_images
     from tune_jobs.grid.forecast import measured_times
-    from tune_jobs.grid.schedule import Work, simulate
+    from tune_jobs.grid.simulation import Work, simulate
 
     file = storage / "grid.toml"
     file.write_text(RECIPE.format(name=name.replace(" ", "-"), **GRIDS[name]))

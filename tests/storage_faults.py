@@ -22,7 +22,7 @@ STORAGE_FAULTS: tuple[Fault, ...] = (
     fault(
         "damaged-spool-sent",
         "a waiting write that was damaged on disk is sent",
-        "resnet_dist/storage/waiting_files.py",
+        "resnet_dist/storage/spool_files.py",
         'said.get("sha256") != hashlib.sha256(data).hexdigest()',
         "False",
         "tests/resnet_dist/storage/test_spool.py",

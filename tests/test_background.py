@@ -23,7 +23,7 @@ from tests.test_imports import PACKAGES, ROOT
 from tests.unreliable_storage import UnreliableStorage
 
 THREADS = {
-    "cluster/storage/bounded.py": 1,  # what is raised in it is raised again where it is waited for (its own tests)
+    "cluster/storage/time_limit.py": 1,  # what is raised in it is raised again where it is waited for (its own tests)
     "cluster/storage/lease.py": 2,
     "cluster/tensorboard/serve.py": 1,
     "resnet_dist/side_by_side.py": 1,  # what a run fails with is its answer (its own tests)

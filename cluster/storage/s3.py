@@ -19,9 +19,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from cluster.storage.bounded import UnansweredError, bounded
 from cluster.storage.keys import probe, validate_key, validate_prefix
-from cluster.storage.s3_answers import require_answers
 from cluster.storage.s3_endpoint import malformed, require_endpoint
 from cluster.storage.s3_errors import (
     KEYS_REFUSED,
@@ -32,6 +30,8 @@ from cluster.storage.s3_errors import (
     storage_error,
 )
 from cluster.storage.s3_keys import PATIENCE, KeysError, Sessions, current_keys, new_sessions, unanswered
+from cluster.storage.s3_responses import require_answers
+from cluster.storage.time_limit import UnansweredError, bounded
 from resnet_dist.environment import seconds_of
 from resnet_dist.errors import StorageError
 from resnet_dist.storage.counts import StorageCounts

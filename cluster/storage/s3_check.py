@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
 
-from cluster.storage.bounded import bounded
 from cluster.storage.check_outcome import ROUNDS, Seen, median_seconds
 from cluster.storage.s3 import S3Storage
 from cluster.storage.s3_errors import status_of, storage_error
+from cluster.storage.time_limit import bounded
 from resnet_dist.errors import StorageError
 
 CLOCK_NOTE, CLOCK_LIMIT = 60.0, 900.0

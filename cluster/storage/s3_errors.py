@@ -9,10 +9,10 @@ from botocore.exceptions import ClientError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import LocationValueError
 
-from cluster.storage.bounded import UnansweredError
 from cluster.storage.keys import RefusedError
-from cluster.storage.s3_answers import BrokenOffError, NotS3Error
 from cluster.storage.s3_endpoint import proxy_for
+from cluster.storage.s3_responses import BrokenOffError, NotS3Error
+from cluster.storage.time_limit import UnansweredError
 from resnet_dist.errors import StorageError
 
 TRANSIENT_CODES = frozenset(

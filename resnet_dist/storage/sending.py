@@ -20,7 +20,7 @@ from types import TracebackType
 from resnet_dist.errors import StorageError, WaitingError
 from resnet_dist.storage.interface import Storage, StoredObject, TrialKeys
 from resnet_dist.storage.spool import Spool, Write
-from resnet_dist.storage.waiting_files import Kind, digest_of
+from resnet_dist.storage.spool_files import Kind, digest_of
 from resnet_dist.threads import helper_thread
 
 LOGGER = logging.getLogger(__name__)

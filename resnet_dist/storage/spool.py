@@ -23,7 +23,7 @@ from resnet_dist.cache_directory import cache_directory
 from resnet_dist.errors import StorageError
 from resnet_dist.paths import absolute
 from resnet_dist.storage.interface import Storage
-from resnet_dist.storage.waiting_files import PARTIAL, Kind, load_write, save, save_write
+from resnet_dist.storage.spool_files import PARTIAL, Kind, load_write, save, save_write
 
 SPOOL_VARIABLE = "RESNET_DIST_SPOOL"
 _URI, _LOCK, _FENCE = "storage.json", "lock", "guard"

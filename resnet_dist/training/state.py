@@ -10,12 +10,13 @@ from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.data.batches import Standardiser
 from resnet_dist.data.dataset import Dataset
 from resnet_dist.data.sharded import ShardedDataset
-from resnet_dist.errors import ConfigurationError, DivergedError
+from resnet_dist.errors import ConfigurationError
 from resnet_dist.networks.construction import make_network
 from resnet_dist.networks.initialisation import initialise
 from resnet_dist.networks.noise import draws
 from resnet_dist.records.initial_state import InitialState, load_solver, load_weights
 from resnet_dist.training.captured import CapturedUpdates, can_be_captured
+from resnet_dist.training.divergence import require_finite, require_finite_loss
 from resnet_dist.training.evaluation import Evaluation, ImageSet
 from resnet_dist.training.exact import tree_sum
 from resnet_dist.training.gradients import Loss, make_gradients
@@ -125,8 +126,7 @@ class Training:
             "learning_rate": self.rate_at(self.step - 1),
             "train_loss": math.fsum(a * b for a, b in zip(losses, sizes, strict=True)) / sum(sizes),
         }
-        if not math.isfinite(line["train_loss"]):
-            raise _diverged(f"the training loss is {line['train_loss']}", epoch)
+        require_finite_loss("training", line["train_loss"], epoch)
         if evaluate:
             line |= self._errors(epoch)
         line |= {"seconds": round(seconds, 3), "images_per_second": round(sum(sizes) / seconds, 1)}
@@ -141,14 +141,11 @@ class Training:
         return errors
 
     def _evaluate(self, images: ImageSet, name: str, epoch: int) -> Evaluation:
-        """Evaluate a set. What is found is a sum over all workers, so that all of them raise the `DivergedError`."""
+        """Evaluate a set. Raises a `DivergedError`, on all workers."""
         give_back()
         found = images.evaluate(self.evaluated, self.autocast())
         give_back()
-        if not math.isfinite(found.loss):
-            raise _diverged(f"the {name} loss is {found.loss}", epoch)
-        if not found.finite:
-            raise _diverged("weights, running statistics or outputs of the network are not finite", epoch)
+        require_finite(name, found, epoch)
         return found
 
     def wrong_images(self) -> Tensor:
@@ -185,7 +182,3 @@ class Training:
         # The losses so far are sums over workers: the first one carries them on.
         losses = state["losses"].to(self.workers.device)
         self.losses = losses if self.workers.is_first else torch.zeros_like(losses)
-
-
-def _diverged(what: str, epoch: int) -> DivergedError:
-    return DivergedError(f"{what} in epoch {epoch + 1}; a lower solver.learning_rate may help")

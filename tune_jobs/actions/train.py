@@ -15,8 +15,8 @@ from resnet_dist.plurals import counted
 from resnet_dist.storage.interface import Storage, TrialKeys, experiment_key
 from tune_jobs.actions.callbacks import OnEpoch, OnStep, Say
 from tune_jobs.actions.flush import flush_before_launch
-from tune_jobs.actions.job import placed, run_job
 from tune_jobs.actions.notebook import training_display
+from tune_jobs.actions.training_job import placed, run_job
 from tune_jobs.grid.custom_code import bind_config, code_of
 from tune_jobs.grid.initial_state import bind_initial_state, put_initial_state, require_fit
 from tune_jobs.grid.observer import nothing

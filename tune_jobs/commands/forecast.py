@@ -11,7 +11,7 @@ from tune_jobs.commands.terminal import Terminal
 from tune_jobs.grid.forecast import Cluster, Forecast, training_seconds
 from tune_jobs.grid.machines import FILE
 from tune_jobs.grid.plan import Plan
-from tune_jobs.grid.schedule import SEED, Outcome
+from tune_jobs.grid.simulation import SEED, Outcome
 
 
 def print_forecast(planned: Plan, found: Forecast, console: Terminal) -> None:

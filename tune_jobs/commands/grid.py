@@ -22,7 +22,7 @@ from tune_jobs.commands.options import Parser, add_json, add_storage, positive
 from tune_jobs.commands.output import print_json, program
 from tune_jobs.commands.plan import MANY, add_grid_settings, add_launch, add_plan, dry_run
 from tune_jobs.commands.terminal import Terminal, make_console
-from tune_jobs.grid import other_trials
+from tune_jobs.grid import pruning
 from tune_jobs.grid.edits import edits
 from tune_jobs.grid.experiment import registered
 from tune_jobs.grid.experiment_file import is_file
@@ -222,7 +222,7 @@ def prune(args: argparse.Namespace) -> int:
     name = stored_name(args.experiment, storage)
     results = read_experiment(storage, name, details=False)
     asked = {trial.trial_id: {"name": trial.name, "config": trial.config} for trial in results.trials.values()}
-    others = other_trials.describe(storage, name, results.unlisted, asked)
+    others = pruning.describe(storage, name, results.unlisted, asked)
     for other in others:
         state = "finished" if other.finished else "unfinished"
         size = f"{other.size / 1e6:,.1f} MB"
@@ -230,7 +230,7 @@ def prune(args: argparse.Namespace) -> int:
         console.say(said)
     if args.delete and others:
         with lease(storage, name, on_wait=console.say):
-            other_trials.remove(storage, others)
+            pruning.remove(storage, others)
     said = f"{counted(len(others), 'trial')} that {name} as last launched does not ask for"
     then = "removed" if args.delete else "nothing was removed; --delete removes them"
     console.print(f"{said}: {then}" if others else f"no {said.partition(' ')[2]}")

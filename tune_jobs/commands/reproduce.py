@@ -17,14 +17,14 @@ from resnet_dist.installed_packages import version
 from resnet_dist.launch import Job
 from resnet_dist.plurals import counted
 from resnet_dist.storage.interface import TrialKeys
-from tune_jobs.actions.job import placed, run_job
+from tune_jobs.actions.training_job import placed, run_job
 from tune_jobs.commands.display import RunDisplay
 from tune_jobs.commands.options import Parser, add_json, add_trial
 from tune_jobs.commands.output import print_json, program
 from tune_jobs.commands.terminal import Terminal, make_console
 from tune_jobs.grid.custom_code import bind_config
 from tune_jobs.grid.initial_state import put_initial_state
-from tune_jobs.results.comparison import Comparison, compare
+from tune_jobs.results.bitwise_comparison import Comparison, compare
 from tune_jobs.results.recorded_trial import RecordedTrial, find_trial
 
 CAUSES = (

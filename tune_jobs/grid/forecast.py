@@ -10,7 +10,7 @@ from tune_jobs.grid import storage_use
 from tune_jobs.grid.machines import HERE, Machine, constants, machine
 from tune_jobs.grid.packing import Packing
 from tune_jobs.grid.plan import Plan, PlannedTrial
-from tune_jobs.grid.schedule import Outcome, Times, Work, simulate
+from tune_jobs.grid.simulation import Outcome, Times, Work, simulate
 
 MOST_DEVICES = 1_000_000
 

@@ -15,7 +15,7 @@ from resnet_dist.durations import in_words
 from resnet_dist.errors import UserError
 from resnet_dist.plurals import counted
 from resnet_dist.storage.interface import Storage
-from tune_jobs.grid import other_trials, storage_use
+from tune_jobs.grid import pruning, storage_use
 from tune_jobs.grid.custom_code import bind_experiment
 from tune_jobs.grid.data_sizes import VIEWS, image_memory, test_images, train_images
 from tune_jobs.grid.experiment import Trial, keep_names, load_experiment, on_known_images, trials
@@ -310,7 +310,7 @@ def make_plan(
     asked = {trial.trial_id: {"name": trial.name, "config": trial.config.to_dict()} for trial in expanded}
     known, unlisted = read_trials(storage, experiment.name, asked, details=False)
     if unlisted:
-        notes.append(other_trials.note(other_trials.describe(storage, experiment.name, unlisted, asked), "grid prune"))
+        notes.append(pruning.note(pruning.describe(storage, experiment.name, unlisted, asked), "grid prune"))
     missing = [trial_id for trial_id, trial in known.items() if trial.state != "finished"]
     elsewhere = finished_elsewhere(storage, experiment.name, missing)
     for other, count in Counter(elsewhere.values()).items():

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tune_jobs.report.curves import Curve, Measure, best_curves, envelope, rate_drops, steps_per_epoch, table_curves
-from tune_jobs.report.drawing import INK, Drawing, Painted, render
+from tune_jobs.report.rendering import INK, Drawing, Painted, render
 from tune_jobs.report.summary import TableSummary
 
 if TYPE_CHECKING:

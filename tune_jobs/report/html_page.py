@@ -5,10 +5,10 @@ from typing import Any
 
 from tune_jobs.report import cost as costs
 from tune_jobs.report.columns import COST_TITLES, columns, cost_fields, percent, progress, trial_fields
-from tune_jobs.report.drawing import Drawing
 from tune_jobs.report.inline_figures import hover_values, inline_svg
 from tune_jobs.report.links import RecordLinks
 from tune_jobs.report.method import method, rate_fields, rate_titles
+from tune_jobs.report.rendering import Drawing
 from tune_jobs.report.summary import ReportSummary
 from tune_jobs.results.trials import STATES
 

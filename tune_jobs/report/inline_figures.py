@@ -5,8 +5,8 @@ import re
 from typing import Any
 
 from tune_jobs.report.curves import Curve
-from tune_jobs.report.drawing import INK, PAPER, RULE, Drawing, Panel
 from tune_jobs.report.figures import COLOURS
+from tune_jobs.report.rendering import INK, PAPER, RULE, Drawing, Panel
 
 
 def inline_svg(drawing: Drawing) -> str:

@@ -15,11 +15,11 @@ from tune_jobs.report.columns import columns
 from tune_jobs.report.comparisons import Pair, Tested, tested
 from tune_jobs.report.csv_files import cells_csv, images_csv, trials_csv
 from tune_jobs.report.curves import MEASURES
-from tune_jobs.report.drawing import Drawing
 from tune_jobs.report.figures import draw, draw_overview
 from tune_jobs.report.html_page import html_page
 from tune_jobs.report.links import RecordLinks
 from tune_jobs.report.markdown import markdown
+from tune_jobs.report.rendering import Drawing
 from tune_jobs.report.statistics import LEAST_SEEDS
 from tune_jobs.report.summary import ReportOptions, ReportSummary, TableSummary, summarise_experiment
 from tune_jobs.report.terminal import terminal

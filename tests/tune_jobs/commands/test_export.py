@@ -26,7 +26,7 @@ from resnet_dist.workers import alone
 from tests.small_runs import small_config, small_dataset
 from tune_jobs.actions.evaluate import evaluate
 from tune_jobs.command_line import main
-from tune_jobs.results.comparison import compare
+from tune_jobs.results.bitwise_comparison import compare
 from tune_jobs.results.recorded_trial import find_trial
 
 CONFIG = small_config(run__precision="float32", data__source="cifar10")

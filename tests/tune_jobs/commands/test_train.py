@@ -19,7 +19,7 @@ from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.data.dataset import dataset_fingerprint
 from resnet_dist.errors import UserError
 from resnet_dist.storage.interface import TrialKeys, experiment_key
-from tune_jobs.actions.job import one_line
+from tune_jobs.actions.training_job import one_line
 from tune_jobs.command_line import main
 from tune_jobs.results.experiment_record import record_single_run
 
@@ -190,5 +190,5 @@ def test_a_lack_of_memory_is_one_line_with_advice(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("tune_jobs.actions.job.run_in_process", fail)
+    monkeypatch.setattr("tune_jobs.actions.training_job.run_in_process", fail)
     assert "out of memory in 1 attempt; a higher data.accumulation takes less" in error_of(command, capsys)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tune_jobs.grid.schedule import Times, Work, simulate
+from tune_jobs.grid.simulation import Times, Work, simulate
 
 NOTHING = Times()
 

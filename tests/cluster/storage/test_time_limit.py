@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from cluster.storage.bounded import UnansweredError, bounded
+from cluster.storage.time_limit import UnansweredError, bounded
 
 
 def test_what_a_call_returns_and_raises_comes_through() -> None:
