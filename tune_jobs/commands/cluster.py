@@ -5,7 +5,7 @@ import argparse
 from cluster.ray_cluster import local
 from resnet_dist.plurals import counted
 from tune_jobs.commands.options import Parser, add_json, positive
-from tune_jobs.commands.output import print_json, program
+from tune_jobs.commands.output import program
 from tune_jobs.commands.terminal import make_console
 
 
@@ -35,9 +35,7 @@ def up(args: argparse.Namespace) -> int:
     with console.status("starting Ray") as status:
         cluster = local.up(args.nodes, args.cpus, lambda n: status.update(f"starting Ray: node {n} of {args.nodes}"))
     variables = {"RAY_ADDRESS": cluster.dashboard, **cluster.environment}
-    if args.json:
-        print_json({"dashboard": cluster.dashboard, "address": cluster.address, "environment": variables})
-        return 0
+    console.answers({"dashboard": cluster.dashboard, "address": cluster.address, "environment": variables})
     for line in (
         f"Ray runs on {counted(args.nodes, 'node')} with {counted(args.cpus, 'CPU')} each: {cluster.dashboard}",
         f"  {program()} submit -- grid run demo --storage /absolute/path",
@@ -54,7 +52,6 @@ def down(args: argparse.Namespace) -> int:
     """End the cluster that `up` started."""
     ended = local.down()
     console = make_console(quiet=args.json)
-    if args.json:
-        print_json({"ended": ended.dashboard if ended else None})
+    console.answers({"ended": ended.dashboard if ended else None})
     console.print(f"Ended the cluster at {ended.dashboard}." if ended else "No cluster of `cluster up` runs here.")
     return 0

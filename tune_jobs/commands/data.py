@@ -19,7 +19,6 @@ from resnet_dist.data.sharding import ImageFiles, write_shards
 from resnet_dist.data.staged import is_staged, stage
 from resnet_dist.errors import UserError
 from tune_jobs.commands.options import Parser, add_json, positive
-from tune_jobs.commands.output import print_json
 from tune_jobs.commands.terminal import make_console
 
 SHARDED: dict[str, Callable[[str, IO[bytes]], ImageFiles]] = {
@@ -87,10 +86,10 @@ def shard_command(args: argparse.Namespace) -> int:
         allowed = " or ".join(f"{kind}:PATH" for kind in SHARDED)
         raise UserError(f"SOURCE: {args.source!r} is not allowed; give {allowed}")
     storage = open_storage(args.dest)
-    console = make_console()
+    console = make_console(quiet=args.json)
 
     def on_shard(done: int, of: int) -> None:
-        if console.is_terminal and not args.json:
+        if console.is_terminal:
             console.print(f"{done} of {of} shards", end="\n" if done == of else "\r")
 
     with tempfile.NamedTemporaryFile(prefix="resnet-dist-shard-") as unpacked:
@@ -104,20 +103,18 @@ def shard_command(args: argparse.Namespace) -> int:
             args.broken_images,
             on_shard,
         )
-    if args.json:
-        print_json(
-            {
-                "source": args.source,
-                "dest": storage.uri,
-                "fingerprint": index.fingerprint,
-                "written": fresh,
-                "train_images": len(index.train),
-                "test_images": len(index.test),
-                "classes": len(index.classes),
-                "left_out": list(index.left_out),
-            }
-        )
-        return 0
+    console.answers(
+        {
+            "source": args.source,
+            "dest": storage.uri,
+            "fingerprint": index.fingerprint,
+            "written": fresh,
+            "train_images": len(index.train),
+            "test_images": len(index.test),
+            "classes": len(index.classes),
+            "left_out": list(index.left_out),
+        }
+    )
     console.say(
         f"{args.source}: {len(index.train)} training and {len(index.test)} test images of {len(index.classes)} "
         f"classes, fingerprint {index.fingerprint}, {'are now' if fresh else 'were already'} in {storage.uri}"
@@ -142,11 +139,9 @@ def stage_command(args: argparse.Namespace) -> int:
         fresh, now = not is_staged(replace(data, fingerprint=found.fingerprint), storage), "would be put into"
     else:
         fresh, now = stage(data, found, storage), "are now in"
-    if args.json:
-        print_json({"source": data.source, "fingerprint": found.fingerprint, "stored": fresh and not args.dry_run})
-        return 0
+    console = make_console(quiet=args.json)
+    console.answers({"source": data.source, "fingerprint": found.fingerprint, "stored": fresh and not args.dry_run})
     train, test = len(found.images.train_labels), len(found.images.test_labels)
-    console = make_console()
     console.say(
         f"{data.source}: {train} training and {test} test images, fingerprint {found.fingerprint}, "
         + (now if fresh else "were already in")

@@ -9,7 +9,6 @@ from rich.table import Table
 from resnet_dist.errors import UserError
 from tune_jobs.actions.evaluate import evaluate
 from tune_jobs.commands.options import Parser, add_json, positive
-from tune_jobs.commands.output import print_json
 from tune_jobs.commands.terminal import make_console
 
 _MOST_CLASSES = 20
@@ -82,11 +81,10 @@ def evaluate_command(args: argparse.Namespace) -> int:
         found.write_predictions(args.predictions)
     for warning in found.warnings:
         print(f"warning: {warning}", file=sys.stderr)  # noqa: T201
-    if args.json:
-        print_json(found.to_dict())
-        return 0
+    console = make_console(quiet=args.json)
+    console.answers(found.to_dict())
     by_position = "; classes by position, not by name" if found.classes_by_position else ""
-    make_console().say(
+    console.say(
         f"Test error on {found.source}: {100 * found.top1_error:.2f} % "
         f"(top-5: {100 * found.top5_error:.2f} %), loss {found.test_loss:.4f}, {found.images:,} images"
         f"{by_position}"
@@ -95,7 +93,7 @@ def evaluate_command(args: argparse.Namespace) -> int:
         table = Table("class", "images", "error", box=None, pad_edge=False)
         for name, one in found.by_class.items():
             table.add_row(escape(name), f"{one.images:,}", percent(one.top1_error))
-        make_console().print(table)
+        console.print(table)
     return 0
 
 

@@ -14,7 +14,6 @@ from resnet_dist.errors import UserError
 from resnet_dist.records.trial_record import encode, encode_metrics, is_complete
 from resnet_dist.storage.interface import TrialKeys
 from tune_jobs.commands.options import Parser, add_json, add_trial
-from tune_jobs.commands.output import print_json
 from tune_jobs.commands.terminal import make_console
 from tune_jobs.results.recorded_trial import RecordedTrial, find_trial
 
@@ -65,12 +64,10 @@ def export_command(args: argparse.Namespace) -> int:
         target.write_bytes(data)
     except OSError as error:
         raise UserError(f"--output {target}: cannot be written: {error.strerror or error}") from error
-    if args.json:
-        digest = hashlib.sha256(data).hexdigest()
-        print_json({"trial": trial.trial_id, "file": str(target), "bytes": len(data), "sha256": digest})
-    else:
-        said = f"{target}: trial {trial.trial_id} of {trial.experiment}, {len(data) / 1e6:.1f} MB"
-        make_console().say(said)
+    console = make_console(quiet=args.json)
+    digest = hashlib.sha256(data).hexdigest()
+    console.answers({"trial": trial.trial_id, "file": str(target), "bytes": len(data), "sha256": digest})
+    console.say(f"{target}: trial {trial.trial_id} of {trial.experiment}, {len(data) / 1e6:.1f} MB")
     return 0
 
 

@@ -10,7 +10,6 @@ from resnet_dist.plurals import counted
 from resnet_dist.storage.spool import spooled_trials
 from tune_jobs.actions.flush import Flushed, flush_storage
 from tune_jobs.commands.options import STORAGE_HELP, add_json
-from tune_jobs.commands.output import print_json
 from tune_jobs.commands.terminal import make_console
 
 
@@ -41,14 +40,12 @@ def flush_command(args: argparse.Namespace) -> int:
         done = [flush_storage(open_storage(args.storage))]
     else:
         done = [_flush_all(uri) for uri in dict.fromkeys(uri for uri, _, _ in spooled_trials())]
-    if args.json:
-        print_json([asdict(flushed) for flushed in done])
-    else:
-        console = make_console()
-        for flushed in done:
-            console.say(flushed.line())
-        if not done:
-            console.print("Nothing waits on this host.")
+    console = make_console(quiet=args.json)
+    console.answers([asdict(flushed) for flushed in done])
+    for flushed in done:
+        console.say(flushed.line())
+    if not done:
+        console.print("Nothing waits on this host.")
     return 1 if any(flushed.failed for flushed in done) else 0
 
 
@@ -71,10 +68,8 @@ def _dry_run(args: argparse.Namespace) -> int:
     """Name the trials of which writes wait."""
     place = open_storage(args.storage).place if args.storage else None
     waiting = [f"{uri}/{experiment}/{trial_id}" for uri, experiment, trial_id in spooled_trials(place)]
-    if args.json:
-        print_json(waiting)
-        return 0
-    console = make_console()
+    console = make_console(quiet=args.json)
+    console.answers(waiting)
     for trial in waiting:
         console.say(trial)
     console.print(

@@ -19,7 +19,7 @@ from tune_jobs.actions.results import Results, stored_name
 from tune_jobs.commands.display import GridDisplay
 from tune_jobs.commands.follow import SECONDS, follow_report, follow_status, launched
 from tune_jobs.commands.options import Parser, add_json, add_storage, positive
-from tune_jobs.commands.output import print_json, program
+from tune_jobs.commands.output import program
 from tune_jobs.commands.plan import MANY, add_grid_settings, add_launch, add_plan, dry_run
 from tune_jobs.commands.terminal import Terminal, make_console
 from tune_jobs.grid import pruning
@@ -159,9 +159,7 @@ def run(args: argparse.Namespace) -> int:
             observer=display.observer(),
             say=display.say,
         )
-    if args.json:
-        print_json(done.to_dict())
-    else:
+    if not console.answers(done.to_dict()):
         _print_report(done.report, done.results.uri, done.results.name, console)
     return 1 if done.unfinished else 0
 
@@ -178,10 +176,9 @@ def status(args: argparse.Namespace) -> int:
     name = stored_name(args.experiment, storage)
     results = Results.of(read_experiment(storage, name, details=False))
     edited = _edits(args.experiment, results.record)
-    if args.json:
-        print_json(results.to_dict() | {"edits": edited})
+    console = make_console(quiet=args.json)
+    if console.answers(results.to_dict() | {"edits": edited}):
         return 0
-    console = make_console()
     _print_edits(args.experiment, edited, console)
     if len(results.trials) <= MANY or not sys.stdout.isatty():
         table = Table("trial", "name", "state", "epochs", "test error", "", box=None, pad_edge=False)
@@ -234,8 +231,7 @@ def prune(args: argparse.Namespace) -> int:
     said = f"{counted(len(others), 'trial')} that {name} as last launched does not ask for"
     then = "removed" if args.delete else "nothing was removed; --delete removes them"
     console.print(f"{said}: {then}" if others else f"no {said.partition(' ')[2]}")
-    if args.json:
-        print_json({"trials": [other.trial_id for other in others], "removed": bool(args.delete and others)})
+    console.answers({"trials": [other.trial_id for other in others], "removed": bool(args.delete and others)})
     return 0
 
 
@@ -270,11 +266,10 @@ def report(args: argparse.Namespace) -> int:
             written = write(False)
     else:
         written = write(False)
-    if args.json:
-        print_json(written.to_dict() | {"edits": edited})
-    else:
-        _print_edits(args.experiment, edited, make_console())
-        _print_report(written, storage.uri, name, make_console())
+    console = make_console(quiet=args.json)
+    if not console.answers(written.to_dict() | {"edits": edited}):
+        _print_edits(args.experiment, edited, console)
+        _print_report(written, storage.uri, name, console)
     return 0
 
 

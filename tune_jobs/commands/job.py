@@ -13,7 +13,7 @@ from rich.table import Table
 from cluster.ray_cluster.jobs import Jobs, NoAnswerError
 from resnet_dist.errors import UserError
 from tune_jobs.commands.options import Parser, add_json
-from tune_jobs.commands.output import print_json, program
+from tune_jobs.commands.output import program
 from tune_jobs.commands.terminal import make_console
 
 STOPPING = 60.0
@@ -92,15 +92,13 @@ def status(args: argparse.Namespace) -> int:
     """Print a job's state, or those of all jobs."""
     jobs = Jobs(args.address)
     found = jobs.all() if args.job is None else [jobs.state(args.job)]
-    if args.json:
-        print_json([asdict(job) for job in found])
-        return 0
+    console = make_console(quiet=args.json)
+    console.answers([asdict(job) for job in found])
     table = Table("job", "status", "started", "minutes", "command", box=None, pad_edge=False)
     for job in found:
         started = f"{datetime.fromtimestamp(job.started, UTC):%Y-%m-%d %H:%M:%S}" if job.started else ""
         minutes = f"{((job.ended or time.time()) - job.started) / 60:.1f}" if job.started else ""
         table.add_row(job.job_id, job.status, started, minutes, escape(job.entrypoint))
-    console = make_console()
     console.print(table if found else "no jobs yet")
     if args.job and found[0].status == "FAILED":
         console.say(found[0].message)

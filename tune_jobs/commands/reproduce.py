@@ -20,7 +20,7 @@ from resnet_dist.storage.interface import TrialKeys
 from tune_jobs.actions.training_job import placed, run_job
 from tune_jobs.commands.display import RunDisplay
 from tune_jobs.commands.options import Parser, add_json, add_trial
-from tune_jobs.commands.output import print_json, program
+from tune_jobs.commands.output import program
 from tune_jobs.commands.terminal import Terminal, make_console
 from tune_jobs.grid.custom_code import bind_config
 from tune_jobs.grid.initial_state import put_initial_state
@@ -88,8 +88,7 @@ def reproduce_command(args: argparse.Namespace) -> int:
         "notes": instructions.notes,
     }
     if not args.run_again:
-        if args.json:
-            print_json(answer)
+        console.answers(answer)
         return 0
     if trial.result is None:
         raise UserError(f"{trial.trial_id} of {trial.experiment} is not finished, so there is nothing to compare with")
@@ -98,8 +97,7 @@ def reproduce_command(args: argparse.Namespace) -> int:
     comparison = compare(trial, again)
     causes = _differing_provenance(trial, again)
     _print_comparison(console, comparison, causes)
-    if args.json:
-        print_json(answer | {"comparison": comparison.to_dict(), "provenance_differs": causes})
+    console.answers(answer | {"comparison": comparison.to_dict(), "provenance_differs": causes})
     return 0 if comparison.identical else 1
 
 

@@ -22,7 +22,7 @@ from tune_jobs.actions.hand_over import HandedOver
 from tune_jobs.actions.results import arrow_schema, arrow_table
 from tune_jobs.commands.best import MEASURES, best, lines
 from tune_jobs.commands.options import Parser
-from tune_jobs.commands.output import json_text, print_json
+from tune_jobs.commands.output import json_text
 from tune_jobs.commands.terminal import make_console
 from tune_jobs.results.experiment_record import read_record
 from tune_jobs.results.tidy_table import Column, ResultTable, Value
@@ -73,8 +73,7 @@ def results_command(args: argparse.Namespace) -> int:
         console = make_console(quiet=args.format == "json")
         handed = _hand_over(args.to, storage, name, console.say)
         console.say(handed.line())
-        if args.format == "json":
-            print_json(asdict(handed))
+        console.answers(asdict(handed))
         return 0
     record = read_record(storage, name)
     trials = iterate_trials(storage, name, record["trials"])

@@ -8,7 +8,6 @@ from rich.table import Table
 from cluster.storage.check import Finding, StorageCheck, check_storage
 from tune_jobs.commands.flush import add_flush
 from tune_jobs.commands.options import STORAGE_HELP, Parser, add_json
-from tune_jobs.commands.output import print_json
 from tune_jobs.commands.terminal import Terminal, make_console
 
 STYLES = {"ok": "green", "note": "yellow", "failed": "red"}
@@ -37,9 +36,7 @@ def check(args: argparse.Namespace) -> int:
     console = make_console(quiet=args.json)
     with console.status("writing, reading and deleting small objects"):
         result = check_storage(args.storage)
-    if args.json:
-        print_json(result.to_dict())
-    else:
+    if not console.answers(result.to_dict()):
         _print(result, console)
     return 1 if result.failed else 0
 

@@ -19,7 +19,7 @@ from resnet_dist.errors import UserError
 from resnet_dist.plurals import counted
 from tune_jobs.commands.job import ADDRESS_HELP, follow
 from tune_jobs.commands.options import Parser, add_json, normalise, read_config
-from tune_jobs.commands.output import print_json, program
+from tune_jobs.commands.output import program
 from tune_jobs.commands.terminal import Terminal, make_console
 from tune_jobs.grid.experiment import load_experiment
 
@@ -70,24 +70,21 @@ def submit(args: argparse.Namespace) -> int:
         _describe(package, console)
         command = shlex.join(["ray", "job", "submit", "--working-dir", str(directory), "--", *entrypoint])
         console.say(command)
-        if args.json:
-            print_json(_counted(package) | {"directory": str(directory), "command": command})
+        console.answers(_counted(package) | {"directory": str(directory), "command": command})
         return 0
     if args.dry_run:
         with tempfile.TemporaryDirectory(prefix="resnet-dist-job-") as scratch:
             package = _pack(args, job, Path(scratch))
         _describe(package, console, "Would upload")
         console.say(f"and run {shlex.join(entrypoint)}\nNothing was uploaded or submitted.")
-        if args.json:
-            print_json(_counted(package) | {"entrypoint": shlex.join(entrypoint)})
+        console.answers(_counted(package) | {"entrypoint": shlex.join(entrypoint)})
         return 0
     jobs = Jobs(args.address)
     with tempfile.TemporaryDirectory(prefix="resnet-dist-job-") as scratch:
         _describe(_pack(args, job, Path(scratch)), console)
         variables[CLIENT_VARIABLE] = json.dumps(versions_here())
         job_id = jobs.submit(shlex.join(entrypoint), scratch, variables, args.id)
-    if args.json:
-        print_json({"job": job_id, "address": jobs.address})
+    console.answers({"job": job_id, "address": jobs.address})
     console.say(f"Job {job_id}; follow it with: {program()} job logs -f {shlex.quote(job_id)}")
     if args.no_wait or args.json:
         return 0

@@ -2,8 +2,11 @@
 
 import sys
 import textwrap
+from typing import Any
 
 from rich.console import Console
+
+from tune_jobs.commands.output import print_json
 
 PIPE_WIDTH = 10_000
 """Columns of output that is no terminal: a line there is for grep or a log, and is never broken."""
@@ -24,7 +27,13 @@ class Terminal(Console):
         for text in texts:
             self.say("\n".join(textwrap.wrap(text, WIDTH, subsequent_indent=indent)))
 
+    def answers(self, value: Any) -> bool:
+        """Print a command's answer as JSON if that was asked for; nothing else that it prints is seen then."""
+        if self.quiet:
+            print_json(value)
+        return self.quiet
+
 
 def make_console(quiet: bool = False) -> Terminal:
-    """A console on standard output. `quiet`: it prints nothing, for `--json`."""
+    """A console on standard output. `quiet`: JSON was asked for, and nothing else."""
     return Terminal(quiet=quiet, highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)

@@ -10,7 +10,7 @@ from resnet_dist.storage.interface import TrialKeys
 from tune_jobs.actions.train import check, described, train, with_data
 from tune_jobs.commands.display import RunDisplay
 from tune_jobs.commands.options import SHORTHANDS, Parser, add_json, add_settings, add_storage, read_config
-from tune_jobs.commands.output import print_json, program
+from tune_jobs.commands.output import program
 from tune_jobs.commands.terminal import Terminal, make_console
 
 
@@ -51,9 +51,7 @@ def train_command(args: argparse.Namespace) -> int:
         return _dry_run(args, config, console)
     with RunDisplay(console, config.run.epochs) as display:
         run = train(config, args.storage, args.name, on_epoch=display.epoch, on_step=display.step, say=display.say)
-    if args.json:
-        print_json(run.to_dict())
-        return 0
+    console.answers(run.to_dict())
     result = run.result
     console.print(
         f"\nTest error after epoch {result['epochs']}: [bold]{100 * run.top1_error:.2f} %[/] (top-5: "
@@ -84,6 +82,5 @@ def _dry_run(args: argparse.Namespace, config: TrainingConfig, console: Terminal
     for line in described(config, storage, args.name):
         console.say(line)
     console.say(f"It {then}. Results would lie in {storage.uri}/{keys.prefix} Nothing was written.")
-    if args.json:
-        print_json({"trial": config.trial_id(), "state": state, "config": config.to_dict()})
+    console.answers({"trial": config.trial_id(), "state": state, "config": config.to_dict()})
     return 0
