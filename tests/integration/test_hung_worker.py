@@ -22,8 +22,8 @@ pytestmark = pytest.mark.integration
 RUN = """
 [data]
 source = "synthetic"
-train_limit = 200
-test_limit = 40
+train_limit = 80
+test_limit = 8
 batch_size = 8
 [network]
 depth = 8

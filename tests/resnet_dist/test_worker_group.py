@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -128,23 +126,22 @@ def pids(work: Any, workers: Workers, say: Any) -> list[int]:
         raise DivergedError("a loss is not finite")
     if work == "fail" and not workers.is_first:
         raise DataError("there is no file")
-    if str(work).startswith("/") and not workers.is_first and not os.path.exists(work):  # noqa: PTH110
-        open(work, "w").close()  # noqa: PTH123
-        os.kill(os.getpid(), signal.SIGKILL)
     if work == "bug":
         raise ZeroDivisionError
     return [int(pid) for pid in workers.sum(found)]
 
 
-@pytest.fixture(scope="module")
-def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    with connected():
-        yield {"storage_path": str(tmp_path_factory.mktemp("ray"))}
-
-
 @pytest.mark.integration
 @pytest.mark.filterwarnings("default")  # Ray warns of itself
-def test_one_group_does_one_piece_of_work_after_another(state: dict[str, Any], tmp_path: Path) -> None:
+def test_one_group_does_one_piece_of_work_after_another_and_says_when_it_has_died_too_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_group, "FAILURES", 1)
+    with connected():
+        _require_one_after_another({"storage_path": str(tmp_path)})
+
+
+def _require_one_after_another(state: dict[str, Any]) -> None:
     group = WorkerGroup(pids, 2, state, use_gpu=False)
     lines: list[dict[str, Any]] = []
     first = group.do("", lines.append)
@@ -155,28 +152,15 @@ def test_one_group_does_one_piece_of_work_after_another(state: dict[str, Any], t
         group.do("diverge", lines.append)
     assert group.do("", lines.append) == first
 
-    # One of the others is killed: they are started again with the same work.
-    again = group.do(str(tmp_path / "was-here"), lines.append)
-    assert not {*first} & {*again}
-    assert group.do("", lines.append) == again
-
     # What one alone cannot do ends the work at once, and the others, who would wait for it.
     with pytest.raises(DataError, match=r"^there is no file$"):
         group.do("fail", lines.append)
     last = group.do("", lines.append)
-    assert not {*last} & {*again}
-    group.close()
+    assert not {*last} & {*first}
+
+    with pytest.raises(ray.train.TrainingFailedError, match="ZeroDivisionError"):
+        group.do("bug", lines.append)
     assert not group.is_alive
     started = {actor["ActorClassName"] for actor in actors().values()}
     assert "TrainController" in started, "what Ray Train starts is listed"
     assert not started & {"DatasetManager", "PlacementGroupCleaner", "PreemptionWatcher"}, "they have nothing to do"
-
-
-@pytest.mark.integration
-@pytest.mark.filterwarnings("default")  # Ray warns of itself
-def test_a_group_that_dies_too_often_says_so(state: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_group, "FAILURES", 0)
-    group = WorkerGroup(pids, 2, state, use_gpu=False)
-    with pytest.raises(ray.train.TrainingFailedError, match="ZeroDivisionError"):
-        group.do("bug", lambda line: None)
-    assert not group.is_alive
