@@ -28,19 +28,26 @@ settings.load_profile("busy")
 LONGEST = (
     "integration/test_several_hosts.py",
     "integration/test_local_cluster.py",
-    "resnet_dist/test_law_2_interruption.py",
     "integration/test_mixed_cluster.py",
+    "resnet_dist/test_law_2_interruption.py",
     "integration/test_hung_worker.py",
-    "resnet_dist/networks/test_batch_norm.py",
     "integration/test_watched_grid.py",
-    "integration/test_grid.py",
     "integration/test_law_3_killed_grid.py",
+    "resnet_dist/networks/test_batch_norm.py",
     "integration/test_searching_grid.py",
-    "cluster/tensorboard/test_serve.py",
+    "integration/test_grid.py",
     "test_notebook.py",
+    "resnet_dist/test_worker_group.py",
+    "cluster/tensorboard/test_serve.py",
+    "test_python_guide.py",
+    "k8s/test_dockerfile.py",
     "integration/test_failing_storage.py",
+    "test_experiments_guide.py",
+    "benchmarks/test_benchmarks.py",
+    "benchmarks/test_gpu.py",
+    "k8s/test_read_only_root.py",
 )
-"""Files that take longest, in that order, the two of `make clusters` first. Law 2 and batch norm start no Ray."""
+"""Files that take longest, in that order, the three of `make clusters` first. Law 2 and batch norm start no Ray."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

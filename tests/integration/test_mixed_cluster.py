@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import io
 import json
 import os
 import signal
@@ -14,13 +15,15 @@ from typing import Any
 
 import pytest
 
+from cluster.ray_cluster import preflight
 from cluster.storage.local import LocalStorage
 from resnet_dist.gpus import REHEARSAL
 from resnet_dist.launch import Job, run_in_process
 from tests.integration.test_hung_worker import numbers
+from tune_jobs.command_line import main
 from tune_jobs.grid.plan import make_plan
 
-pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+pytestmark = [pytest.mark.clusters, pytest.mark.filterwarnings("default")]  # Ray warns of itself
 
 HEAD = """
 name = "mixed"
@@ -133,14 +136,12 @@ def experiment(tmp_path: Path) -> Path:
     return tmp_path / "mixed.toml"
 
 
-def grid(
-    experiment: Path, *arguments: str, action: str = "run", program: tuple[str, ...] = ("-m", "tune_jobs")
-) -> tuple[int, str, str]:
+def grid(experiment: Path, *arguments: str, action: str = "run") -> tuple[int, str, str]:
     """Exit code and outputs of a launch."""
     storage = str(experiment.parent / "results")
-    command = [sys.executable, *program, "grid", action, str(experiment), "--storage", storage, "--json", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout, done.stderr
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        code = main(["grid", action, str(experiment), "--storage", storage, "--json", *arguments])
+    return code, out.getvalue(), err.getvalue()
 
 
 def seen(experiment: Path) -> list[dict[str, Any]]:
@@ -173,18 +174,13 @@ def test_nor_are_step_times_measured_on_them(experiment: Path) -> None:
     assert NO_DRIVER.format(1, "") in line
 
 
-UNASKED = """
-import sys, cluster.ray_cluster.preflight as preflight
-preflight.check_nodes = lambda *_: []
-from tune_jobs.command_line import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 @without_cuda
 @pytest.mark.usefixtures("unfit_node")
-def test_on_a_node_that_comes_later_with_such_gpus_each_trial_fails_once_and_in_one_line(experiment: Path) -> None:
-    code, out, err = grid(experiment, program=("-c", UNASKED))
+def test_on_a_node_that_comes_later_with_such_gpus_each_trial_fails_once_and_in_one_line(
+    experiment: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "check_nodes", lambda *_: [])
+    code, out, err = grid(experiment)
     assert code == 1
     assert err == ""
     for trial in json.loads(out)["trials"]:
@@ -222,7 +218,7 @@ def test_a_plan_counts_the_places_of_its_device(experiment: Path) -> None:
 
 
 BESIDE = (
-    HEAD.replace("epochs = 1", "epochs = 100, checkpoint_epochs = 5")
+    HEAD.replace("epochs = 1", "epochs = 60, checkpoint_epochs = 5")
     + """
 [[table.cell]]
 label = "Ordinary"

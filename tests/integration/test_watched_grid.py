@@ -46,8 +46,6 @@ CELLS = {
     "After": '"network.batch_norm_position" = "after"',
     "After, no ReLU": '"network.batch_norm_position" = "after", "network.relu_after_addition" = false',
     "RMSprop": '"solver.kind" = "rmsprop"',
-    "Adagrad": '"solver.kind" = "adagrad"',
-    "Momentum": '"batch_norm.momentum" = 0.01',
 }
 PREFIX = "my results/größe"
 OF_A_FINISHED_TRIAL = {"config.json", "provenance.json", "metrics.jsonl", "model.pt", "result.json"}
@@ -220,7 +218,7 @@ def run(watched: Watched) -> None:
             while grid.poll() is None:
                 watched.scrape()
                 watched.look()
-                time.sleep(0.3)
+                time.sleep(0.5)
         finally:
             grid.kill()
     watched.told = log.read_text()

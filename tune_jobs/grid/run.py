@@ -82,6 +82,7 @@ def _run_group(
 ) -> None:
     import ray
     from ray import tune
+    from ray.air._internal import usage
     from ray.tune.execution import class_cache
 
     from tune_jobs.grid.concurrency import FollowsCluster
@@ -92,6 +93,7 @@ def _run_group(
     class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
         [name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")]
     )
+    usage.tag_callbacks = lambda callbacks: False  # which imports MLflow and W&B where they are: a second
     os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"  # a line each: who watches is told, and the traceback lies in .ray/
     state = ray_storage(storage_uri, experiment)
     jobs = {trial.trial_id: _job(trial, experiment, storage_uri, scheduler, side_by_side) for trial in trials}

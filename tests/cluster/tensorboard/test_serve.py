@@ -69,7 +69,7 @@ def eventually(check: Callable[[], object], seconds: float = 200) -> object:
 
 @contextlib.contextmanager
 def served(
-    uri: str, options: str = "reload_seconds=2", files: int | None = None
+    uri: str, options: str = "reload_seconds=1", files: int | None = None
 ) -> Iterator[tuple[int, subprocess.Popen[str]]]:
     """The command as a process of its own, and the port that it announces."""
     code = (
@@ -191,8 +191,8 @@ def test_storage_that_fails_for_a_while_is_said_once_and_read_again(tmp_path: Pa
         (tmp_path / "results").rename(tmp_path / "away")
         (tmp_path / "results").symlink_to(tmp_path / "results")  # a loop: reading it is an error
         assert process.stdout
-        assert "No news from storage, trying again every 2 s: cannot list" in process.stdout.readline()
-        time.sleep(2.5)
+        assert "No news from storage, trying again every 1 s: cannot list" in process.stdout.readline()
+        time.sleep(1.5)
         (tmp_path / "results").unlink()
         (tmp_path / "away").rename(tmp_path / "results")
         assert process.stdout.readline() == "Storage can be read again.\n"
