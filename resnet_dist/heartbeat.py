@@ -2,7 +2,7 @@
 
 They stand where every node of a Ray cluster can read them, one a worker. A worker that trains alone outside Ray gives
 none. A thread writes them, so a worker that waits for another one lives, and one that was stopped does not; who watches
-tells them apart (`cluster.ray_cluster.watch`).
+tells them apart (`cluster.ray_cluster.hung_workers`).
 """
 
 import json

@@ -66,7 +66,7 @@ FAULTS: tuple[Fault, ...] = (
     _fault(
         "flip-before-shift",
         "images are flipped before they are shifted",
-        "resnet_dist/data/batches.py",
+        "resnet_dist/data/augmentation.py",
         "reach - shifts[:, 1]]",
         "reach - torch.where(flips, -shifts[:, 1], shifts[:, 1])]",
         BATCHES,

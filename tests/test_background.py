@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cluster.ray_cluster import watch
+from cluster.ray_cluster import hung_workers
 from cluster.storage.lease import Lease
 from cluster.storage.local import LocalStorage
 from cluster.tensorboard.event_views import follow
@@ -75,9 +75,9 @@ def test_workers_are_watched_after_what_nobody_foresaw(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     signs = Unforeseen(2, then=[])
-    monkeypatch.setattr(watch, "INTERVAL", 0.01)
-    monkeypatch.setattr(watch, "signs", signs)
-    with watch.watched("grid", {"trial"}, print):
+    monkeypatch.setattr(hung_workers, "INTERVAL", 0.01)
+    monkeypatch.setattr(hung_workers, "signs", signs)
+    with hung_workers.watched("grid", {"trial"}, print):
         assert signs.worked.wait(60)
     assert caplog.text.count("the workers cannot be watched, trying again: ZeroDivisionError") == 1
 

@@ -1,4 +1,4 @@
-"""What is done to training images beside shifts and flips: colours, code of the user's own, cutout.
+"""What is done to training images: shifts and flips, colours, code of the user's own, cutout.
 
 Each is a function of draws that are made for (seed, step) and each place of a batch, so that worker count and
 interruptions change nothing. Mixup, which joins two images, is in `batches.py`.
@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -33,8 +34,23 @@ def uniform(integers: Tensor, dtype: torch.dtype) -> Tensor:
     return (integers.to(torch.float64) * 2.0**-53).to(dtype)
 
 
+def shift_and_flip(images: Tensor, shifts: Tensor, flips: Tensor, reach: int) -> Tensor:
+    """Move each image by its own shift, filling with zeros, then mirror those to be flipped.
+
+    images: [b, H, W, C]; shifts: int64 [b, 2], pixels down and right, each within ±reach; flips: bool [b].
+    """
+    if reach:
+        count, height, width, _ = images.shape
+        padded = F.pad(images, (0, 0, reach, reach, reach, reach))
+        windows = padded.unfold(1, height, 1).unfold(2, width, 1)  # [b, 2r+1, 2r+1, C, H, W], a view
+        each = torch.arange(count, device=images.device)
+        moved = windows[each, reach - shifts[:, 0], reach - shifts[:, 1]]  # [b, C, H, W]
+        images = moved.permute(0, 2, 3, 1)
+    return torch.where(flips[:, None, None, None], images.flip(2), images)
+
+
 class Augmentation:
-    """What a run's data settings ask for. An augmentation that is off takes no draws."""
+    """What a run's data settings ask for beside shifts and flips. An augmentation that is off takes no draws."""
 
     def __init__(self, data: DataConfig) -> None:
         self.size, self.cutout, self.colour = data.size, data.cutout, data.colour

@@ -6,13 +6,12 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from resnet_dist.configuration.data import DataConfig
 from resnet_dist.data import random_draws as draws
-from resnet_dist.data.augmentation import Augmentation, fractions, uniform
+from resnet_dist.data.augmentation import Augmentation, fractions, shift_and_flip, uniform
 from resnet_dist.data.batch_order import BatchOrder
 from resnet_dist.data.random_draws import Stream
 from resnet_dist.workers import Shards
@@ -51,21 +50,6 @@ class Standardiser:
         one = self.mean[:1, :1]
         assert (self.mean == one).all(), "images of another size, and a mean of each pixel"
         return one
-
-
-def shift_and_flip(images: Tensor, shifts: Tensor, flips: Tensor, reach: int) -> Tensor:
-    """Move each image by its own shift, filling with zeros, then mirror those to be flipped.
-
-    images: [b, H, W, C]; shifts: int64 [b, 2], pixels down and right, each within ±reach; flips: bool [b].
-    """
-    if reach:
-        count, height, width, _ = images.shape
-        padded = F.pad(images, (0, 0, reach, reach, reach, reach))
-        windows = padded.unfold(1, height, 1).unfold(2, width, 1)  # [b, 2r+1, 2r+1, C, H, W], a view
-        each = torch.arange(count, device=images.device)
-        moved = windows[each, reach - shifts[:, 0], reach - shifts[:, 1]]  # [b, C, H, W]
-        images = moved.permute(0, 2, 3, 1)
-    return torch.where(flips[:, None, None, None], images.flip(2), images)
 
 
 class TrainingBatches:

@@ -146,8 +146,8 @@ def _launch(
 ) -> tuple[str, ...]:
     """Run the trials of a plan that are to run. Returns their ids."""
     from cluster.ray_cluster.connection import connected
+    from cluster.ray_cluster.hung_workers import watched
     from cluster.ray_cluster.preflight import check_cluster
-    from cluster.ray_cluster.watch import watched
     from tune_jobs.grid.run import run_trials
 
     name = planned.experiment.name

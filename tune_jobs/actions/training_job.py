@@ -39,7 +39,7 @@ def run_job(
         with _memory_named():
             return run_in_process(job, on_epoch=on_epoch, on_step=on_step)
     from cluster.ray_cluster.connection import ray_storage
-    from cluster.ray_cluster.watch import watched
+    from cluster.ray_cluster.hung_workers import watched
 
     say(f"starting {job.config.run.workers} workers")
     with watched(job.experiment, {job.config.trial_id()}, say), one_line():

@@ -12,8 +12,9 @@ from scipy import stats
 from torch import Tensor
 
 from resnet_dist.configuration.data import DataConfig
+from resnet_dist.data.augmentation import shift_and_flip
 from resnet_dist.data.batch_order import BatchOrder
-from resnet_dist.data.batches import Batch, Standardiser, TrainingBatches, shift_and_flip
+from resnet_dist.data.batches import Batch, Standardiser, TrainingBatches
 from resnet_dist.data.epochs import EpochPlan
 from resnet_dist.workers import Workers
 

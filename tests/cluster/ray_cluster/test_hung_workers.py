@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import ray
 
-from cluster.ray_cluster import watch as watch_module
-from cluster.ray_cluster.watch import PAUSES, Watch, seconds_from_environment
+from cluster.ray_cluster import hung_workers
+from cluster.ray_cluster.hung_workers import PAUSES, Watch, seconds_from_environment
 from resnet_dist.errors import UserError
 from resnet_dist.heartbeat import Sign
 
@@ -201,11 +201,11 @@ def test_who_has_ended_is_not_waited_for() -> None:
 
 @pytest.mark.parametrize("text", ["0", "-3", "soon", "nan"])
 def test_a_time_that_is_none_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(watch_module.VARIABLE, text)
+    monkeypatch.setenv(hung_workers.VARIABLE, text)
     with pytest.raises(UserError, match="must be seconds from 1"):
         seconds_from_environment()
-    monkeypatch.setenv(watch_module.VARIABLE, "")
-    assert seconds_from_environment() == watch_module.DEFAULT_SECONDS
+    monkeypatch.setenv(hung_workers.VARIABLE, "")
+    assert seconds_from_environment() == hung_workers.DEFAULT_SECONDS
 
 
 def test_a_worker_is_ended_where_it_runs_and_one_whose_node_is_gone_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,11 +232,11 @@ def test_a_worker_is_ended_where_it_runs_and_one_whose_node_is_gone_cannot_be(mo
     worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
     try:
         sign = Sign("abc", "20-layers/abc", 0, 1, worker.pid, "host", HERE, "first")
-        assert not watch_module.end_process(replace(sign, node="cd" * 28))
+        assert not hung_workers.end_process(replace(sign, node="cd" * 28))
         assert worker.poll() is None
-        assert watch_module.end_process(sign)
+        assert hung_workers.end_process(sign)
         assert worker.wait(60) == -signal.SIGKILL
-        assert not watch_module.end_process(sign)
+        assert not hung_workers.end_process(sign)
     finally:
         worker.kill()
         worker.wait(60)
