@@ -4,12 +4,12 @@ import contextlib
 import functools
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cluster.storage.check_outcome import ROUNDS, Seen, State, median_seconds
+from cluster.storage.check_outcome import ROUNDS, Finding, median_seconds
 from cluster.storage.keys import CREATES_TWICE, BrowsableStorage, RefusedError
 from cluster.storage.opening import open_storage
 from resnet_dist.errors import StorageError
@@ -31,32 +31,21 @@ NEEDS: dict[str, tuple[str, ...]] = {"write": (), "read": (), "list": (), "throu
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One thing that was tried, and what came out."""
-
-    name: str
-    state: State
-    text: str
-    """What was found; or what is missing, what to do, and what follows."""
-    seconds: float | None
-    """Of one operation on a small object, where it was measured."""
-
-
-@dataclass(frozen=True)
 class StorageCheck:
     """Everything that was found out about a storage."""
 
     uri: str
     access: str
     """How it is reached: endpoint, region, addressing, where the credentials come from. No credentials."""
-    findings: tuple[Finding, ...]
+    findings: Mapping[str, Finding]
+    """By the name of what was tried, in the order of trying."""
     not_tried: tuple[str, ...]
     """What was not tried because what came before failed."""
 
     @property
     def failed(self) -> tuple[str, ...]:
         """What runs need and the storage lacks."""
-        return tuple(finding.name for finding in self.findings if finding.state == "failed")
+        return tuple(name for name, finding in self.findings.items() if finding.state == "failed")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -64,7 +53,7 @@ class StorageCheck:
             "storage": self.uri,
             "usable": not self.failed,
             "access": self.access,
-            "findings": [asdict(finding) for finding in self.findings],
+            "findings": [{"name": name, **asdict(finding)} for name, finding in self.findings.items()],
             "not_tried": list(self.not_tried),
         }
 
@@ -77,7 +66,7 @@ def check_storage(uri: str) -> StorageCheck:
     """
     folder = f".check-{secrets.token_hex(8)}/"
     storage, access, particular = _open(uri)
-    steps: dict[str, Callable[[], Seen]] = {
+    steps: dict[str, Callable[[], Finding]] = {
         "write": functools.partial(_write, storage, folder),
         "read": functools.partial(_read, storage, folder),
         "list": functools.partial(_list, storage, folder),
@@ -91,21 +80,19 @@ def check_storage(uri: str) -> StorageCheck:
         for name, step in steps.items():
             if all(found[needed].state == "ok" for needed in NEEDS.get(name, ("write",))):
                 try:
-                    seen = step()
+                    found[name] = step()
                 except StorageError as error:
-                    found[name] = Finding(name, "failed", _missing(name, error), None)
+                    found[name] = Finding(_missing(name, error), state="failed")
                     if not isinstance(error, RefusedError):
                         break
-                else:
-                    found[name] = Finding(name, seen.state, seen.text, seen.seconds)
     finally:
         if "write" in found and "delete" not in found:
             with contextlib.suppress(StorageError):
                 _delete(storage, folder)
-    return StorageCheck(storage.uri, access, tuple(found.values()), tuple(name for name in steps if name not in found))
+    return StorageCheck(storage.uri, access, found, tuple(name for name in steps if name not in found))
 
 
-def _open(uri: str) -> tuple[BrowsableStorage, str, dict[str, Callable[[str], Seen]]]:
+def _open(uri: str) -> tuple[BrowsableStorage, str, dict[str, Callable[[str], Finding]]]:
     """The storage, how it is reached, and further steps for its kind."""
     if not uri.startswith("s3://"):
         return open_storage(uri), "a directory", {}
@@ -125,28 +112,28 @@ def _small(folder: str) -> dict[str, bytes]:
     return {f"{folder}{number}": b"a small object of a check, number %d" % number for number in range(ROUNDS)}
 
 
-def _write(storage: BrowsableStorage, folder: str) -> Seen:
-    return Seen(seconds=median_seconds(lambda item: storage.put(*item), _small(folder).items()))
+def _write(storage: BrowsableStorage, folder: str) -> Finding:
+    return Finding(seconds=median_seconds(lambda item: storage.put(*item), _small(folder).items()))
 
 
-def _read(storage: BrowsableStorage, folder: str) -> Seen:
+def _read(storage: BrowsableStorage, folder: str) -> Finding:
     """A missing object is read too, which takes a permission of its own in S3."""
     read: dict[str, bytes | None] = {}
     seconds = median_seconds(lambda key: read.update({key: storage.get(key)}), _small(folder))
     if storage.get(folder + "none") is not None or read not in (_small(folder), dict.fromkeys(read)):
         raise StorageError(f"{storage.uri}: what is read is not what was written; use a store that is consistent")
-    return Seen(seconds=seconds)
+    return Finding(seconds=seconds)
 
 
-def _list(storage: BrowsableStorage, folder: str) -> Seen:
+def _list(storage: BrowsableStorage, folder: str) -> Finding:
     found: set[str] = set()
     seconds = median_seconds(lambda _: found.update(item.key for item in storage.list(folder)), range(ROUNDS))
     if found and found != set(_small(folder)):
         raise StorageError(f"{storage.uri}: a listing lacks what was just written; use a store that is consistent")
-    return Seen(seconds=seconds)
+    return Finding(seconds=seconds)
 
 
-def _create(storage: BrowsableStorage, folder: str) -> Seen:
+def _create(storage: BrowsableStorage, folder: str) -> Finding:
     key = folder + "contended"
     with ThreadPoolExecutor(RACERS) as pool:
         won = list(pool.map(lambda number: storage.create(key, b"%d" % number), range(RACERS)))
@@ -154,10 +141,10 @@ def _create(storage: BrowsableStorage, folder: str) -> Seen:
         raise RefusedError(
             f"{storage.uri}: {won.count(True)} of {RACERS} racing writers created one object: {CREATES_TWICE}"
         )
-    return Seen(f"one of {RACERS} racing writers won")
+    return Finding(f"one of {RACERS} racing writers won")
 
 
-def _throughput(storage: BrowsableStorage, folder: str) -> Seen:
+def _throughput(storage: BrowsableStorage, folder: str) -> Finding:
     key, data = folder + "large", secrets.token_bytes(LARGE_BYTES)
     started = time.perf_counter()
     storage.put(key, data)
@@ -166,10 +153,10 @@ def _throughput(storage: BrowsableStorage, folder: str) -> Seen:
         raise StorageError(f"{storage.uri}: an object of {LARGE_BYTES} bytes is not read as it was written")
     read = time.perf_counter()
     megabytes = LARGE_BYTES / 1e6
-    return Seen(f"write {megabytes / (written - started):.1f} MB/s, read {megabytes / (read - written):.1f} MB/s")
+    return Finding(f"write {megabytes / (written - started):.1f} MB/s, read {megabytes / (read - written):.1f} MB/s")
 
 
-def _delete(storage: BrowsableStorage, folder: str) -> Seen:
+def _delete(storage: BrowsableStorage, folder: str) -> Finding:
     for name in ("contended", "large", "special"):
         storage.delete(folder + name)
-    return Seen(seconds=median_seconds(storage.delete, _small(folder)))
+    return Finding(seconds=median_seconds(storage.delete, _small(folder)))

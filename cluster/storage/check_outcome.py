@@ -3,7 +3,8 @@
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from typing import Literal, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Literal, TypeVar
 
 T = TypeVar("T")
 
@@ -16,11 +17,14 @@ State = Literal["ok", "note", "failed"]
 """`failed`: something that runs need is missing. `note`: something to know."""
 
 
-class Seen(NamedTuple):
-    """What came out of one step."""
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was tried, and what came out."""
 
     text: str = ""
+    """What was found; or what is missing, what to do, and what follows."""
     seconds: float | None = None
+    """Of one operation on a small object, where it was measured."""
     state: State = "ok"
 
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
 
-from cluster.storage.check_outcome import ROUNDS, Seen, median_seconds
+from cluster.storage.check_outcome import ROUNDS, Finding, median_seconds
 from cluster.storage.s3 import S3Storage
 from cluster.storage.s3_errors import status_of, storage_error
 from cluster.storage.time_limit import bounded
@@ -25,9 +25,9 @@ def access_to(storage: S3Storage) -> str:
     return f"{place}, {_addressing(storage)} addressing, credentials from {storage.source_of_keys()}"
 
 
-def steps_of(storage: S3Storage) -> dict[str, Callable[[str], Seen]]:
+def steps_of(storage: S3Storage) -> dict[str, Callable[[str], Finding]]:
     """Further steps of a check: each is called with the folder of the objects that the check has written."""
-    questions: dict[str, tuple[str, Callable[[_Object], Seen]]] = {
+    questions: dict[str, tuple[str, Callable[[_Object], Finding]]] = {
         "head": ("read", _head),
         "parts": ("write", _parts),
         "clock": ("write", _clock),
@@ -36,7 +36,7 @@ def steps_of(storage: S3Storage) -> dict[str, Callable[[str], Seen]]:
         "encryption": ("write", _encryption),
     }
 
-    def step(action: str, question: Callable[["_Object"], Seen], folder: str) -> Seen:
+    def step(action: str, question: Callable[["_Object"], Finding], folder: str) -> Finding:
         key = folder + "special"
         try:
             return bounded(lambda _: question(_Object(storage, key)), 1.5 * storage.timeout)
@@ -60,14 +60,14 @@ class _Object:
         return self.client.put_object(Bucket=self.bucket, Key=self.name, Body=b"1", **options)
 
 
-def _head(thing: _Object) -> Seen:
+def _head(thing: _Object) -> Finding:
     thing.put()
-    return Seen(
+    return Finding(
         seconds=median_seconds(lambda _: thing.client.head_object(Bucket=thing.bucket, Key=thing.name), range(ROUNDS))
     )
 
 
-def _parts(thing: _Object) -> Seen:
+def _parts(thing: _Object) -> Finding:
     """An upload in parts, of which the only one is small."""
     client, bucket, key = thing.client, thing.bucket, thing.name
     upload = client.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
@@ -82,22 +82,22 @@ def _parts(thing: _Object) -> Seen:
     except ClientError:
         client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload)
         raise
-    return Seen("objects of 64 MiB and more go in parts")
+    return Finding("objects of 64 MiB and more go in parts")
 
 
-def _clock(thing: _Object) -> Seen:
+def _clock(thing: _Object) -> Finding:
     headers = thing.put()["ResponseMetadata"]["HTTPHeaders"]
     apart = abs(time.time() - email.utils.parsedate_to_datetime(headers["date"]).timestamp())
     if apart < CLOCK_NOTE:
-        return Seen("agrees with the server's")  # which tells whole seconds
-    return Seen(
+        return Finding("agrees with the server's")  # which tells whole seconds
+    return Finding(
         f"this machine's and the server's are {apart:.0f} s apart; from {CLOCK_LIMIT:.0f} s on every request is "
         "refused: set the clock",
         state="note",
     )
 
 
-def _checksums(thing: _Object) -> Seen:
+def _checksums(thing: _Object) -> Finding:
     """An upload with a checksum after the data, as newer clients send it by themselves."""
 
     def after_the_data(params: dict[str, Any], **_: Any) -> None:
@@ -110,33 +110,33 @@ def _checksums(thing: _Object) -> Seen:
     except ClientError as error:
         if status_of(error) >= 500:
             raise
-        return Seen(
+        return Finding(
             "the server takes none after the data; this program sends none, but other clients "
             "need AWS_REQUEST_CHECKSUM_CALCULATION=when_required",
             state="note",
         )
     finally:
         events.unregister("before-call.s3.PutObject", after_the_data)
-    return Seen("the server takes them after the data, too")
+    return Finding("the server takes them after the data, too")
 
 
-def _versions(thing: _Object) -> Seen:
+def _versions(thing: _Object) -> Finding:
     if thing.put().get("VersionId", "null") == "null":
-        return Seen("what is deleted or replaced is gone")
-    return Seen(
+        return Finding("what is deleted or replaced is gone")
+    return Finding(
         "the bucket keeps what is deleted or replaced, old checkpoints too, and it counts as used space; "
         "give the bucket a lifecycle rule that expires noncurrent versions",
         state="note",
     )
 
 
-def _encryption(thing: _Object) -> Seen:
+def _encryption(thing: _Object) -> Finding:
     answer = thing.put()
     kind = answer.get("ServerSideEncryption")
     if not kind:
-        return Seen("the server names none")
+        return Finding("the server names none")
     key = answer.get("SSEKMSKeyId", "").rpartition("/")[2]
-    return Seen(f"the bucket encrypts objects with {kind}" + (f", key {key}" if key else ""))
+    return Finding(f"the bucket encrypts objects with {kind}" + (f", key {key}" if key else ""))
 
 
 def _addressing(storage: S3Storage) -> str:

@@ -5,7 +5,7 @@ import argparse
 from rich.markup import escape
 from rich.table import Table
 
-from cluster.storage.check import Finding, StorageCheck, check_storage
+from cluster.storage.check import StorageCheck, check_storage
 from tune_jobs.commands.flush import add_flush
 from tune_jobs.commands.options import STORAGE_HELP, Parser, add_json
 from tune_jobs.commands.terminal import Terminal, make_console
@@ -47,9 +47,10 @@ def _print(result: StorageCheck, console: Terminal) -> None:
     for _ in range(3):
         table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for finding in result.findings:
+    for name, finding in result.findings.items():
         state = f"[{STYLES[finding.state]}]{finding.state}[/]"
-        table.add_row(f"  {finding.name}", state, _milliseconds(finding), escape(finding.text))
+        milliseconds = "" if finding.seconds is None else f"{1000 * finding.seconds:.1f} ms"
+        table.add_row(f"  {name}", state, milliseconds, escape(finding.text))
     console.print(table)
     if result.not_tried:
         console.say(f"  not tried: {', '.join(result.not_tried)}")
@@ -57,7 +58,3 @@ def _print(result: StorageCheck, console: Terminal) -> None:
         console.say(f"Not fit for runs as it is: {', '.join(result.failed)} failed.")
     else:
         console.print("Fit for runs and grids.")
-
-
-def _milliseconds(finding: Finding) -> str:
-    return "" if finding.seconds is None else f"{1000 * finding.seconds:.1f} ms"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import botocore.auth
 import pytest
 
-from cluster.storage.check import Finding, StorageCheck, check_storage
+from cluster.storage.check import check_storage
 from cluster.storage.local import LocalStorage
 from cluster.storage.opening import open_storage
 from cluster.storage.s3 import DEFAULT_TIMEOUT, TIMEOUT_VARIABLE
@@ -27,17 +27,13 @@ OPERATIONS = ["write", "read", "list", "create", "throughput"]
 OF_S3 = ["head", "parts", "clock", "checksums", "versions", "encryption"]
 
 
-def by_name(check: StorageCheck) -> dict[str, Finding]:
-    return {finding.name: finding for finding in check.findings}
-
-
 def test_a_sound_directory_passes_and_is_left_as_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     LocalStorage(tmp_path).put("grid/experiment.json", b"{}")
     assert main(["storage", "check", str(tmp_path)]) == 0
     assert "Fit for runs and grids." in capsys.readouterr().out
     check = check_storage(str(tmp_path))
-    assert [finding.name for finding in check.findings] == [*OPERATIONS, "delete"]
-    assert {finding.state for finding in check.findings} == {"ok"}
+    assert list(check.findings) == [*OPERATIONS, "delete"]
+    assert {finding.state for finding in check.findings.values()} == {"ok"}
     assert [item.key for item in LocalStorage(tmp_path).list("")] == ["grid/experiment.json"]
     assert [path.name for path in tmp_path.iterdir()] == ["grid"]
 
@@ -79,7 +75,7 @@ def test_a_missing_permission_is_named_with_what_follows_and_the_rest_is_tried(
     objects = {"Action": ["s3:PutObject", "s3:GetObject"], "Resource": arn(bucket)}
     listing = {"Action": ["s3:ListBucket"], "Resource": [f"arn:aws:s3:::{bucket}"]}
     become(user_of_ceph(ceph, administrator, bucket, objects, listing), monkeypatch)
-    found = by_name(check_storage(f"s3://{bucket}/x"))
+    found = check_storage(f"s3://{bucket}/x").findings
     assert list(found) == [*OPERATIONS, *OF_S3, "delete"]
     assert [name for name, finding in found.items() if finding.state == "failed"] == ["delete"]
     assert "these credentials need s3:DeleteObject. Without it old checkpoints stay" in found["delete"].text
@@ -93,12 +89,12 @@ def test_who_may_only_read_is_told_that_reading_works(
     reading = {"Action": ["s3:GetObject", "s3:ListBucket"], "Resource": [f"arn:aws:s3:::{bucket}", *arn(bucket)]}
     become(user_of_ceph(ceph, administrator, bucket, reading), monkeypatch)
     check = check_storage(f"s3://{bucket}/x")
-    assert [(finding.name, finding.state) for finding in check.findings] == [
+    assert [(name, finding.state) for name, finding in check.findings.items()] == [
         ("write", "failed"),
         ("read", "ok"),
         ("list", "ok"),
     ]
-    assert "these credentials need s3:PutObject" in check.findings[0].text
+    assert "these credentials need s3:PutObject" in check.findings["write"].text
     assert check.not_tried == ("create", "throughput", *OF_S3, "delete")
 
 
@@ -119,7 +115,7 @@ def test_a_bucket_that_keeps_versions_is_noted_and_refused_where_two_can_create_
     bucket: str, s3_kind: str, administrator: "S3Client"
 ) -> None:
     administrator.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
-    found = by_name(check_storage(f"s3://{bucket}"))
+    found = check_storage(f"s3://{bucket}").findings
     assert found["versions"].state == "note"
     assert (
         "old checkpoints too, and it counts as used space; give the bucket a lifecycle rule" in found["versions"].text
@@ -146,7 +142,7 @@ def test_a_clock_that_is_wrong_is_noted_before_the_server_refuses_it(
 ) -> None:
     now = time.time()
     monkeypatch.setattr("time.time", lambda: now + 300)
-    clock = by_name(check_storage(f"s3://{bucket}"))["clock"]
+    clock = check_storage(f"s3://{bucket}").findings["clock"]
     assert clock.state == "note"
     assert re.search(r"are (29|30)\d s apart; from 900 s on every request is refused: set the clock", clock.text)
 
@@ -157,7 +153,7 @@ def test_a_clock_that_the_server_refuses_is_the_first_failure(bucket: str, monke
     monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda *_: later)
     check = check_storage(f"s3://{bucket}")
     assert check.failed == ("write",)
-    assert "this machine's clock and the server's differ too much; set the clock" in check.findings[0].text
+    assert "this machine's clock and the server's differ too much; set the clock" in check.findings["write"].text
 
 
 def test_a_store_that_lets_two_create_one_object_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +162,7 @@ def test_a_store_that_lets_two_create_one_object_is_refused(tmp_path: Path, monk
         return True
 
     monkeypatch.setattr(LocalStorage, "create", overwrite)
-    create = by_name(check_storage(str(tmp_path)))["create"]
+    create = check_storage(str(tmp_path)).findings["create"]
     assert create.state == "failed"
     assert "4 of 4 racing writers created one object" in create.text
     assert "two launches could claim one trial" in create.text
@@ -178,7 +174,7 @@ def test_a_store_that_forgets_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(LocalStorage, "list", lambda storage, prefix: first_only(storage, prefix)[:1])
     check = check_storage(str(tmp_path))
     assert check.failed == ("list",)
-    assert "a listing lacks what was just written" in check.findings[2].text
+    assert "a listing lacks what was just written" in check.findings["list"].text
     assert list(tmp_path.iterdir()) == []
 
 
@@ -199,7 +195,7 @@ def test_a_server_that_hangs_is_given_up_within_the_stated_time(
         check = check_storage("s3://bucket/x")
     assert time.monotonic() - started < DEFAULT_TIMEOUT / 2  # machines are busy
     assert check.failed == ("write",)
-    assert "does not answer in time" in check.findings[0].text
+    assert "does not answer in time" in check.findings["write"].text
 
 
 def test_missing_credentials_are_one_line(

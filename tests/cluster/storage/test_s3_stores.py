@@ -209,7 +209,7 @@ def test_a_bucket_may_encrypt_what_it_holds(moto: "S3Client") -> None:
     moto.put_bucket_encryption(Bucket="results", ServerSideEncryptionConfiguration={"Rules": [rule]})
     check = check_storage("s3://results")
     assert check.failed == ()
-    (text,) = [finding.text for finding in check.findings if finding.name == "encryption"]
+    text = check.findings["encryption"].text
     assert text == "the bucket encrypts objects with aws:kms, key key-of-the-lab"
     storage = S3Storage("s3://results")
     storage.put("a", b"1")
