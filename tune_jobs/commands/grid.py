@@ -20,7 +20,7 @@ from tune_jobs.commands.display import GridDisplay
 from tune_jobs.commands.follow import SECONDS, follow_report, follow_status, launched
 from tune_jobs.commands.options import Parser, add_json, add_storage, positive
 from tune_jobs.commands.output import program
-from tune_jobs.commands.plan import MANY, add_grid_settings, add_launch, add_plan, dry_run
+from tune_jobs.commands.plan import MANY, add_grid_settings, add_launch, add_plan, dry_run, grid_options
 from tune_jobs.commands.terminal import Terminal, make_console
 from tune_jobs.grid import pruning
 from tune_jobs.grid.edits import edits
@@ -150,10 +150,7 @@ def run(args: argparse.Namespace) -> int:
         done = run_grid(
             args.experiment,
             args.storage,
-            seeds=args.seeds,
-            epochs=args.epochs,
-            settings=args.settings,
-            side_by_side=args.side_by_side,
+            **grid_options(args),
             retry_failed=args.retry_failed,
             scheduler=args.scheduler,
             observer=display.observer(),

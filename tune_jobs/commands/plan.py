@@ -73,6 +73,11 @@ def add_grid_settings(parser: Parser) -> None:
     add_settings(parser, {name: s for name, s in SHORTHANDS.items() if name not in ("run.seed", "run.epochs")})
 
 
+def grid_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What the options of `add_launch` and `add_grid_settings` say of a grid."""
+    return {name: getattr(args, name) for name in ("seeds", "epochs", "settings", "side_by_side")}
+
+
 def plan(args: argparse.Namespace) -> int:
     """Print the cells of an experiment, their trials, steps, and the time and memory to expect."""
     console = make_console(quiet=args.json)
@@ -81,7 +86,7 @@ def plan(args: argparse.Namespace) -> int:
     if args.price:
         raise UserError("--price: goes with --on, which says of what")
     with contextlib.nullcontext() if args.no_measure else console.status("measuring step times"):
-        planned = _planned(args, measure=not args.no_measure)
+        planned = plan_grid(args.experiment, args.storage, measure=not args.no_measure, **grid_options(args))
     if args.json:
         print_json(planned.to_dict())
     else:
@@ -94,16 +99,7 @@ def _plan_on(args: argparse.Namespace, console: Terminal) -> int:
     from tune_jobs.commands.forecast import print_forecast
 
     with console.status("measuring step times") if "here" in args.on.lower() else contextlib.nullcontext():
-        planned, found = forecast_grid(
-            args.experiment,
-            args.storage,
-            args.on,
-            price=args.price,
-            seeds=args.seeds,
-            epochs=args.epochs,
-            settings=args.settings,
-            side_by_side=args.side_by_side,
-        )
+        planned, found = forecast_grid(args.experiment, args.storage, args.on, price=args.price, **grid_options(args))
     if args.json:
         print_json(planned.to_dict() | {"on": found and found.to_dict()})
         return 0
@@ -125,22 +121,10 @@ def _price(text: str) -> float:
     return price
 
 
-def _planned(args: argparse.Namespace, measure: bool) -> Plan:
-    return plan_grid(
-        args.experiment,
-        args.storage,
-        seeds=args.seeds,
-        epochs=args.epochs,
-        settings=args.settings,
-        side_by_side=args.side_by_side,
-        measure=measure,
-    )
-
-
 def dry_run(args: argparse.Namespace) -> int:
     """Say which trials `grid run` would start, and in which order."""
     console = make_console(quiet=args.json)
-    planned = _planned(args, measure=False)
+    planned = plan_grid(args.experiment, args.storage, measure=False, **grid_options(args))
     started = planned.to_run(args.retry_failed, args.scheduler)
     if args.json:
         print_json(planned.to_dict() | {"would_start": [trial.trial_id for trial in started]})
