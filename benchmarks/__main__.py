@@ -12,7 +12,8 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from resnet_dist.errors import UserError
+from benchmarks.command import exit_with
+from benchmarks.targets import Target, exit_code, print_lines
 
 LOGGER = logging.getLogger("benchmarks")
 
@@ -28,23 +29,20 @@ LAUNCHES = {"quick": 2, "full": 5}
 """Launches of `train` that are timed up to the first update."""
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str]) -> int:
     """Measure, print, and return the exit code."""
     args = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     # The trials go to a directory of this machine: a cluster that the environment names could not reach it.
     os.environ.pop("RAY_ADDRESS", None)
-    try:
-        record = run("quick" if args.quick else "full", print_lines=not args.json)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if args.json:
-        print(json.dumps(record, indent=1))
-    return 1 if any(target["state"] == "short" for target in record["targets"]) else 0
+    targets, record = run("quick" if args.quick else "full")
+    if not args.json:
+        return print_lines(targets)
+    print(json.dumps(record, indent=1))
+    return exit_code(targets)
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
+def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure training speed and the cost of a trial against targets.",
@@ -55,8 +53,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def run(length: str, print_lines: bool) -> dict[str, Any]:
-    """Measure everything; returns what --json prints."""
+def run(length: str) -> tuple[list[Target], dict[str, Any]]:
+    """Measure everything; returns what was to be reached, and what --json prints."""
     import torch
 
     from benchmarks import end_to_end, first_update, planning, trial_overhead, two_workers
@@ -87,11 +85,7 @@ def run(length: str, print_lines: bool) -> dict[str, Any]:
     LOGGER.info("plans of 3,600 trials")
     plans = planning.measure(PLANS[length])
     targets += planning.targets(plans)
-    if print_lines:
-        width = max(len(target.name) for target in targets)
-        for target in targets:
-            print(target.line(width))
-    return {
+    return targets, {
         "machine": {key: machine[key] for key in ("device", "torch", "ray", "python", "threads", "commit", "dirty")},
         "images_per_second": {
             name: {"median": statistics.median(rounds), "rounds": rounds} for name, rounds in speeds.rounds.items()
@@ -105,4 +99,4 @@ def run(length: str, print_lines: bool) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -7,11 +7,11 @@ One sum over the workers of as many numbers as a layer's message in batch norm h
 """
 
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.command import exit_with
 from tune_jobs.commands.options import Parser, positive
 
 SUMS, UPDATES = 200, 8
@@ -80,4 +80,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    exit_with(main)

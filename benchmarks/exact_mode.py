@@ -6,12 +6,11 @@ Every setting of `resnet-dist train` may be given. One CPU thread, as exact mode
 """
 
 import statistics
-import sys
 import time
 
+from benchmarks.command import exit_with
 from benchmarks.targets import median_ratio
 from resnet_dist.configuration.training import TrainingConfig
-from resnet_dist.errors import UserError
 from tune_jobs.commands.options import SHORTHANDS, Parser, add_settings, normalise, positive
 
 
@@ -51,7 +50,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    exit_with(main)

@@ -14,6 +14,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 
+from benchmarks.command import exit_with
 from benchmarks.process_cost import cost_of
 from benchmarks.targets import Target, print_lines
 from resnet_dist.errors import UserError
@@ -93,7 +94,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    exit_with(main)

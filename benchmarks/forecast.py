@@ -7,11 +7,11 @@ prediction. So the simulation is judged by itself, too: with the training times 
 """
 
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.command import exit_with
 from benchmarks.targets import Target, print_lines
 from tune_jobs.commands.options import Parser, positive
 from tune_jobs.grid.calibration import EVALUATION_COST
@@ -96,4 +96,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    exit_with(main)

@@ -8,13 +8,12 @@ for little.
 """
 
 import random
-import sys
 import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from benchmarks.command import exit_with
 from benchmarks.targets import Target, median_ratio, print_lines
-from resnet_dist.errors import UserError
 from tune_jobs.commands.options import Parser, positive
 
 LEAST = {"beside plain PyTorch": 1.1, "beside the ceiling": 0.95}
@@ -79,8 +78,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    exit_with(main)

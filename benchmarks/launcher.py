@@ -10,7 +10,6 @@ has had its process.
 import functools
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import exit_with
 from benchmarks.process_cost import peak_megabytes
 from benchmarks.targets import Target, print_lines
 from tune_jobs.commands.options import Parser, positive
@@ -125,4 +125,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    exit_with(main)

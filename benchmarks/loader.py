@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.command import exit_with
 from benchmarks.targets import Target, print_lines
 from cluster.storage.opening import open_storage
 from resnet_dist.configuration.data import DataConfig
@@ -162,7 +163,7 @@ def _resident() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     """Measure and print; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.loader", description=__doc__)
     parser.add_argument(
@@ -170,9 +171,9 @@ def main() -> int:
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=6.0, help="of each in a round")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     return print_lines(measure(args.workers, args.rounds, args.seconds))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    exit_with(main)

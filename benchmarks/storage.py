@@ -14,7 +14,6 @@ import functools
 import os
 import secrets
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,13 +21,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.command import exit_with
 from benchmarks.finished_trials import EXPERIMENT, write_finished_trials
 from benchmarks.targets import Target, median_ratio, print_lines
 from cluster.storage.local import LocalStorage
 from cluster.storage.opening import open_storage
 from cluster.storage.s3 import S3Storage
 from resnet_dist.configuration.training import TrainingConfig
-from resnet_dist.errors import UserError
 from resnet_dist.storage.counts import StorageCounts
 from resnet_dist.storage.interface import StoredObject, TrialKeys
 from tests import s3_server
@@ -214,8 +213,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    exit_with(main)

@@ -59,6 +59,11 @@ def print_lines(targets: Iterable[Target]) -> int:
     width = max(len(target.name) for target in targets)
     for target in targets:
         print(target.line(width))
+    return exit_code(targets)
+
+
+def exit_code(targets: Iterable[Target]) -> int:
+    """1 if one is short, else 0."""
     return int(any(target.state == "short" for target in targets))
 
 

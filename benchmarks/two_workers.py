@@ -12,7 +12,6 @@ The study's 20-layer network on 128 built-in images, one thread each. The worker
 
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import exit_with
 from benchmarks.targets import Target, median_ratio, print_lines
 from tune_jobs.commands.options import Parser, positive
 
@@ -198,4 +198,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    exit_with(main)

@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.command import exit_with
 from tune_jobs.report.comparisons import Tested, tested
 from tune_jobs.report.statistics import (
     LEAST_GROUPS,
@@ -129,7 +130,7 @@ def _tests(kind: Kind, study: NDArray[np.float64], seeds: int) -> Sequence[Teste
     return [*tested(dict(enumerate(_compared(kind, study, seeds))), verdict, SMALLEST_DIFFERENCE).values()]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: list[str]) -> int:
     """Print a line for each number of seeds, truth and kind of test."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.verdicts", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--studies", type=int, default=5000, help="made-up studies for each line")
@@ -153,7 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
     for kind in KINDS:
         print(f"looks after {LOOKS[0]} to {LOOKS[-1]} seeds, 0.0 % off, {kind}: p < 0.05 {looks(kind, studies):.1%}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(main)

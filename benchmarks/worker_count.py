@@ -5,13 +5,12 @@
 Every setting of `resnet-dist train` may be given. The workers are gloo processes on this machine's CPUs.
 """
 
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command import exit_with
 from resnet_dist.configuration.training import TrainingConfig
-from resnet_dist.errors import UserError
 from tune_jobs.commands.options import SHORTHANDS, Parser, add_settings, normalise, positive
 
 
@@ -76,7 +75,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    exit_with(main)
