@@ -1,5 +1,7 @@
 """A small grid on a real local Ray: it ends in a report, and runs nothing twice. (Killed ones: law 3's test.)"""
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pytest
 
 from cluster.storage.opening import open_storage
 from tests.stored_records import faults_of_experiment
+from tune_jobs.command_line import main
 
 pytestmark = pytest.mark.integration
 
@@ -49,12 +52,9 @@ DIVERGES = NO_RELU.replace(" }", ', "solver.learning_rate" = 1e30 }')
 
 
 def start(experiment: Path, storage: Path, *arguments: str) -> subprocess.Popen[str]:
-    return launch("grid", "run", str(experiment), "--storage", str(storage), *arguments)
-
-
-def launch(*arguments: str) -> subprocess.Popen[str]:
+    """The command as a process, in a session of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "tune_jobs", *arguments],
+        [sys.executable, "-m", "tune_jobs", "grid", "run", str(experiment), "--storage", str(storage), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -63,10 +63,14 @@ def launch(*arguments: str) -> subprocess.Popen[str]:
 
 
 def run(experiment: Path, storage: Path, *arguments: str, code: int = 0) -> dict[str, Any]:
-    process = start(experiment, storage, "--json", *arguments)
-    out, err = process.communicate()
-    assert process.returncode == code, err
-    return dict(json.loads(out))
+    """What the command says at its end, run in this process."""
+    return said("grid", "run", str(experiment), "--storage", str(storage), *arguments, code=code)
+
+
+def said(*arguments: str, code: int = 0) -> dict[str, Any]:
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert main([*arguments, "--json"]) == code
+    return dict(json.loads(out.getvalue()))
 
 
 def stamps(storage: Path) -> dict[str, int]:
@@ -74,6 +78,7 @@ def stamps(storage: Path) -> dict[str, int]:
     return {str(file.relative_to(storage)): file.stat().st_mtime_ns for file in trials.rglob("*") if file.is_file()}
 
 
+@pytest.mark.filterwarnings("default")  # Ray warns of itself
 def test_a_grid_ends_in_a_report_starts_nothing_again_and_is_reproduced_on_two_workers(
     tmp_path: Path,
 ) -> None:
@@ -104,31 +109,29 @@ def test_a_grid_ends_in_a_report_starts_nothing_again_and_is_reproduced_on_two_w
     result = json.loads((storage / "small" / "trials" / two["trial"] / "result.json").read_text())
     assert result["workers"] == 2
 
-    again = launch("reproduce", f"small/{two['trial']}", "--storage", str(storage), "--run", "--json")
-    out, err = again.communicate()
-    assert again.returncode == 0, err
-    assert json.loads(out)["comparison"]["identical"]
+    again = said("reproduce", f"small/{two['trial']}", "--storage", str(storage), "--run")
+    assert again["comparison"]["identical"]
     assert stamps(storage) == after
 
 
 @pytest.fixture
-def another_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def another_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A cluster that `ray start` left on this machine, by what Ray finds of one; it does not answer."""
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as directory:
         monkeypatch.setenv("RAY_TMPDIR", directory)  # short, since the names of Ray's sockets have a limit
         noted = Path(directory, "ray", "ray_current_cluster")
         noted.parent.mkdir()
         noted.write_text("127.0.0.1:1")
-        yield
+        yield noted.parent
 
 
-@pytest.mark.usefixtures("another_cluster")
-def test_more_workers_than_processors_is_one_line_and_nothing_is_written(tmp_path: Path) -> None:
+def test_more_workers_than_processors_is_one_line_and_nothing_is_written(
+    another_cluster: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     storage, experiment = tmp_path / "results", tmp_path / "small.toml"
     experiment.write_text((EXPERIMENT % {"epochs": 1}).replace('"run.workers" = 2', '"run.workers" = 4096'))
-    process = start(experiment, storage)
-    _, err = process.communicate()
-    assert process.returncode == 1
-    (line,) = err.splitlines()
+    assert main(["grid", "run", str(experiment), "--storage", str(storage)]) == 1
+    assert list(another_cluster.glob("session_*")), "a Ray of its own has started there"
+    (line,) = capsys.readouterr().err.splitlines()
     assert "4096 workers need 4096 CPUs" in line
     assert not [file for file in storage.rglob("*") if file.is_file() and ".lease" not in file.parts]
