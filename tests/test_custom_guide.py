@@ -1,4 +1,4 @@
-"""The example of docs/custom.md, run as it stands there."""
+"""The example of docs/custom.md, run as it stands in docs/examples."""
 
 import json
 import os
@@ -17,8 +17,13 @@ from resnet_dist.configuration.training import TrainingConfig
 from tests.worker_processes import run_workers
 from tune_jobs.command_line import main
 
-GUIDE = Path(__file__).parent.parent / "docs" / "custom.md"
-FILES = dict(re.findall(r"^```\w+ (\S+)\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL))
+ROOT = Path(__file__).parent.parent
+GUIDE = ROOT / "docs" / "custom.md"
+FILES = {
+    name: (GUIDE.parent / "examples" / name).read_text()
+    for name in re.findall(r"\]\(examples/(\S+)\)", GUIDE.read_text())
+}
+"""What the guide links to."""
 
 
 @pytest.fixture
@@ -120,7 +125,7 @@ def test_jobs_carry_their_code_to_a_process_that_has_no_such_file(
         "import pickle; from resnet_dist.launch import run_in_process; "
         "print(*(run_in_process(pickle.load(open(name, 'rb')))['trial'] for name in '12'))"
     )
-    environment = os.environ | {"PYTHONPATH": str(GUIDE.parent.parent), "RESNET_DIST_CACHE": str(elsewhere / "cache")}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "RESNET_DIST_CACHE": str(elsewhere / "cache")}
     done = subprocess.run([sys.executable, "-c", code], cwd=elsewhere, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == expected and len(set(expected)) == 2
