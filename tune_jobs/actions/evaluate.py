@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from resnet_dist.data.streamed_images import StreamedImages
     from resnet_dist.records.model_file import Model
+    from resnet_dist.training.evaluation import Evaluation as Errors
+    from resnet_dist.workers import Workers
 
 _MOST_NAMED = 5
 """Classes that a message names at most."""
@@ -164,11 +166,9 @@ def evaluate(
     """
     import torch
 
-    from resnet_dist.data.batches import Standardiser
-    from resnet_dist.data.dataset import load_test_images, open_dataset
+    from resnet_dist.data.dataset import load_test_images
     from resnet_dist.records.model_file import read_model
-    from resnet_dist.training.evaluation import ImageSet
-    from resnet_dist.workers import alone, on_threads
+    from resnet_dist.workers import alone
 
     shown, workers = str(model), alone(device)
     with model_file(model, storage) as path:
@@ -180,45 +180,29 @@ def evaluate(
         if source is not None:
             raise
         raise DataError(f"{error} ({shown} was trained with it; give other images as its source)") from error
-    classes = tests.classes
     # A file without names is matched by position to the data that it was trained with, and to no other unasked.
-    known = trained.classes or (classes if data.source == trained.config.data.source else ())
-    if len(classes) != trained.class_count:
+    known = trained.classes or (tests.classes if data.source == trained.config.data.source else ())
+    differ = _difference(known, tests.classes)
+    if len(tests.classes) != trained.class_count:
         raise UserError(
-            f"{data.source}: has {len(classes)} classes, and {shown} tells {trained.class_count} apart"
-            f"{_difference(known, classes)}; give data with the model's classes"
+            f"{data.source}: has {len(tests.classes)} classes, and {shown} tells {trained.class_count} apart{differ}; "
+            "give data with the model's classes"
         )
-    positions = _positions(known, classes)
+    positions, warnings = _positions(known, tests.classes), []
     by_position = positions is None
     if positions is None:
         if not classes_by_position:
             raise UserError(
-                f"{data.source}: its classes cannot be told to be those of {shown}"
-                f"{_difference(known, classes)}; give data with the model's classes, or classes_by_position to take "
-                "them to be the same in their order (--classes-by-position)"
+                f"{data.source}: its classes cannot be told to be those of {shown}{differ}; give data with the model's "
+                "classes, or classes_by_position to take them to be the same in their order (--classes-by-position)"
             )
-        positions = list(range(len(classes)))
-    warnings = []
-    if by_position:
+        positions = list(range(len(tests.classes)))
         warnings.append(
-            f"the classes of {data.source} are taken to be the model's in their order, whatever their names"
-            f"{_difference(known, classes)}"
+            f"the classes of {data.source} are taken to be the model's in their order, whatever their names{differ}"
         )
-    precision = trained.config.run.precision
-    dtype = torch.float64 if precision == "float64" else torch.float32
-    mean, std = trained.mean, trained.std
-    if mean is None:  # a file of an earlier version, which the training images have to stand in for
-        dataset = open_dataset(data)
-        mean, std = dataset.mean, dataset.std
-    standardise = Standardiser(mean, std, dtype, workers.device)
-    network = trained.network.to(workers.device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     labels = torch.tensor(positions)[tests.labels]
-    images = ImageSet(tests.images, labels, standardise, workers, keep_found=True)
-    autocast = torch.autocast(workers.device.type, torch.bfloat16, enabled=precision == "bfloat16")
-    logits: list[Tensor] = []
-    with on_threads(trained.config.run.threads):
-        found = images.evaluate(network, autocast, lambda said: logits.append(said.double().cpu()))
-    names = known or classes
+    found, logits = _judged(trained, data, tests.images, labels, workers)
+    names = known or tests.classes
     if not found.finite:
         warnings.append("weights, running statistics or outputs of the network are not finite: its errors mean nothing")
     assert found.found is not None
@@ -227,7 +211,7 @@ def evaluate(
         source=data.source,
         data_fingerprint=tests.fingerprint,
         classes_by_position=by_position,
-        images=images.total,
+        images=len(labels),
         top1_error=found.top1_error,
         top5_error=found.top5_error,
         test_loss=found.loss,
@@ -237,7 +221,7 @@ def evaluate(
         pixels=tests.images,
         labels=labels,
         predicted=found.found,
-        logits=torch.cat(logits),
+        logits=logits,
     )
 
 
@@ -266,6 +250,33 @@ def _images_for(
         return data
     # In the whole, which knows whether the network can.
     return replace(model.config, data=replace(data, test_crops=test_crops)).data
+
+
+def _judged(
+    model: "Model", data: DataConfig, pixels: "Tensor | StreamedImages", labels: "Tensor", workers: "Workers"
+) -> tuple["Errors", "Tensor"]:
+    """The errors of a model on images, and what its network says of each."""
+    import torch
+
+    from resnet_dist.data.batches import Standardiser
+    from resnet_dist.data.dataset import open_dataset
+    from resnet_dist.training.evaluation import ImageSet
+    from resnet_dist.workers import on_threads
+
+    precision = model.config.run.precision
+    dtype = torch.float64 if precision == "float64" else torch.float32
+    mean, std = model.mean, model.std
+    if mean is None:  # a file of an earlier version, which the training images have to stand in for
+        dataset = open_dataset(data)
+        mean, std = dataset.mean, dataset.std
+    standardise = Standardiser(mean, std, dtype, workers.device)
+    network = model.network.to(workers.device, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = ImageSet(pixels, labels, standardise, workers, keep_found=True)
+    autocast = torch.autocast(workers.device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    logits: list[Tensor] = []
+    with on_threads(model.config.run.threads):
+        found = images.evaluate(network, autocast, lambda said: logits.append(said.double().cpu()))
+    return found, torch.cat(logits)
 
 
 def _by_class(names: tuple[str, ...], labels: Any, predicted: Any) -> dict[str, ClassErrors]:

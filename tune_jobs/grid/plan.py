@@ -25,7 +25,7 @@ from tune_jobs.grid.packing import Packing, choose, require_streams
 from tune_jobs.grid.reuse import finished_elsewhere
 from tune_jobs.results.experiment_record import read_record, refuse_other_record
 from tune_jobs.results.html_table import html_table
-from tune_jobs.results.trials import read_trials, tally
+from tune_jobs.results.trials import TrialResults, read_trials, tally
 
 if TYPE_CHECKING:
     from tune_jobs.grid.calibration import Calibration
@@ -50,9 +50,9 @@ class PlannedTrial:
     """Updates of the weights, over the whole run."""
     steps_done: int
     """Updates whose epochs are recorded already."""
-    hours: float | None
+    hours: float | None = None
     """Worker-hours that remain, from a measured step time; None if not measured."""
-    memory: int | None
+    memory: int | None = None
     """Bytes that each of its workers takes, computed from what was measured of one update; None if not measured."""
     decoding: tuple[float, float] | None = None
     """Of images in shards: seconds that a core takes to decode one, and images that a worker's step takes a second."""
@@ -275,26 +275,7 @@ def make_plan(
     `side_by_side`: trials that share one, if that is not to be chosen.
     """
     require_streams(side_by_side)
-    experiment = bind_experiment(load_experiment(what, overrides, epochs), what)
-    sources = {cell.config.data.source for table in experiment.tables for cell in table.cells}
-    by_content = {source for source in sources if replace(TrainingConfig().data, source=source).identified_by_content}
-    if len(sources) == 1 and by_content:
-        from resnet_dist.data.dataset import dataset_fingerprint
-        from resnet_dist.data.staged import bring
-
-        data = experiment.tables[0].cells[0].config.data.images_alone()
-        data = replace(data, fingerprint=overrides.get("data.fingerprint", ""))
-        overrides = overrides | {"data.fingerprint": dataset_fingerprint(bring(data, storage))}
-        experiment = bind_experiment(load_experiment(what, overrides, epochs), what)
-        if data.is_streamed:
-            from resnet_dist.data.known_sets import known_name
-            from resnet_dist.data.sharded import open_shards
-
-            experiment = on_known_images(experiment, known_name(open_shards(data)[1]))
-    elif by_content:
-        raise UserError(
-            f"{experiment.name}: cells on different sources, {min(by_content)} among them; give one as data.source"
-        )
+    experiment, overrides = _with_data(what, storage, epochs, overrides)
     experiment = bind_experiment_state(experiment, storage)
     refuse_other_record(storage, experiment.name)
     earlier = _earlier(storage, experiment.name)
@@ -317,38 +298,13 @@ def make_plan(
         notes.append(
             f"{counted(count, 'trial')} finished in experiment {other} of this storage: taken over, not trained again"
         )
-    planned = []
-    for trial in expanded:
-        results = known[trial.trial_id]
-        steps = _steps(trial.config, trial.config.run.epochs)
-        done = _steps(trial.config, results.epochs_done)
-        hours = memory = expected = decoding = None
-        if calibration and results.state != "finished":
-            cost = calibration(trial.config)
-            views = VIEWS[trial.config.data.test_crops] / trial.config.run.evaluation_epochs
-            evaluated = views * test_images(trial.config)
-            share = 1 + calibration.evaluation_cost * evaluated / train_images(trial.config)
-            hours = cost.seconds * (steps - done) * share / 3600
-            memory = _memory(trial.config, cost.activations, cost.weights) if cost.activations else None
-            if cost.decoding:
-                decoding = cost.decoding, trial.config.data.batch_size / cost.seconds
-            copies = 1 + SOLVER_MEMORY.get(trial.config.solver.kind, 2)
-            seconds = 3600 * hours / trial.config.run.workers
-            expected = storage_use.expected(trial.config, seconds, steps, cost.weights, copies)
-        asked_storage = None
-        if results.result.get("attempts") == 1 and "storage_requests" in results.result:
-            asked_storage = (int(results.result["storage_requests"]), int(results.result["storage_bytes"]))
-        planned.append(
-            PlannedTrial(
-                trial, results.state, results.failure, steps, done, hours, memory, decoding, asked_storage, expected
-            )
-        )
+    planned = tuple(_planned(trial, known[trial.trial_id], calibration) for trial in expanded)
     plan = Plan(
         experiment,
         overrides,
         seeds,
         _cells(experiment, planned),
-        tuple(planned),
+        planned,
         calibration.machine if calibration else "",
         calibration.slots if calibration else 1,
         elsewhere=elsewhere,
@@ -358,6 +314,57 @@ def make_plan(
         return plan
     waiting = [trial.config for trial in plan.to_run()]
     return replace(plan, packing=choose(waiting, calibration.slots, calibration.gpu_memory, side_by_side))
+
+
+def _with_data(
+    what: "Experiment | str", storage: BrowsableStorage, epochs: int | None, overrides: dict[str, Any]
+) -> tuple[Experiment, dict[str, Any]]:
+    """The experiment, with the fingerprint of data that have one, and the overrides that gave it that."""
+    experiment = bind_experiment(load_experiment(what, overrides, epochs), what)
+    sources = {cell.config.data.source for table in experiment.tables for cell in table.cells}
+    by_content = {source for source in sources if replace(TrainingConfig().data, source=source).identified_by_content}
+    if not by_content:
+        return experiment, overrides
+    if len(sources) > 1:
+        raise UserError(
+            f"{experiment.name}: cells on different sources, {min(by_content)} among them; give one as data.source"
+        )
+    from resnet_dist.data.dataset import dataset_fingerprint
+    from resnet_dist.data.staged import bring
+
+    data = experiment.tables[0].cells[0].config.data.images_alone()
+    data = replace(data, fingerprint=overrides.get("data.fingerprint", ""))
+    overrides = overrides | {"data.fingerprint": dataset_fingerprint(bring(data, storage))}
+    experiment = bind_experiment(load_experiment(what, overrides, epochs), what)
+    if data.is_streamed:
+        from resnet_dist.data.known_sets import known_name
+        from resnet_dist.data.sharded import open_shards
+
+        experiment = on_known_images(experiment, known_name(open_shards(data)[1]))
+    return experiment, overrides
+
+
+def _planned(trial: Trial, results: TrialResults, calibration: "Calibration | None") -> PlannedTrial:
+    """A trial of which storage has these results, and what the rest of it costs if that is measured."""
+    config, stored = trial.config, None
+    if results.result.get("attempts") == 1 and "storage_requests" in results.result:
+        stored = (int(results.result["storage_requests"]), int(results.result["storage_bytes"]))
+    steps, done = _steps(config, config.run.epochs), _steps(config, results.epochs_done)
+    planned = PlannedTrial(trial, results.state, results.failure, steps, done, storage=stored)
+    if calibration is None or results.state == "finished":
+        return planned
+    cost = calibration(config)
+    evaluated = VIEWS[config.data.test_crops] / config.run.evaluation_epochs * test_images(config)
+    share = 1 + calibration.evaluation_cost * evaluated / train_images(config)
+    hours = cost.seconds * (steps - done) * share / 3600
+    copies = 1 + SOLVER_MEMORY.get(config.solver.kind, 2)
+    return replace(
+        planned,
+        hours=hours,
+        memory=_memory(config, cost.activations, cost.weights) if cost.activations else None,
+        decoding=(cost.decoding, config.data.batch_size / cost.seconds) if cost.decoding else None,
+        expected_storage=storage_use.expected(config, 3600 * hours / config.run.workers, steps, cost.weights, copies),
+    )
 
 
 def _earlier(storage: Storage, name: str) -> dict[str, Any]:
