@@ -2,15 +2,24 @@
 
 import importlib
 
+from PIL import Image
+
 from resnet_dist.records.git_state import running_source
 
 for name in (
     "torch.distributed",
-    "torchvision",  # crops images from shards
     "torch.nn.parallel",
+    "torch.utils.serialization.config",  # from here on what is imported when a run first needs it
     "torch.utils.tensorboard.summary",
+    "numpy.random",
+    "PIL.ImageChops",
+    "PIL.ImageDraw",
+    "PIL.ImageFont",
+    "PIL.PaletteFile",
     "tensorboard.compat.proto.event_pb2",
+    "tensorboard.plugins.hparams.metadata",
     "tensorboard.summary.writer.record_writer",
+    "cluster.storage.opening",
     "pytest",  # the functions that workers run lie in modules of tests
     "resnet_dist.summaries.dashboards",
     "resnet_dist.summaries.pictures",
@@ -19,4 +28,5 @@ for name in (
 ):
     importlib.import_module(name)
 
+Image.preinit()  # its formats
 running_source()  # asks git, once for all
