@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy.io import savemat
 
 from cluster.storage.opening import open_storage
 from resnet_dist.data.folder_files import folder_files
@@ -64,6 +63,8 @@ def write_imagenet(root: Path, classes: int = 3, train: int = 8, val: int = 4) -
 
 def write_devkit(root: Path, truth: list[int], wnids: dict[int, str]) -> None:
     """The devkit: the synsets, one group of them among them, and the class of each validation image."""
+    from scipy.io import savemat  # workers import this module for what else is in it
+
     rows = [(number, name, "words", "gloss", 0) for number, name in wnids.items()]
     rows.append((len(rows) + 1, "n00001740", "entity", "all of them", len(rows)))
     names = ("ILSVRC2012_ID", "WNID", "words", "gloss", "num_children")

@@ -65,9 +65,9 @@ def _load_decoder() -> None:
     import torch
 
     spec = importlib.util.find_spec("torchvision")
-    library = Path(spec.origin).with_name("image.so") if spec and spec.origin else Path()
-    if library.is_file():
-        torch.ops.load_library(library)
+    libraries = sorted(Path(spec.origin).parent.glob("image*.so")) if spec and spec.origin else []
+    if libraries:  # image.so, or image_stable.so since torchvision 0.29
+        torch.ops.load_library(libraries[0])
     else:
         importlib.import_module("torchvision.io")
 
