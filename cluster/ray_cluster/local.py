@@ -11,6 +11,7 @@ node that needs a job's upload for the first time then replaces it under the job
 import json
 import os
 import secrets
+import shlex
 import shutil
 import socket
 import subprocess
@@ -184,7 +185,7 @@ def _start_node(cluster: LocalCluster, options: list[str], deadline: float, clie
 
     `client` is the port of the head's server for Ray's client, which takes the head along when it fails to start.
     """
-    while True:
+    for is_last in (False, False, True):
         own = Path(cluster.directory, str(len(cluster.nodes)))
         log = own.with_suffix(".log")
         cluster = _spawn(cluster, [*options, f"--temp-dir={own}"], log)
@@ -196,19 +197,32 @@ def _start_node(cluster: LocalCluster, options: list[str], deadline: float, clie
             time.sleep(0.2)
         said = log.read_text(errors="replace").strip().splitlines()
         # Ray gives each half a minute, which is too little where processors are busy.
-        if not any(TIMED_OUT in line or "ray_client_server" in line for line in said):
+        if is_last or not any(TIMED_OUT in line or "ray_client_server" in line for line in said):
             raise UserError(f"a node did not start: {said[-1].strip()[:200] if said else 'it does not say why'}")
         end(of_session(cluster.nodes[-1]), patience=2.0)
         cluster = replace(cluster, nodes=cluster.nodes[:-1])
+    raise AssertionError("the last try returns or raises")
+
+
+def _python(directory: str) -> Path:
+    """This Python by a path that a shell may have without quotes, as Ray has it where it starts workers and servers."""
+    here = Path(sys.executable)
+    if shlex.quote(str(here)) == str(here):
+        return here
+    link = Path(directory, "python")
+    if not link.is_symlink():
+        link.symlink_to(here.parent.parent)  # a virtual environment is known by what lies beside `bin`
+    return link / here.parent.name / here.name
 
 
 def _spawn(cluster: LocalCluster, options: list[str], log: Path) -> LocalCluster:
     """Start a node's process in a session of its own, and put it on record before anything else can happen."""
     # Ports that are fixed by default would meet those of the other nodes.
     free = ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+    python = _python(cluster.directory)
+    command = [str(python), "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
     environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
-    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))  # a job's `python`
+    path = os.pathsep.join((str(python.parent), os.environ.get("PATH", os.defpath)))  # a job's `python`
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*command, "--node-ip-address=127.0.0.1", *free, *options],

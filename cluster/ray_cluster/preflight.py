@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import secrets
+import shlex
 import socket
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -157,7 +158,7 @@ def faults_of(reports: Sequence[NodeReport], here: dict[str, str], storage_uri: 
         for source in report.missing_data:
             faults[
                 f"data {source} is neither there nor can it be downloaded; put it into storage once with "
-                f"`resnet-dist data stage {source} {storage_uri}`"
+                f"`resnet-dist data stage {shlex.quote(source)} {shlex.quote(storage_uri)}`"
             ].append(report.node)
         for trouble in report.gpu_troubles:
             faults[trouble].append(report.node)

@@ -1,6 +1,7 @@
 """What of a configuration concerns images, their order and their augmentation."""
 
 import os
+import shlex
 from dataclasses import dataclass
 from typing import Literal
 
@@ -113,8 +114,8 @@ class DataConfig(Section):
                 object.__setattr__(self, "source", f"shards:{recordable(path, 'data.source')}")
         elif kind == "imagenet" and self.source != IMAGENET:
             raise ConfigurationError(
-                f"data.source: {self.source!r}: make shards of it first (resnet-dist data shard {self.source} DEST), "
-                "and give shards:DEST"
+                f"data.source: {self.source!r}: make shards of it first "
+                f"(resnet-dist data shard {shlex.quote(self.source)} DEST), and give shards:DEST"
             )
         elif not is_custom(self.source) and kind not in SOURCES and _names_a_place(self.source):
             raise ConfigurationError(

@@ -90,7 +90,9 @@ def custom_images(source: str) -> DecodedImages:
         remedy = "; a host without the files that it reads needs its images staged (resnet-dist data stage)"
         raise DataError(f"{place}: {one_line(error)}{remedy if isinstance(error, OSError) else ''}") from error
     if not isinstance(images, DecodedImages):
-        raise DataError(f"{place}: gives a {type(images).__name__}, no resnet_dist.extension.DecodedImages")
+        raise DataError(
+            f"{place}: gives a value of type {type(images).__name__}, no resnet_dist.extension.DecodedImages"
+        )
     classes = images.classes
     named = isinstance(classes, tuple | list) and all(isinstance(name, str) for name in classes)
     if not named or len(set(classes)) < max(2, len(classes)):

@@ -70,7 +70,8 @@ def make_block(
     )
     if not isinstance(made, nn.Module):
         raise ConfigurationError(
-            f"network.block: {network.block!r} gives a {type(made).__name__}, no nn.Module", "network.block"
+            f"network.block: {network.block!r} gives a value of type {type(made).__name__}, no nn.Module",
+            "network.block",
         )
     return made
 

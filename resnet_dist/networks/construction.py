@@ -30,7 +30,8 @@ def make_network(
             made = call("network.family", network.family, network=network, batch_norm=batch_norm, classes=classes)
         if not isinstance(made, nn.Module):
             raise ConfigurationError(
-                f"network.family: {network.family!r} gives a {type(made).__name__}, no nn.Module", "network.family"
+                f"network.family: {network.family!r} gives a value of type {type(made).__name__}, no nn.Module",
+                "network.family",
             )
         return made
     module, _, name = FAMILIES[network.family].partition(":")

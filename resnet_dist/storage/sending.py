@@ -13,6 +13,7 @@ attempt writes first: it is no longer the one seen last.
 """
 
 import logging
+import shlex
 import threading
 import time
 from types import TracebackType
@@ -135,7 +136,7 @@ class SpooledStorage:
             raise WaitingError(
                 f"{what}, but {count} of its writes ({size / 1e6:.1f} MB) could not be made: {self.trouble}. They wait "
                 f"in {self._spool.directory}, and are made by the next launch on this host or by: "
-                f"resnet-dist storage flush {self.uri}"
+                f"resnet-dist storage flush {shlex.quote(self.uri)}"
             )
 
     def _take_over(self) -> None:

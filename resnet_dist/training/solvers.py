@@ -53,7 +53,7 @@ def make_solver(config: SolverConfig, parameters: Iterable[nn.Parameter]) -> tor
         made = call("solver.kind", config.kind, parameters=parameters, solver=config)
         if not isinstance(made, torch.optim.Optimizer):
             raise ConfigurationError(
-                f"solver.kind: {config.kind!r} gives a {type(made).__name__}, no torch.optim.Optimizer",
+                f"solver.kind: {config.kind!r} gives a value of type {type(made).__name__}, no torch.optim.Optimizer",
                 "solver.kind",
             )
         return made

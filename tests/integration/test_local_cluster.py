@@ -62,8 +62,14 @@ class Shell:
             "RAY_worker_niceness": "0",
         }
         (scratch / "bin").mkdir()
-        for name in ("resnet-dist", "ray"):
-            (scratch / "bin" / name).symlink_to(Path(sys.executable).parent / name)
+        # Ray has the path of Python without quotes in lines for a shell.
+        python = scratch / "ein Ördner" / "bin" / "python"
+        (scratch / "ein Ördner").symlink_to(sys.prefix)
+        for name, module in (("resnet-dist", "tune_jobs"), ("ray", "ray.scripts.scripts")):
+            script = scratch / "bin" / name
+            begin = f"#!/bin/sh\n'''exec' \"{python}\" \"$0\" \"$@\"\n' '''"  # as pip does where a path has spaces
+            script.write_text(f"{begin}\nimport runpy\nrunpy.run_module({module!r}, run_name='__main__')\n")
+            script.chmod(0o755)
         self.checkout = clone(scratch / "checkout")
         (self.checkout / "tune_jobs" / "experiments" / "demo.toml").write_text(DEMO)
         self.said = ""

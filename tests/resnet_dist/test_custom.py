@@ -105,8 +105,8 @@ def test_a_network_that_breaks_a_law_is_refused_in_one_line(old: str, new: str, 
 
 def test_what_is_no_module_is_refused() -> None:
     text = "def network(network, batch_norm, classes): return 3\ndef block(a, b, c, d, e): return 4"
-    assert "gives a int, no nn.Module" in refused(text, network__family="own:network")
-    assert "gives a int, no nn.Module" in refused(text, network__block="own:block")
+    assert "gives a value of type int, no nn.Module" in refused(text, network__family="own:network")
+    assert "gives a value of type int, no nn.Module" in refused(text, network__block="own:block")
 
 
 def test_exact_mode_is_refused_for_a_network_and_not_for_a_solver() -> None:

@@ -371,7 +371,9 @@ def test_an_interrupt_is_one_line_while_options_are_parsed(
 
     monkeypatch.setattr("tune_jobs.command_line.make_parser", interrupted)
     assert main(["train"]) == 130
-    assert one_line(capsys).startswith("interrupted; ")
+    assert one_line(capsys) == "interrupted; the same command goes on from the last checkpoint"
+    assert main(["cluster", "up"]) == 130
+    assert one_line(capsys) == "interrupted", "it has no checkpoints"
 
 
 def test_what_fails_because_of_an_interrupt_is_the_interrupt(

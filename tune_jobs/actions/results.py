@@ -1,5 +1,6 @@
 """What storage holds of an experiment: what `resnet-dist results`, `grid status` and `tune_jobs.read_results` read."""
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -111,7 +112,11 @@ def stored_name(experiment: Experiment | Place, storage: BrowsableStorage) -> st
     if storage.get(experiment_key(name)) is not None:
         return name
     held = others(name, storage)
-    start = f"; start one with: resnet-dist grid run EXPERIMENT --storage {storage.uri}" if held == "none" else ""
+    start = (
+        f"; start one with: resnet-dist grid run EXPERIMENT --storage {shlex.quote(storage.uri)}"
+        if held == "none"
+        else ""
+    )
     raise UserError(f"{name}: no such experiment in {storage.uri}, which holds {held}{start}")
 
 

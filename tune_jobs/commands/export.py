@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import io
+import shlex
 import tempfile
 import zipfile
 from collections.abc import Mapping
@@ -119,6 +120,7 @@ def readme(trial: RecordedTrial, result: dict[str, Any]) -> str:
     config, provenance = trial.config, trial.provenance
     code = provenance.get("code", {}).get("modules", {})
     commit = provenance.get("commit") or "an unknown commit"
+    what = f"{trial.trial_id}.zip --run-code" if code else "model.pt"
     changed = " with the changes in source.patch" if trial.patch is not None else ""
     return f"""# Trial {trial.trial_id}
 
@@ -145,7 +147,7 @@ Source code: resnet_dist at {commit}{changed}.
 
 Evaluate it, with resnet_dist installed:
 
-    resnet-dist evaluate {f"{trial.trial_id}.zip --run-code" if code else "model.pt"} --data.source {config.data.source}
+    resnet-dist evaluate {what} --data.source {shlex.quote(config.data.source)}
 {_of_code(code)}
 Load it in Python (`classes` of them; images are uint8 [N, 3, {config.data.size}, {config.data.size}]):
 

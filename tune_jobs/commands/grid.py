@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import math
+import shlex
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -278,4 +279,4 @@ def _require_no_json(args: argparse.Namespace) -> None:
 def _print_report(written: Any, storage_uri: str, name: str, console: Terminal) -> None:
     console.print(written.terminal)
     console.say(f"Report:      {written.html_uri}")
-    console.say(f"TensorBoard: {program()} tensorboard {storage_uri}/{name}")
+    console.say(f"TensorBoard: {program()} tensorboard {shlex.quote(f'{storage_uri}/{name}')}")

@@ -1,6 +1,7 @@
 """`resnet-dist train`: one run, in this process or on Ray Train workers."""
 
 import argparse
+import shlex
 
 from cluster.storage.opening import open_storage
 from resnet_dist.configuration.presets import PRESETS
@@ -61,7 +62,7 @@ def train_command(args: argparse.Namespace) -> int:
     if run.config.data.caveat:
         console.print(run.config.data.caveat)
     console.say(f"Results:     {run.place}")
-    console.say(f"TensorBoard: {program()} tensorboard {run.storage}/{args.name}")
+    console.say(f"TensorBoard: {program()} tensorboard {shlex.quote(f'{run.storage}/{args.name}')}")
     return 0
 
 
@@ -81,6 +82,6 @@ def _dry_run(args: argparse.Namespace, config: TrainingConfig, console: Terminal
         state, then = "unfinished", f"would go on from its checkpoint after step {steps[0]:,}"
     for line in described(config, storage, args.name):
         console.say(line)
-    console.say(f"It {then}. Results would lie in {storage.uri}/{keys.prefix} Nothing was written.")
+    console.say(f"It {then}. Results would lie in {storage.uri}/{keys.prefix}; nothing was written.")
     console.answers({"trial": config.trial_id(), "state": state, "config": config.to_dict()})
     return 0

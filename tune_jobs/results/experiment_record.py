@@ -1,6 +1,7 @@
 """`experiment.json`: how it is read, and how it is kept for runs started one by one with `resnet-dist train`."""
 
 import contextlib
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +20,7 @@ def read_record(storage: Storage, name: str) -> dict[str, Any]:
     if data is None:
         raise UserError(
             f"{name}: no such experiment in {storage.uri}; start one with: "
-            f"resnet-dist grid run EXPERIMENT --storage {storage.uri}"
+            f"resnet-dist grid run EXPERIMENT --storage {shlex.quote(storage.uri)}"
         )
     record = _experiment_record(data, f"{storage.uri}: {experiment_key(name)}")
     if record.get("single_runs"):

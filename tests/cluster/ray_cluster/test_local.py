@@ -1,11 +1,13 @@
-"""`cluster up` without Ray: what is left of a start that fails."""
+"""`cluster up` without Ray: what is left of a start that fails, and the Python that it starts."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from cluster.ray_cluster import own_ray
+from cluster.ray_cluster import local, own_ray
 from cluster.ray_cluster.local import down, up
 from resnet_dist.errors import UserError
 
@@ -52,3 +54,17 @@ def test_a_place_that_is_too_deep_for_rays_sockets_is_named_with_the_remedy(
     with pytest.raises(UserError, match="x/rd-xxxxxxxx/1, whose path is too long for its sockets; set RAY_TMPDIR to a"):
         up(nodes=2, cpus=1)
     assert not (tmp_path / ("x" * 60)).exists()
+
+
+def test_python_has_a_path_that_a_shell_may_have_without_quotes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = sys.prefix
+    monkeypatch.setattr(sys, "executable", "/usr/bin/python3.11")
+    assert str(local._python(str(tmp_path))) == sys.executable
+    (tmp_path / "ein Ördner").symlink_to(environment)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "ein Ördner" / "bin" / "python"))
+    python = local._python(str(tmp_path))
+    assert python == local._python(str(tmp_path)) == tmp_path / "python" / "bin" / "python"
+    said = subprocess.check_output([python, "-c", "import sys, ray; print(sys.executable)"], text=True)
+    assert said.strip() == str(python), "Ray is there, too, and starts others by the same path"
