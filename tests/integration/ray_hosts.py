@@ -16,8 +16,9 @@ from typing import Any
 
 from cluster.ray_cluster.connection import DRIVER_RESOURCE
 from tests.integration.hosts import REPOSITORY, SCRATCH, Host, Network, network, wait_until
+from tests.plain_python import plain_python
 
-RAY = [sys.executable, "-m", "ray.scripts.scripts"]
+RAY = [plain_python(), "-m", "ray.scripts.scripts"]
 STORAGE = "s3://results/tables"
 STORE_PORT = 9000
 

@@ -20,6 +20,7 @@ from cluster.storage.local import LocalStorage
 from resnet_dist.gpus import REHEARSAL
 from resnet_dist.launch import Job, run_in_process
 from tests.integration.test_hung_worker import numbers
+from tests.plain_python import plain_python
 from tune_jobs.command_line import main
 from tune_jobs.grid.plan import make_plan
 
@@ -98,7 +99,9 @@ class MixedCluster:
 
     def _add(self, attempts: int = 3, **options: Any) -> Any:
         try:
-            return self.cluster.add_node(**options)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sys, "executable", plain_python())
+                return self.cluster.add_node(**options)
         except Exception:  # on a busy machine Ray's half a minute is not enough
             if attempts == 1:
                 raise

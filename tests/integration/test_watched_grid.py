@@ -29,6 +29,7 @@ from cluster.tensorboard.mirror import Mirror
 from resnet_dist.ray_metrics import COUNTERS, GAUGES, LABELS
 from tests.integration.test_grid import HEAD
 from tests.k8s.rendering import ROOT
+from tests.plain_python import plain_python
 from tests.s3_fixtures import ACCESS_KEY, SECRET_KEY, set_environment, use_prefix_alone
 from tune_jobs.command_line import main
 
@@ -190,7 +191,7 @@ def ray_cluster() -> Iterator[dict[str, str]]:
     """A Ray cluster in a process of its own; what it says of itself."""
     for _ in range(4):  # Ray gives a node no more than 30 s to start, which is little where much else runs
         process = subprocess.Popen(
-            [sys.executable, "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [plain_python(), "-c", CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert process.stdin and process.stdout
         with process:
