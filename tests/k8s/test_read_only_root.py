@@ -60,9 +60,11 @@ def test_a_grid_runs_where_only_the_volumes_can_be_written(rendered: Rendered) -
     options = " ".join(f"--{name}" if value == "true" else f"--{name}={value}" for name, value in start.items())
     script = f"""
     if touch /etc/written 2> /dev/null; then echo the root can be written; exit 1; fi
-    ray start --head {options} > /tmp/start.log || {{ cat /tmp/start.log; exit 1; }}
+    ln -s {shlex.quote(sys.prefix)} /tmp/python  # Ray has the path of Python without quotes in lines for a shell
+    PATH=/tmp/python/bin:$PATH
+    python -m ray.scripts.scripts start --head {options} > /tmp/start.log || {{ cat /tmp/start.log; exit 1; }}
     printf %s {shlex.quote(EXPERIMENT)} > /tmp/tiny.toml
-    ray job submit --address http://127.0.0.1:8265 -- \
+    python -m ray.scripts.scripts job submit --address http://127.0.0.1:8265 -- \
         python -m tune_jobs grid run /tmp/tiny.toml --storage /mnt/cache/results --run.device cpu
     cat /mnt/cache/results/tiny/report/report.md
     """

@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -109,7 +110,8 @@ def test_a_working_directory_that_has_gone_is_one_line(
 @pytest.mark.parametrize("closed", [">&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_closed_standard_streams_are_left_alone(closed: str, tmp_path: Path) -> None:
     """Or the next file that is opened, such as a record, would take what is printed."""
-    command = f"exec {sys.executable} -m tune_jobs train --dry-run --json --storage {tmp_path / 'results'} {closed}"
+    storage = shlex.quote(str(tmp_path / "results"))
+    command = f"exec {shlex.quote(sys.executable)} -m tune_jobs train --dry-run --json --storage {storage} {closed}"
     ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
 
