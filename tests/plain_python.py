@@ -5,7 +5,7 @@ import functools
 import shutil
 import tempfile
 
-from cluster.ray_cluster.local import _python
+from cluster.ray_cluster import local
 
 
 @functools.cache
@@ -13,4 +13,4 @@ def plain_python() -> str:
     """Its path, which may be one of a link that lasts as long as this process."""
     directory = tempfile.mkdtemp(prefix="python-")
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    return str(_python(directory))
+    return str(local.plain_python(directory))

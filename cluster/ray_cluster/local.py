@@ -185,7 +185,7 @@ def _start_node(cluster: LocalCluster, options: list[str], deadline: float, clie
 
     `client` is the port of the head's server for Ray's client, which takes the head along when it fails to start.
     """
-    for is_last in (False, False, True):
+    while True:
         own = Path(cluster.directory, str(len(cluster.nodes)))
         log = own.with_suffix(".log")
         cluster = _spawn(cluster, [*options, f"--temp-dir={own}"], log)
@@ -197,14 +197,13 @@ def _start_node(cluster: LocalCluster, options: list[str], deadline: float, clie
             time.sleep(0.2)
         said = log.read_text(errors="replace").strip().splitlines()
         # Ray gives each half a minute, which is too little where processors are busy.
-        if is_last or not any(TIMED_OUT in line or "ray_client_server" in line for line in said):
+        if not any(TIMED_OUT in line or "ray_client_server" in line for line in said):
             raise UserError(f"a node did not start: {said[-1].strip()[:200] if said else 'it does not say why'}")
         end(of_session(cluster.nodes[-1]), patience=2.0)
         cluster = replace(cluster, nodes=cluster.nodes[:-1])
-    raise AssertionError("the last try returns or raises")
 
 
-def _python(directory: str) -> Path:
+def plain_python(directory: str) -> Path:
     """This Python by a path that a shell may have without quotes, as Ray has it where it starts workers and servers."""
     here = Path(sys.executable)
     if shlex.quote(str(here)) == str(here):
@@ -219,7 +218,7 @@ def _spawn(cluster: LocalCluster, options: list[str], log: Path) -> LocalCluster
     """Start a node's process in a session of its own, and put it on record before anything else can happen."""
     # Ports that are fixed by default would meet those of the other nodes.
     free = ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
-    python = _python(cluster.directory)
+    python = plain_python(cluster.directory)
     command = [str(python), "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
     environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
     path = os.pathsep.join((str(python.parent), os.environ.get("PATH", os.defpath)))  # a job's `python`

@@ -68,9 +68,10 @@ class Spool:
         self.directory = home / experiment / trial_id
         self.begun: Write | None = None
         """The write that is under way: it can be brought together with no other."""
-        self._lock = FileLock(self.directory / _LOCK, patience, thread_local=False)
+        # Without flock it is refused: a lock of another kind would outlive a process that is killed.
+        self._lock = FileLock(self.directory / _LOCK, patience, thread_local=False, fallback_to_soft=False)
         try:
-            self._lock.acquire(poll_interval=0.05)
+            self._lock.acquire()
             if not (home / _URI).exists():
                 save(home / _URI, json.dumps({"uri": storage.uri, "place": storage.place}).encode())
             self.writes: list[Write] = list(self._load())

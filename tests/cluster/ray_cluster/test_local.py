@@ -61,10 +61,10 @@ def test_python_has_a_path_that_a_shell_may_have_without_quotes(
 ) -> None:
     environment = sys.prefix
     monkeypatch.setattr(sys, "executable", "/usr/bin/python3.11")
-    assert str(local._python(str(tmp_path))) == sys.executable
+    assert str(local.plain_python(str(tmp_path))) == sys.executable
     (tmp_path / "ein Ördner").symlink_to(environment)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "ein Ördner" / "bin" / "python"))
-    python = local._python(str(tmp_path))
-    assert python == local._python(str(tmp_path)) == tmp_path / "python" / "bin" / "python"
+    python = local.plain_python(str(tmp_path))
+    assert python == local.plain_python(str(tmp_path)) == tmp_path / "python" / "bin" / "python"
     said = subprocess.check_output([python, "-c", "import sys, ray; print(sys.executable)"], text=True)
     assert said.strip() == str(python), "Ray is there, too, and starts others by the same path"

@@ -163,6 +163,17 @@ def test_a_spool_that_cannot_be_is_one_line_with_its_variable(
     assert "\n" not in str(caught.value)
 
 
+def test_without_flock_there_is_no_lock_that_would_outlive_a_killed_process(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(StorageError, match="cannot be written"):
+        opened(storage)
+
+
 def test_a_spool_that_could_not_be_opened_can_be_later(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, data: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
