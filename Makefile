@@ -59,7 +59,7 @@ format: .venv/dev ## put the code into the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-mutations: .venv/test ## put faults into a copy of the code and see which test notices (half an hour)
+mutations: .venv/test ## put faults into a copy of the code and see which test notices (a quarter of an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutations
 
 bench: .venv/test ## measure speed against targets (QUICK=1: under three minutes)

@@ -1,7 +1,8 @@
 """Log lines: text for people, or one JSON object a line that says which trial and worker it speaks of.
 
-`RESNET_DIST_LOG_FORMAT` is `text` (the default: warnings and errors) or `json` (also what a trial is doing). Ray keeps
-the lines of each of its worker processes in a file of its own; those of the command itself go to standard error.
+`RESNET_DIST_LOG_FORMAT` is `text` (the default: warnings, errors, and that images are being decoded) or `json` (also
+what a trial is doing). Ray keeps the lines of each of its worker processes in a file of its own; those of the command
+itself go to standard error.
 """
 
 import json
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TextIO
 
 from resnet_dist.errors import ConfigurationError
 
@@ -45,6 +46,15 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+class StandardError(logging.StreamHandler[TextIO]):
+    """Standard error as it is at each line: while a bar is shown, lines go above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 def structured() -> bool:
     """Whether lines are to be JSON. Raises a `ConfigurationError` if the variable says neither."""
     chosen = os.environ.get(VARIABLE) or FORMATS[0]
@@ -55,12 +65,12 @@ def structured() -> bool:
 
 def configure() -> None:
     """Set up the log of this process: a command, or a worker process of Ray's. The second call changes nothing."""
-    if not structured():
-        logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-        return
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
+    handler = StandardError()
+    handler.setFormatter(JsonLines() if structured() else logging.Formatter("%(levelname)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    if not structured():
+        logging.getLogger("resnet_dist.data.cache").setLevel(logging.INFO)  # else a command is silent for a minute
+        return
     for logger in map(logging.getLogger, PACKAGES):
         if not logger.handlers:
             # Not left to the root, to which Ray Train has given a handler of its own.

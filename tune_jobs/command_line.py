@@ -135,8 +135,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A library that is stopped in the middle of an import fails in ways of its own as it is left.
         if not _came_of_an_interrupt(error):
             raise
-    command, *_ = [*(sys.argv[1:] if arguments is None else arguments), ""]
-    goes_on = "; the same command goes on from the last checkpoint" if command in ("train", "grid") else ""
+    given = [*(sys.argv[1:] if arguments is None else arguments), "", ""]
+    trains = given[0] == "train" or given[:2] == ["grid", "run"]
+    goes_on = "; the same command goes on from the last checkpoint" if trains else ""
     print(f"interrupted{goes_on}", file=sys.stderr)  # noqa: T201
     return 130
 

@@ -1,5 +1,6 @@
 """Storage by URI: a directory, or S3 (`cluster.storage.s3`), behind the interface that a run knows."""
 
+import contextlib
 import errno
 import os
 import re
@@ -135,10 +136,17 @@ class LocalStorage:
         return tuple(sorted(names, key=str.encode))
 
     def check_writable(self) -> None:
-        """Write, read, list and delete a small object; a `StorageError` says what is missing."""
+        """Write, read, list and delete a small object; a `StorageError` says what is missing.
+
+        Directories that it makes are removed again: what follows may fail for another reason.
+        """
         if self.root.is_file():
             raise StorageError(f"storage {self.uri}: is a file; give a directory, or s3://bucket/prefix")
+        new = [path for path in (self.root, *self.root.parents) if not os.path.exists(path)]  # noqa: PTH110 - never raises
         probe(self)
+        with contextlib.suppress(OSError):  # another process has begun to write
+            for path in new:
+                path.rmdir()
 
     def _write(self, key: str, data: bytes, publish: Callable[[Path, Path], T]) -> T:
         validate_key(key)

@@ -20,11 +20,15 @@ from filelock import FileLock, Timeout
 
 from resnet_dist.data.decoded_images import ARRAY_TYPES, DecodedImages
 from resnet_dist.errors import DataError
+from resnet_dist.threads import repeated
 
 LOGGER = logging.getLogger(__name__)
 
 FORMAT = 1
 """Part of each entry's name. Raise it when what is stored, or its order, changes."""
+
+SLOW = 10.0
+"""Seconds after which whoever waits is told that images are being decoded."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,10 @@ def cached(key: str, decode: Callable[[], DecodedImages], cache: Path) -> Cached
     try:
         if found := _open(entry):
             return found
-        decoded = decode().interleaved()
+        with repeated(
+            lambda: LOGGER.info("decoding into %s, once on this machine", entry), 60, "cache", "not said", SLOW
+        ):
+            decoded = decode().interleaved()
         with writing(cache):
             _write(entry, decoded)
         written = _open(entry)

@@ -372,8 +372,11 @@ def test_an_interrupt_is_one_line_while_options_are_parsed(
     monkeypatch.setattr("tune_jobs.command_line.make_parser", interrupted)
     assert main(["train"]) == 130
     assert one_line(capsys) == "interrupted; the same command goes on from the last checkpoint"
-    assert main(["cluster", "up"]) == 130
-    assert one_line(capsys) == "interrupted", "it has no checkpoints"
+    assert main(["grid", "run", "demo"]) == 130
+    assert one_line(capsys) == "interrupted; the same command goes on from the last checkpoint"
+    for other in (["cluster", "up"], ["grid", "plan", "demo"], ["grid"], []):
+        assert main(other) == 130
+        assert one_line(capsys) == "interrupted", "it has no checkpoints"
 
 
 def test_what_fails_because_of_an_interrupt_is_the_interrupt(

@@ -94,7 +94,7 @@ def shard_command(args: argparse.Namespace) -> int:
 
     with tempfile.NamedTemporaryFile(prefix="resnet-dist-shard-") as unpacked:
         files = SHARDED[kind](place, unpacked)
-        storage.check_writable()  # not before: it makes a directory that a wrong source has no use for
+        storage.check_writable()
         index, fresh = write_shards(
             files,
             functools.partial(open_storage, storage.uri),

@@ -1,6 +1,7 @@
 """What a terminal shows while a run or a grid goes on: a bar, and a line an epoch; in a file the lines alone."""
 
 import logging
+import sys
 import time
 from typing import Any, Self
 
@@ -37,6 +38,7 @@ class _Display:
             *columns,
             console=console,
             transient=True,
+            redirect_stderr=sys.stderr.isatty(),  # what goes to a file stays in it
             disable=not console.is_terminal or console.quiet,
         )
         self.task = self.bar.add_task(unit, total=total, detail="")

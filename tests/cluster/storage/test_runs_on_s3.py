@@ -30,7 +30,9 @@ from tune_jobs.results.trials import read_experiment
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
-CONFIG = small_config(run__epochs=4, run__precision="float32", schedule__milestones=[], run__device="cpu")
+CONFIG = small_config(
+    run__epochs=4, run__precision="float32", schedule__milestones=[], run__device="cpu", run__checkpoint_epochs=1
+)
 
 
 @pytest.fixture(autouse=True)
@@ -170,6 +172,7 @@ def test_an_epochs_line_that_arrives_late_before_an_interruption_is_in_the_resul
         run_in_process(job(uri), on_epoch=stop)
     proxy.arrive()
     assert lines() == 1
+    assert open_storage(uri).list(job(uri).keys.checkpoints), "there is something to go on from"
     run_in_process(job(uri))
     assert outcome_in(uri, tmp_path).same_bits(undisturbed)
 

@@ -185,6 +185,15 @@ def test_the_check_leaves_nothing_behind(storage: BrowsableStorage) -> None:
     assert keys(storage) == []
 
 
+def test_the_check_of_a_directory_that_is_new_leaves_no_directory(tmp_path: Path) -> None:
+    open_storage(tmp_path / "a" / "b").check_writable()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a").mkdir()
+    open_storage(tmp_path / "a" / "b").check_writable()
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+    assert list((tmp_path / "a").iterdir()) == []
+
+
 def test_reopening_by_uri_finds_the_objects(storage: BrowsableStorage) -> None:
     storage.put("a", b"1")
     assert open_storage(storage.uri).get("a") == b"1"

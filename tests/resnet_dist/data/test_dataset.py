@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -13,9 +14,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resnet_dist import logs
 from resnet_dist.cache_directory import cache_directory
 from resnet_dist.configuration.data import DataConfig
 from resnet_dist.data import synthetic
+from resnet_dist.data.cache import cached
 from resnet_dist.data.dataset import dataset_fingerprint, dataset_sizes, load_dataset, load_test_images
 from resnet_dist.data.decoded_images import DecodedImages, interleaved_order
 from resnet_dist.data.image_folder import folder_images
@@ -378,6 +381,21 @@ print(cache.cached("shared", decode, pathlib.Path({str(tmp_path / "cache")!r})).
     assert printed == {synthetic.synthetic_images().fingerprint()}
     assert len(list(started.iterdir())) == 1
     assert len(entries(tmp_path / "cache")) == 1
+
+
+def test_whoever_waits_long_is_told_that_images_are_decoded(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def decode() -> DecodedImages:
+        until = time.monotonic() + 60
+        while not caplog.messages and time.monotonic() < until:
+            time.sleep(0.01)
+        return synthetic.synthetic_images()
+
+    monkeypatch.setattr("resnet_dist.data.cache.SLOW", 0.1)
+    logs.configure()
+    cached("slow", decode, cache)
+    assert caplog.messages[0] == f"decoding into {cache / 'slow-v1'}, once on this machine"
 
 
 @pytest.mark.integration

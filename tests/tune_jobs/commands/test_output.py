@@ -1,14 +1,17 @@
 """What commands print for scripts."""
 
+import io
 import json
+import logging
 import math
 
 import pytest
 
+from resnet_dist import logs
 from resnet_dist.records.trial_record import encode, encode_metrics
-from tune_jobs.commands.display import GridDisplay
+from tune_jobs.commands.display import GridDisplay, RunDisplay
 from tune_jobs.commands.output import JOB, print_json, program
-from tune_jobs.commands.terminal import make_console
+from tune_jobs.commands.terminal import Terminal, make_console
 from tune_jobs.grid.experiment import load_experiment, trials
 
 
@@ -50,3 +53,19 @@ def test_a_launch_in_a_pipe_says_that_ray_starts(capsys: pytest.CaptureFixture[s
         display.launch([trial])
         display.launch([])  # nothing is to run: Ray does not start
     assert capsys.readouterr().out == "Starting Ray\n"
+
+
+def test_a_warning_goes_above_a_bar_and_into_the_file_that_standard_error_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = logging.getLogger("resnet_dist.test_output")
+    log.addHandler(handler := logs.StandardError())
+    log.propagate = False
+    for is_terminal in (True, False):
+        screen, errors = io.StringIO(), io.StringIO()
+        monkeypatch.setattr(errors, "isatty", lambda: is_terminal)  # noqa: B023
+        monkeypatch.setattr("sys.stderr", errors)
+        with RunDisplay(Terminal(file=screen, force_terminal=True, width=80), epochs=2):
+            log.warning("the disk is slow")
+        assert ("the disk is slow\n" in screen.getvalue(), errors.getvalue()) == (
+            (True, "") if is_terminal else (False, "the disk is slow\n")
+        )
+    log.removeHandler(handler)
