@@ -141,7 +141,7 @@ class S3Storage:
     def _get(self, key: str, **part: Any) -> bytes | None:
         name = self._name(key)
 
-        def request(progress: Progress) -> bytes | None:
+        def read(progress: Progress) -> bytes | None:
             try:
                 chunks = []
                 body = self._client().get_object(Bucket=self.bucket, Key=name, **part)["Body"]
@@ -154,10 +154,18 @@ class S3Storage:
             except ClientError as error:
                 if part and status_of(error) == 416:
                     return b""  # it ends before `start`
-                missing = code_of(error) == "NoSuchKey" or (code_of(error) == "AccessDenied" and self._unlisted(name))
-                if missing:
+                if code_of(error) == "NoSuchKey":
                     return None
                 raise
+
+        def request(progress: Progress) -> bytes | None:
+            try:
+                return read(progress)
+            except ClientError as error:
+                if code_of(error) != "AccessDenied":
+                    raise
+            # Once more if it is listed: it may have been written since it was denied.
+            return None if self._unlisted(name) else read(progress)
 
         return self._try("read", key, request)
 

@@ -17,8 +17,9 @@ from cluster.storage.check import check_storage
 from cluster.storage.opening import open_storage
 from cluster.storage.s3 import DEFAULT_TIMEOUT, TIMEOUT_VARIABLE, S3Storage
 from resnet_dist.errors import StorageError
-from tests.s3_fixtures import ACCESS_KEY, SECRET_KEY, moto_server, set_environment
+from tests.s3_fixtures import ACCESS_KEY, SECRET_KEY, moto_server, set_environment, use_prefix_alone
 from tests.s3_proxy import S3Proxy, s3_proxy, self_signed
+from tests.s3_server import S3Server
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -249,6 +250,24 @@ def test_an_object_that_is_deleted_under_the_reader_reads_as_none(
 
     proxy.refuse = delete_first
     assert [(item.key, storage.get(item.key)) for item in storage.list("")] == [("a", None), ("b", b"2")]
+
+
+def test_an_object_that_is_written_under_a_reader_who_was_denied_what_was_missing_is_read(
+    bucket: str, proxy: S3Proxy, ceph: S3Server, administrator: "S3Client", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_prefix_alone(ceph, administrator, bucket, "results", monkeypatch)
+    storage = open_storage(f"s3://{bucket}/results")
+    passed: list[str] = []
+
+    def write_before_the_listing(method: str, path: str) -> int:
+        passed.append(path.partition("?")[0])
+        if "list-type=2" in path:
+            administrator.put_object(Bucket=bucket, Key="results/a", Body=b"1")
+        return 0
+
+    proxy.refuse = write_before_the_listing
+    assert storage.get("a") == b"1"
+    assert passed == [f"/{bucket}/results/a", f"/{bucket}", f"/{bucket}/results/a"], "denied, listed, read"
 
 
 def test_a_bucket_that_vanishes_is_named(bucket: str, administrator: "S3Client") -> None:
