@@ -288,6 +288,16 @@ FAULTS: tuple[Fault, ...] = (
         LAW_2,
     ),
     _fault(
+        "begun-anew",
+        "a run that is to go on from its checkpoint begins anew",
+        "resnet_dist/training/loop.py",
+        "    if data is not None:\n",
+        "    if False:\n",
+        f"{LAW_2}::test_a_run_resumes_within_one_process",
+        LAW_4,
+        f"{UNIT}training/test_checkpoint_times.py",
+    ),
+    _fault(
         "no-losses-so-far",
         "a resumed run forgets the losses of the epoch so far",
         "resnet_dist/training/state.py",

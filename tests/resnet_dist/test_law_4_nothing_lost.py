@@ -96,8 +96,16 @@ class Moments:
         return self.changes.index(change)
 
 
+def run(storage: Storage) -> None:
+    """Train to the end, from the newest checkpoint on."""
+    recorder, steps = Recorder(storage, EXPERIMENT, NAME, CONFIG), list[int]()
+    newest = max(recorder.checkpoints.complete(), default=0)
+    train(CONFIG, DATASET, alone("cpu"), recorder, on_step=lambda step, _: steps.append(step))
+    assert steps[:1] in ([newest + 1], []), "the run has begun anew"
+
+
 def go_on(storage: Storage) -> Outcome:
-    train(CONFIG, DATASET, alone("cpu"), Recorder(storage, EXPERIMENT, NAME, CONFIG))
+    run(storage)
     return outcome(storage, CONFIG, EXPERIMENT)
 
 
@@ -230,7 +238,7 @@ def go_on_spooled(root: Path, spool: Path) -> Outcome:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RESNET_DIST_SPOOL", str(spool))
         with SpooledStorage(storage, EXPERIMENT, KEYS.trial_id) as spooled:
-            train(CONFIG, DATASET, alone("cpu"), Recorder(spooled, EXPERIMENT, NAME, CONFIG))
+            run(spooled)
         spooled.require_complete("it ran")
         assert not list(spooled_trials())
     return outcome(storage, CONFIG, EXPERIMENT)

@@ -229,9 +229,13 @@ class Stopped(BaseException):
 
 def test_a_run_that_is_interrupted_goes_on_from_storage_to_the_same_bits(tmp_path: Path, gpus: None) -> None:
     config, dataset = small_config(run__checkpoint_steps=2, run__precision="float32"), small_dataset(train=56, test=10)
+    steps: list[int] = []
 
     def run(directory: Path, device: str, stop_at: int | None = None) -> None:
+        steps.clear()
+
         def on_step(step: int, loss: Tensor) -> None:
+            steps.append(step)
             if step == stop_at:
                 raise Stopped
 
@@ -243,6 +247,7 @@ def test_a_run_that_is_interrupted_goes_on_from_storage_to_the_same_bits(tmp_pat
     with pytest.raises(Stopped):
         run(tmp_path / "stopped", "cuda", 3)
     run(tmp_path / "stopped", "cuda")
+    assert steps[0] == 3, "it goes on after its checkpoint"
     whole, stopped = (outcome(LocalStorage(tmp_path / name), config, "killed") for name in ("whole", "stopped"))
     assert stopped.same_bits(whole)
 

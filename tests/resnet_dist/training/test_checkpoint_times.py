@@ -106,9 +106,13 @@ def test_a_run_goes_on_from_a_checkpoint_by_time_to_the_same_bits(
     monkeypatch.setattr(loop, "CheckpointTimes", functools.partial(CheckpointTimes, clock=clock))
     config = small_config(run__precision="float32", run__summary_steps=1, run__checkpoints=0)
     dataset = small_dataset(train=56, test=10)
+    steps: list[int] = []
 
     def run(root: Path, stop: int = 0) -> Recorder:
+        steps.clear()
+
         def on_step(step: int, loss: torch.Tensor) -> None:
+            steps.append(step)
             clock.now += 35
             if step == stop:
                 raise InterruptedError
@@ -123,3 +127,4 @@ def test_a_run_goes_on_from_a_checkpoint_by_time_to_the_same_bits(
     (newest, *_) = Recorder(LocalStorage(tmp_path / "stopped"), "training", "trial", config).checkpoints.complete()
     assert newest == stop_at - 1, "two updates take more than a minute"
     assert outcome(run(tmp_path / "stopped").storage, config, "training").same_bits(whole)
+    assert steps[0] == stop_at, "it goes on after the checkpoint"

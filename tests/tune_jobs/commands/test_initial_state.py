@@ -198,11 +198,13 @@ def test_a_run_from_weights_that_is_interrupted_ends_with_the_same_bits(tmp_path
     config = small_config(run__epochs=1, run__checkpoint_steps=2).override(BOUND)
     dataset = small_dataset()
     weights = Training(small_config(run__seed=5), dataset, alone("cpu")).network.state_dict()
+    steps: list[int] = []
 
     def run(folder: str, stop_at: int) -> bytes | None:
         storage = LocalStorage(tmp_path / folder)
 
         def on_step(step: int, loss: torch.Tensor) -> None:
+            steps.append(step)
             if step == stop_at:
                 raise KeyboardInterrupt
 
@@ -213,6 +215,7 @@ def test_a_run_from_weights_that_is_interrupted_ends_with_the_same_bits(tmp_path
     with pytest.raises(KeyboardInterrupt):
         run("interrupted", stop_at=3)
     assert run("interrupted", stop_at=0) == run("whole", stop_at=0)
+    assert steps == [1, 2, 3, *range(3, 7), *range(1, 7)], "it goes on after its checkpoint"
 
 
 def test_a_plan_knows_weights_by_their_content_and_writes_nothing(weights: Path, tmp_path: Path) -> None:
