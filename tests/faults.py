@@ -437,6 +437,14 @@ FAULTS: tuple[Fault, ...] = (
         "tests/tune_jobs/commands/test_train.py",
     ),
     _fault(
+        "ray-for-one-process",
+        "a run in one process imports Ray, which takes seconds",
+        "resnet_dist/training/loop.py",
+        "import torch\nfrom torch",
+        "import ray\nimport torch\nfrom torch",
+        "tests/tune_jobs/commands/test_train.py",
+    ),
+    _fault(
         "overwritten-run",
         "a run that began at the same time as another is in storage and in no report",
         "tune_jobs/results/experiment_record.py",
