@@ -45,6 +45,14 @@ STORAGE_FAULTS: tuple[Fault, ...] = (
         "tests/tune_jobs/results/test_trials.py",
     ),
     fault(
+        "release-waited-for",
+        "the end of a launch waits for a storage that hangs until it has taken note of it",
+        "cluster/storage/lease.py",
+        "last.join(RELEASE_PATIENCE)",
+        "last.join()",
+        "tests/cluster/storage/test_lease.py::test_the_end_of_a_launch_does_not_wait_for_a_storage_that_hangs",
+    ),
+    fault(
         "lines-of-the-checkpoint-forgotten",
         "a run that goes on lacks the lines over which a late write has put older ones",
         "resnet_dist/records/recorder.py",

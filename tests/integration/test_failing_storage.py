@@ -122,10 +122,11 @@ def require_epochs(proxy: S3Proxy, uri: str, experiment: str, told: int) -> None
 
 
 def test_a_run_whose_storage_hangs_ends_on_ctrl_c_within_five_seconds_and_keeps_its_epochs(
-    bucket: str, proxy: S3Proxy, tmp_path: Path
+    bucket: str, proxy: S3Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, uri = tmp_path / "run.toml", f"s3://{bucket}/results"
     config.write_text(RUN)
+    monkeypatch.setenv("RESNET_DIST_STORAGE_TIMEOUT", "100")  # whoever waits for the try that hangs waits for long
     with running(tmp_path / "log", "train", "--config", str(config), "--storage", uri, "--name", "one") as run:
         fail_and_hang(proxy, run)
         told, started = run.epochs, time.monotonic()

@@ -112,7 +112,8 @@ def test_the_end_of_a_launch_does_not_wait_for_a_storage_that_hangs(
     storage = UnreliableStorage(tmp_path)
     launch = Launches(storage).take()
     storage.gate.clear()
-    launch.release()  # would never return
+    launch.release()
+    assert storage.under_way and not storage.done, "it has not waited for the write"
     storage.gate.set()
 
 
