@@ -66,7 +66,6 @@ class Answering(BaseHTTPRequestHandler):
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Answering]]:
     """The environment of a user of such a store who has no keys yet."""
     handler = type("Told", (Answering,), {})
-    monkeypatch.setattr(s3_keys, "PATIENCE", 0.3)
     monkeypatch.setattr("cluster.storage.s3.PATIENCE", 0.3)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         running.daemon_threads = True
