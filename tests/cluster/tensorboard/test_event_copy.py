@@ -11,7 +11,7 @@ import pytest
 
 from cluster.storage.local import LocalStorage
 from cluster.storage.opening import open_storage
-from cluster.tensorboard.event_copy import mirror
+from cluster.tensorboard.event_copy import MARK, mirror
 from cluster.tensorboard.event_views import Links
 from resnet_dist.errors import StorageError, UserError
 from tests.cluster.tensorboard.test_serve import eventually, put, shown
@@ -73,9 +73,14 @@ def test_a_directory_that_cannot_be_made_is_one_line(bucket: str, tmp_path: Path
 
 
 def test_a_missing_bucket_is_one_line_and_leaves_an_earlier_copy(s3_environment: str, tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="the bucket does not exist"):
-        mirror("s3://no-such-bucket", tmp_path / "copy")
-    assert not (tmp_path / "copy").exists()
+    earlier = tmp_path / "copy" / "one"
+    for is_there in (False, True):
+        if is_there:
+            earlier.mkdir(parents=True)
+            earlier.with_name(MARK).touch()
+        with pytest.raises(StorageError, match="the bucket does not exist"):
+            mirror("s3://no-such-bucket", tmp_path / "copy")
+        assert earlier.exists() == (tmp_path / "copy").exists() == is_there
 
 
 def test_a_directory_needs_no_copy(tmp_path: Path) -> None:
