@@ -17,13 +17,17 @@ from tests.killed_runs import points
 EPOCHS = 8
 
 
-def kill_at_random(experiment: Path, storage: Path, lines: int) -> None:
-    """Launch the grid, and kill its driver at some moment after so many epochs in all are on record.
+def kill_at_random(experiment: Path, storage: Path, lines: int, results: int) -> None:
+    """Launch the grid, and kill its driver at some moment after so many epochs and results in all are on record.
 
     Returns once its workers have noticed: until then they may finish a trial.
     """
     killed = start(experiment, storage)
-    while sum(len(path.read_text().splitlines()) for path in storage.glob("small/trials/*/metrics.jsonl")) < lines:
+    trials = storage / "small" / "trials"
+    while (
+        sum(len(path.read_text().splitlines()) for path in trials.glob("*/metrics.jsonl")) < lines
+        or len(list(trials.glob("*/result.json"))) < results
+    ):
         assert killed.poll() is None, "the grid ended before it could be killed"
         time.sleep(0.02)
     time.sleep(random.uniform(0, 0.3))
@@ -48,11 +52,12 @@ def test_a_grid_killed_twice_finishes_every_trial_once_and_touches_none_that_is_
     text = (EXPERIMENT + NO_RELU).replace('"run.workers" = 2', '"solver.learning_rate" = 0.05')
     experiment.write_text(text % {"epochs": EPOCHS})
     finished: dict[Path, tuple[bytes, int]] = {}
-    for lines in (random.randint(1, EPOCHS), random.randint(EPOCHS + 1, 2 * EPOCHS)):
-        kill_at_random(experiment, storage, lines)
+    for results, lines in enumerate((random.randint(1, EPOCHS), random.randint(EPOCHS + 1, 2 * EPOCHS))):
+        kill_at_random(experiment, storage, lines, results)
         now = finished_files(storage)
         assert finished.items() <= now.items(), "a launch touched a finished trial"
         finished = now
+    assert finished, "there is none to be touched"
 
     summary = run(experiment, storage)
     done_before = {file.parent.name for file in finished if file.name == "result.json"}
