@@ -127,6 +127,12 @@ def test_a_server_that_hangs_ends_no_run_and_loses_nothing(
     assert flush_storage(storage).made == 0
 
 
+def wait_for_the_withheld(proxy: S3Proxy) -> None:
+    """Lines that wait together go up together: the first one is to go by itself."""
+    while not proxy.withheld:
+        time.sleep(0.01)
+
+
 def test_an_epochs_line_that_reaches_the_store_late_changes_no_result_and_is_named(
     bucket: str, proxy: S3Proxy, undisturbed: Outcome, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,7 +140,7 @@ def test_an_epochs_line_that_reaches_the_store_late_changes_no_result_and_is_nam
     first = iter([True])
     proxy.withhold = lambda method, path: method == "PUT" and path.endswith(keys.metrics) and next(first, False)
     record_single_run(open_storage(uri), "e", CONFIG, "name")
-    run_in_process(job(uri))
+    run_in_process(job(uri), on_epoch=lambda _: wait_for_the_withheld(proxy))
     read = read_experiment(open_storage(uri), "e").trials[keys.trial_id]
     assert (read.state, read.reason, len(read.metrics)) == ("finished", "", 4)
     proxy.arrive()
@@ -163,6 +169,7 @@ def test_an_epochs_line_that_arrives_late_before_an_interruption_is_in_the_resul
         return (open_storage(uri).get(metrics) or b"").count(b"\n")
 
     def stop(line: dict[str, object]) -> None:
+        wait_for_the_withheld(proxy)
         if line["epoch"] == 3:
             while lines() < 3:
                 time.sleep(0.01)
