@@ -1,6 +1,8 @@
-"""Deliberate faults in how records reach storage and are read back, and the tests that are to notice them."""
+"""Deliberate faults in how records reach storage, by whom, and are read back, and the tests that are to notice them."""
 
 from tests.fault import Fault, fault
+
+LEASE = "tests/cluster/storage/test_lease.py"
 
 STORAGE_FAULTS: tuple[Fault, ...] = (
     fault(
@@ -18,6 +20,22 @@ STORAGE_FAULTS: tuple[Fault, ...] = (
         "if digest_of(self.storage.get(self._fence_key)) not in self._spool.expected():",
         "if False:",
         "tests/resnet_dist/storage/test_sending.py",
+    ),
+    fault(
+        "write-overtakes-what-waits",
+        "a write to a directory that works again is made before those that wait, and is put back by an older one",
+        "resnet_dist/storage/sending.py",
+        "at_once = not self.is_remote and not self._spool.writes",
+        "at_once = not self.is_remote",
+        "tests/resnet_dist/storage/test_sending.py",
+    ),
+    fault(
+        "one-spool-for-two-servers",
+        "what waits for a bucket on one server is sent to the bucket of that name on another",
+        "resnet_dist/storage/spool.py",
+        "hashlib.sha256(storage.place.encode())",
+        "hashlib.sha256(storage.uri.encode())",
+        "tests/resnet_dist/storage/test_spool.py",
     ),
     fault(
         "damaged-spool-sent",
@@ -84,5 +102,37 @@ STORAGE_FAULTS: tuple[Fault, ...] = (
         'if len(rows) < result.get("epochs", 0):',
         "if False:",
         "tests/tune_jobs/results/test_trials.py",
+    ),
+    fault(
+        "lease-from-the-end-of-its-write",
+        "a lease counts from the end of the write that took it, which others may have seen before",
+        "cluster/storage/lease.py",
+        "        self._renewed = started\n        if latest and",
+        "        self._renewed = self._clock()\n        if latest and",
+        LEASE,
+    ),
+    fault(
+        "late-renewal-counts",
+        "a renewal that comes through when others may have taken over is one",
+        "cluster/storage/lease.py",
+        "        elif not self._is_late(self._clock()):\n",
+        "        else:\n",
+        LEASE,
+    ),
+    fault(
+        "watched-by-ones-own-patience",
+        "a holder is watched for the duration of whoever comes, and not for its own",
+        "cluster/storage/lease.py",
+        "max(found.duration, self.holder.duration) if found",
+        "self.holder.duration if found",
+        LEASE,
+    ),
+    fault(
+        "number-of-a-dead-process",
+        "a process that has the number of a dead holder passes for it",
+        "cluster/storage/lease.py",
+        'return start_time(process["pid"]) == process.get("started")',
+        'return start_time(process["pid"]) is not None',
+        LEASE,
     ),
 )

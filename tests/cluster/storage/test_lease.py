@@ -333,6 +333,68 @@ def test_a_lease_that_cannot_be_read_is_watched_like_any_other(launches: Launche
     assert launches.clock.now - 1000 >= DURATION
 
 
+class SlowWrites(LocalStorage):
+    """A directory to which each write takes some of the clock's seconds."""
+
+    clock: Clock
+    seconds = 0.0
+
+    def put(self, key: str, data: bytes) -> None:
+        super().put(key, data)
+        self.clock.now += self.seconds
+
+    def create(self, key: str, data: bytes) -> bool:
+        created = super().create(key, data)
+        self.clock.now += self.seconds
+        return created
+
+
+@pytest.mark.parametrize("renewed", [False, True])
+def test_a_lease_is_as_old_as_the_start_of_the_write_that_took_or_renewed_it(tmp_path: Path, renewed: bool) -> None:
+    """Whoever watches may have seen it from then on."""
+    storage = SlowWrites(tmp_path)
+    launches = Launches(storage)
+    storage.clock, storage.seconds = launches.clock, 100.0
+    start = launches.clock.now
+    holder = launches.take()
+    if renewed:
+        start = launches.clock.now
+        holder.renew()
+    storage.seconds = 0.0
+    launches.clock.now = start + GIVE_UP * DURATION + 1
+    holder.renew()
+    with pytest.raises(LeaseLostError, match="could not be renewed for 226 s"):
+        holder.check()
+
+
+def test_a_renewal_that_comes_through_too_late_is_none(tmp_path: Path) -> None:
+    storage = SlowWrites(tmp_path)
+    launches = Launches(storage)
+    storage.clock = launches.clock
+    holder = launches.take()
+    storage.seconds = GIVE_UP * DURATION + 1
+    holder.renew()
+    with pytest.raises(LeaseLostError, match="could not be renewed for 226 s"):
+        holder.check()
+
+
+def test_a_holder_is_watched_for_as_long_as_it_has_asked_for(launches: Launches) -> None:
+    dead = launches.new()
+    dead.holder = replace(dead.holder, duration=3 * DURATION)
+    dead.take(launches.told.append)
+    launches.take()
+    assert launches.clock.now - 1000 >= 3 * DURATION
+
+
+def test_a_process_that_has_the_number_of_a_dead_holder_is_not_the_holder(launches: Launches) -> None:
+    dead = launches.new()
+    own = Lease(launches.storage, "grid", DURATION).holder.process
+    dead.holder = replace(dead.holder, process=own | {"pid": os.getppid(), "started": "another"})
+    dead.take(launches.told.append)
+    assert launches.take().generation == 2
+    assert launches.clock.now == 1000 and not launches.told
+
+
 def test_an_outage_shorter_than_the_lease_is_survived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     launches = Launches(open_storage(str(tmp_path)))
     holder = launches.take()

@@ -7,6 +7,7 @@ import pytest
 
 from cluster.storage.local import LocalStorage
 from resnet_dist.errors import StorageError
+from resnet_dist.records.git_state import SourceState
 from resnet_dist.records.recorder import Recorder
 from resnet_dist.workers import alone
 from tests.small_runs import small_config
@@ -43,6 +44,21 @@ def test_a_trial_takes_no_name_whose_curves_are_anothers(tmp_path: Path) -> None
     unlike = f"name-{other.trial_id[:8]}"
     assert event_folders(storage) == ["name", unlike, unlike]
     assert storage.get(key) == before
+
+
+def test_a_trial_that_goes_on_was_started_when_its_first_attempt_was_and_stays_dirty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, times = LocalStorage(tmp_path), iter(["one", "two", "three", "four"])
+    monkeypatch.setattr("resnet_dist.records.provenance.now", lambda: next(times))
+    for dirty in (True, False):
+        source = SourceState("1f" * 20, dirty, "git", b"", ())
+        for module in ("provenance", "recorder"):
+            monkeypatch.setattr(f"resnet_dist.records.{module}.running_source", lambda source=source: source)
+        told = started(storage, "name").provenance
+    assert [attempt["dirty"] for attempt in told["attempts"]] == [True, False]
+    assert told["dirty"] is True
+    assert told["started"] in ("one", "two") and told["attempts"][1]["started"] in ("three", "four")
 
 
 @pytest.mark.parametrize("data", [b"{", b"[1]", b"\xff"])

@@ -56,7 +56,8 @@ def test_the_fingerprint_is_of_the_content_whatever_the_file() -> None:
     assert len({fingerprint(read_weights(data, "w")) for data in FILES.values()}) == 1
     changed: dict[str, Tensor] = {**WEIGHTS, "fc.bias": torch.tensor([1.0, 1.0 + 2**-23])}
     renamed = {name.replace("fc", "linear"): value for name, value in WEIGHTS.items()}
-    assert len({fingerprint(values) for values in (WEIGHTS, changed, renamed)}) == 3
+    reshaped = {**WEIGHTS, "conv1.weight": WEIGHTS["conv1.weight"].view(3, 2)}
+    assert len({fingerprint(values) for values in (WEIGHTS, changed, renamed, reshaped)}) == 4
 
 
 class Evil:

@@ -120,6 +120,23 @@ def test_an_outage_is_announced_once_and_made_up_for(
     assert second == f"{storage.uri} can be written again; what waited is being sent"
 
 
+def test_a_write_to_a_directory_that_works_again_does_not_overtake_what_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "FIRST_PAUSE", 60.0)
+    storage = UnreliableStorage(tmp_path / "results", remote=False)
+    with opened(storage) as spooled:
+        storage.broken = True
+        spooled.put("a", b"1")
+        while storage.tries < 2:  # the run's own, and the thread's, which pauses now
+            pass_time()
+        storage.broken = False
+        spooled.put("a", b"12")
+        spooled.put("b", b"2")
+        assert storage.done == []
+    assert storage.done[-1] == "put b" and storage.get("a") == b"12"
+
+
 def test_what_waits_at_the_end_is_named_and_made_by_the_next_launch(storage: UnreliableStorage) -> None:
     storage.broken = False
     spooled = opened(storage)

@@ -59,6 +59,19 @@ def test_each_storage_and_trial_has_its_own(storage: LocalStorage, tmp_path: Pat
         spool.close()
 
 
+def test_storages_of_one_name_on_two_servers_have_each_their_own(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = opened(storage)
+    one.append("put", "a", b"1")
+    one.close()
+    other = LocalStorage(storage.root)
+    monkeypatch.setattr(other, "place", f"another-server {other.uri}")
+    spool = opened(other)
+    assert spool.writes == []
+    spool.close()
+
+
 def test_a_spool_has_one_owner_and_is_free_when_that_one_is_killed(storage: LocalStorage) -> None:
     code = (
         "import sys, time; from cluster.storage.local import LocalStorage\n"
