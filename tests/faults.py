@@ -6,6 +6,7 @@ from tests.gpu_faults import GPU_FAULTS
 from tests.pretended_gpu_faults import PRETENDED_GPU_FAULTS
 from tests.report_faults import REPORT_FAULTS
 from tests.storage_faults import STORAGE_FAULTS
+from tests.training_faults import TRAINING_FAULTS
 
 UNIT = "tests/resnet_dist/"
 LAW_1 = f"{UNIT}test_law_1_worker_count.py::test_workers_train_like_one_in_float64"
@@ -488,4 +489,5 @@ FAULTS: tuple[Fault, ...] = (
     *PRETENDED_GPU_FAULTS,
     *REPORT_FAULTS,
     *STORAGE_FAULTS,
+    *TRAINING_FAULTS,
 )

@@ -11,10 +11,12 @@ from scipy import stats
 from torch import Tensor
 from torchvision.transforms.v2 import functional as reference
 
+from resnet_dist.configuration.data import DataConfig
 from resnet_dist.configuration.loss import LossConfig
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.custom_code import collect, install
-from resnet_dist.data.augmentation import jittered, uniform
+from resnet_dist.data import augmentation
+from resnet_dist.data.augmentation import Augmentation, jittered, uniform
 from resnet_dist.data.batches import Batch, share_of
 from resnet_dist.errors import ConfigurationError
 from resnet_dist.training.custom_checks import check_code
@@ -41,6 +43,20 @@ def test_an_augmentation_leaves_the_draws_of_the_others_alone() -> None:
     assert torch.equal(whole.images[kept], cut.images[kept])
 
 
+def test_no_draw_of_an_augmentation_follows_from_another_or_from_another_steps() -> None:
+    drawing = Augmentation(DataConfig(cutout=8, colour=0.4))
+    columns = np.concatenate([drawing.draw(0, step, 4000) for step in (0, 1)], axis=1).T
+    assert np.abs(np.corrcoef(columns) - np.eye(10)).max() < 0.06
+
+
+def test_the_square_of_cutout_lies_where_it_was_drawn_whatever_the_shift_and_the_flip() -> None:
+    batches = Training(small_config(data__cutout=8), small_dataset(), alone("cpu")).batches
+    drawn = batches.drawn(range(1))[0]
+    ((batch,),) = batches.parts(drawn)
+    for image, (row, column) in zip(batch.images, (drawn[:, 4:6] - 4).tolist(), strict=True):
+        assert (image[:, max(0, row) : row + 8, max(0, column) : column + 8] == 0).all()
+
+
 def test_cutout_zeroes_a_square_about_a_place_anywhere() -> None:
     images = torch.cat([(batch_of(step, data__cutout=8, **PLAIN).images == 0).all(1) for step in range(40)])
     sides = images.any(2).sum(1), images.any(1).sum(1)
@@ -62,6 +78,23 @@ def test_colours_are_changed_as_torchvision_does(factors: tuple[float, float, fl
     made = jittered(255 * images.permute(0, 2, 3, 1), torch.tensor([factors] * 3, dtype=torch.float64))
     # torchvision's weights of the colours have four digits.
     torch.testing.assert_close(made.permute(0, 3, 1, 2) / 255, expected, rtol=0, atol=2e-4)
+
+
+def test_the_factors_of_colours_are_drawn_from_one_less_to_one_plus_the_setting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found: list[Tensor] = []
+
+    def look(images: Tensor, factors: Tensor) -> Tensor:
+        found.append(factors)
+        return images
+
+    monkeypatch.setattr(augmentation, "jittered", look)
+    batches = Training(small_config(data__colour=0.4), small_dataset(), alone("cpu")).batches
+    for step in range(60):
+        list(batches.parts(batches.drawn(range(step, step + 1))[0]))
+    for factors in torch.cat(found).T:
+        assert stats.kstest(factors.numpy(), stats.uniform(0.6, 0.8).cdf).pvalue > 0.001
 
 
 def test_mixup_joins_each_image_to_another_of_the_whole_batch_and_their_losses() -> None:
@@ -110,18 +143,23 @@ def own_transform(folder: Path, text: str) -> TrainingConfig:
     return small_config(data__transform="looks:negative")
 
 
-def test_a_transform_of_ones_own_has_numbers_of_each_image_for_its_chances(tmp_path: Path) -> None:
+@pytest.mark.parametrize("beside", [{}, {"data__cutout": 1}], ids=["alone", "beside another"])
+def test_a_transform_of_ones_own_has_numbers_of_each_image_for_its_chances(
+    beside: dict[str, Any], tmp_path: Path
+) -> None:
     check_code(own_transform(tmp_path, NEGATIVE))
-    dataset = small_dataset()
-    found, plain = batch_of(data__transform="looks:negative", **PLAIN).images, batch_of(**PLAIN).images
+    dataset, settings = small_dataset(), PLAIN | beside
+    found, plain = batch_of(data__transform="looks:negative", **settings).images, batch_of(**settings).images
+    kept = plain != 0  # all but the pixel that is cut out
 
     def raw(images: Tensor) -> Tensor:
         return images * dataset.std + dataset.mean
 
     turned = [not torch.equal(a, b) for a, b in zip(found, plain, strict=True)]
     assert 0 < np.mean(turned) < 1
-    for image, before, is_turned in zip(raw(found), raw(plain), turned, strict=True):
-        torch.testing.assert_close(image, 255 - before if is_turned else before, rtol=0, atol=1e-9)
+    for image, before, is_turned, seen in zip(raw(found), raw(plain), turned, kept, strict=True):
+        expected = 255 - before if is_turned else before
+        torch.testing.assert_close(image[seen], expected[seen], rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("fault", WRONG)

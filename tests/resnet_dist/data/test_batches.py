@@ -285,6 +285,14 @@ def test_the_workers_shards_make_up_the_whole_batch(size: int, accumulation: int
             assert max(len(shard.labels) for shard in shards) - min(len(shard.labels) for shard in shards) <= 1
 
 
+def test_the_keys_of_a_network_that_draws_are_others_for_each_place_and_step() -> None:
+    batches = training_batches()[0]
+    batches.keyed = True
+    keys = [shard.keys for step in range(5) for (shard,) in of_step(batches, step)[1]]
+    drawn = torch.cat([each for each in keys if each is not None])
+    assert len(drawn) == len(drawn.unique()) == 5 * 60
+
+
 def test_sub_batches_make_up_the_batch() -> None:
     together, parts = (training_batches(accumulation=count)[0] for count in (1, 7))
     assert torch.equal(whole(together, 4)[0], whole(parts, 4)[0])

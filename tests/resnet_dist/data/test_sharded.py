@@ -123,6 +123,18 @@ def test_half_of_the_cut_images_are_flipped(shards: Path) -> None:
     assert flipped == drawn and 5 < drawn < 23
 
 
+def test_cuts_are_drawn_by_the_seed_of_the_augmentation_and_images_by_that_of_the_order(shards: Path) -> None:
+    data = config(shards, "today")
+    dataset = opened(data)
+    standardise = Standardiser(dataset.mean, dataset.std, torch.float64, torch.device("cpu"))
+    seeds = {"one": (5, 6), "another order": (7, 6), "other cuts": (5, 8)}
+    given = {name: dataset.batches(standardise, data, *pair, Shards(1, range(1))) for name, pair in seeds.items()}
+    words = {name: each._words_of(0).tolist() for name, each in given.items()}
+    images = {name: each.order.draw(0).indices.tolist() for name, each in given.items()}
+    assert words["one"] == words["another order"] != words["other cuts"]
+    assert images["one"] == images["other cuts"] != images["another order"]
+
+
 def test_test_images_are_streamed_in_their_order(shards: Path) -> None:
     tests = load_test_images(config(shards, "today"))
     images = tests.images

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from cluster.storage.opening import open_storage
 from resnet_dist.data.batches import Standardiser
 from resnet_dist.errors import DivergedError
+from resnet_dist.records.model_file import read_model
 from resnet_dist.records.recorder import Recorder
 from resnet_dist.records.trial_record import decode_mask, error_text, parse_result
 from resnet_dist.training.loop import train
@@ -32,6 +34,31 @@ def test_the_result_is_the_last_epochs_and_not_the_best(tmp_path: Path) -> None:
     assert (result["epochs"], result["steps"]) == (4, lines[-1]["step"])
     wrong = decode_mask(result["wrong_images"], result["test_images"])
     assert (len(wrong), wrong.mean()) == (50, pytest.approx(errors[-1]))
+
+
+def test_the_result_has_the_time_of_all_epochs_and_the_mean_of_their_throughputs(tmp_path: Path) -> None:
+    config = small_config(run__epochs=3, schedule__milestones=[])
+    recorder = Recorder(open_storage(str(tmp_path)), "training", "trial", config)
+
+    def timed(line: dict[str, Any]) -> None:
+        line |= {"seconds": 2.0 ** line["epoch"], "images_per_second": 100.0 * 2 ** line["epoch"]}
+
+    result = train(config, small_dataset(), alone("cpu"), recorder, on_epoch=timed)
+    assert result["seconds"] == 2 + 4 + 8
+    assert result["images_per_second"] == pytest.approx((200 + 400 + 800) / 3, abs=0.05)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_the_final_weights_are_those_of_the_test_error(tmp_path: Path, decay: float) -> None:
+    config, dataset = small_config(solver__average_decay=decay), small_dataset(test=50)
+    recorder = Recorder(open_storage(str(tmp_path)), "training", "trial", config)
+    result = train(config, dataset, alone("cpu"), recorder)
+    model = read_model(tmp_path / recorder.keys.model)
+    assert model.mean is not None
+    with torch.no_grad():
+        logits = model.network.double().eval()((dataset.test_images - model.mean) / model.std)
+    assert F.cross_entropy(logits, dataset.test_labels).item() == pytest.approx(result["test_loss"], rel=1e-5)
+    assert (logits.argmax(1) != dataset.test_labels).double().mean().item() == pytest.approx(result["top1_error"])
 
 
 def test_a_run_that_is_evaluated_every_second_epoch_and_at_the_end_is_the_same_run(tmp_path: Path) -> None:
@@ -114,6 +141,18 @@ def test_a_last_line_of_an_earlier_version_without_a_test_loss_is_divergence(
     with pytest.raises(DivergedError, match="a loss of its last epoch is not finite"):
         train(config, small_dataset(), alone("cpu"), again)
     assert storage.get(again.keys.result) is None
+
+
+def test_the_training_loss_of_an_epoch_is_that_of_its_images_though_the_last_batch_has_fewer() -> None:
+    config = small_config(data__sampling="permutation", data__batch_size=16)
+    training = Training(config, small_dataset(train=20), alone("cpu"))
+    training.start_epoch()
+    for _ in range(2):
+        training.update()
+    line = training.epoch_line([1.0, 2.0], 0.5, None, evaluate=False)
+    assert line["train_loss"] == pytest.approx((16 * 1 + 4 * 2) / 20)
+    assert (line["epoch"], line["step"], line["images_per_second"]) == (1, 2, 40)
+    assert line["learning_rate"] == 0.1, "of the epoch's own updates: the next one's is 0.01"
 
 
 def interrupt(*_: object) -> None:

@@ -129,6 +129,14 @@ def test_steps_do_not_go_back(run: tuple[TrainingConfig, list[tuple[int, Any]]])
         last[value.tag] = step
 
 
+def test_the_curve_of_learning_rates_has_the_rate_of_each_updates_own_epoch(
+    run: tuple[TrainingConfig, list[tuple[int, Any]]],
+) -> None:
+    """Three updates an epoch, a point at the last of them; 0.1 is divided by 10 as the second epoch begins."""
+    rates = {step: float(make_ndarray(v.tensor)) for step, v in run[1] if v.tag == "train/learning_rate"}
+    assert rates == pytest.approx({3: 0.1, 6: 0.01, 9: 0.01, 12: 0.01})
+
+
 def test_settings_are_told_once_and_the_end_at_the_end(run: tuple[TrainingConfig, list[tuple[int, Any]]]) -> None:
     config, found = run
     ((step, start),) = [(s, v) for s, v in found if v.tag == "_hparams_/session_start_info"]

@@ -50,13 +50,19 @@ def test_smooth_labels_give_torchs_loss_and_leave_the_test_loss_alone() -> None:
     )
 
 
-def test_gradients_are_scaled_down_to_the_norm_that_is_given() -> None:
-    plain, clipped = training_of(), training_of(solver__gradient_clip=0.01)
-    for training in (plain, clipped):
+@pytest.mark.parametrize("precision", ["float64", "float16"])
+def test_gradients_are_scaled_down_to_the_norm_that_is_given_and_never_up(precision: str) -> None:
+    """In float16 it is the norm of the gradients themselves, not of those of the scaled loss."""
+    norms = []
+    for clip in (0, 0.01, 1e6):
+        training = training_of(solver__gradient_clip=clip, run__precision=precision)
+        if training.loss_scale.enabled:
+            training.loss_scale.value = 2.0**10
         training.update()
-    large, small = (nn.utils.get_total_norm([gradient_of(p) for p in t.network.parameters()]) for t in (plain, clipped))
-    assert large > 0.1
-    assert small.item() == pytest.approx(0.01, rel=1e-12)
+        norms.append(nn.utils.get_total_norm([gradient_of(p) for p in training.network.parameters()]).item())
+    large, small, left = norms
+    assert 0.1 < large == left
+    assert small == pytest.approx(0.01, rel=1e-12 if precision == "float64" else 1e-5)
 
 
 def test_the_average_is_that_of_weights_and_running_statistics_and_is_what_counts() -> None:
