@@ -7,6 +7,7 @@ STATISTICS = "tests/tune_jobs/report/test_statistics.py"
 REPORT = "tests/tune_jobs/report/test_report.py"
 COMPARISONS = "tests/tune_jobs/report/test_comparisons.py"
 REPORT_FILES = "tests/tune_jobs/report/test_report_files.py"
+IMAGES = "tests/tune_jobs/report/test_images.py"
 
 REPORT_FAULTS: tuple[Fault, ...] = (
     fault(
@@ -72,6 +73,38 @@ REPORT_FAULTS: tuple[Fault, ...] = (
         'provenance.get("attempts") or [{}]',
         "[{}]",
         REPORT,
+    ),
+    fault(
+        "processors-of-the-last-attempt",
+        "a trial that went on on another processor is said to be of the last one alone",
+        "tune_jobs/report/mixed_trials.py",
+        '"processors": of_attempts("device")',
+        '"processors": (_word(provenance.get("device")),)',
+        REPORT,
+    ),
+    fault(
+        "hours-of-one-worker",
+        "worker-hours count a trial once, however many workers it had",
+        "tune_jobs/report/cost.py",
+        "trial_seconds(trial) * workers(trial) for",
+        "trial_seconds(trial) for",
+        REPORT,
+    ),
+    fault(
+        "noise-of-pairs-by-rows",
+        "of rows in pairs the noise of the runs is that of one row, and not of the differences",
+        "tune_jobs/report/images.py",
+        "(a - b).var(0, ddof=1) / len(a) if paired",
+        "a.var(0, ddof=1) / len(a) if paired",
+        IMAGES,
+    ),
+    fault(
+        "pairs-by-all-seeds",
+        "rows in pairs of unequal seeds are held against other images by all seeds of each",
+        "tune_jobs/report/comparisons.py",
+        "if trial.counts and (seeds is None or trial.seed in seeds))",
+        "if trial.counts)",
+        IMAGES,
     ),
     fault(
         "formulas-in-spreadsheets",

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tune_jobs.grid.run import RETRIES
 from tune_jobs.grid.simulation import Times, Work, simulate
 
 NOTHING = Times()
@@ -43,6 +44,39 @@ def test_a_lost_machine_costs_what_came_after_the_last_checkpoint_and_what_start
     started = lost.busy - whole.busy - lost.lost
     assert -1e-6 <= started <= 10 * lost.preemptions
     assert lost.seconds > whole.seconds
+
+
+class Drawn:
+    """What is drawn of preemptions: given seconds, and then none; keeps the rates that were asked for."""
+
+    def __init__(self, *seconds: float) -> None:
+        self.seconds = list(seconds)
+        self.rates: list[float] = []
+
+    def expovariate(self, rate: float) -> float:
+        self.rates.append(rate)
+        return self.seconds.pop(0) if self.seconds else float("inf")
+
+
+def test_a_group_loses_any_of_its_machines_and_each_worker_what_came_after_the_checkpoint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # 10 to start, 5 beyond, 70 of training, of which 60 are kept; 50 later 10 + 5 + the other 40.
+    drawn = Drawn(85)
+    monkeypatch.setattr("tune_jobs.grid.simulation.random.Random", lambda _: drawn)
+    times = Times(group=10, group_trial=5, replacement=50)
+    found = simulate([Work(100, workers=2, checkpoint_seconds=30)], 2, times, preemptions_an_hour=0.5)
+    assert drawn.rates == [2 * 0.5 / 3600] * 2
+    assert (found.seconds, found.busy) == (85 + 50 + 55, 2 * (85 + 55))
+    assert (found.preemptions, found.lost, found.launches) == (1, 2 * 10, 1)
+
+
+@pytest.mark.parametrize(("losses", "launches"), [(RETRIES, 1), (RETRIES + 1, 2)])
+def test_a_trial_waits_for_the_next_launch_once_it_was_started_again_as_often_as_it_may(
+    losses: int, launches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tune_jobs.grid.simulation.random.Random", lambda _: Drawn(*[1.0] * losses))
+    assert simulate([Work(100)], 1, NOTHING, preemptions_an_hour=1).launches == launches
 
 
 def test_without_checkpoints_all_is_lost_and_who_loses_a_machine_too_often_waits_for_the_next_launch() -> None:

@@ -10,7 +10,7 @@ from tests.tune_jobs.report_reading import NOW, rows_of, text_of
 from tune_jobs.report import comparisons
 from tune_jobs.report.notices import study_sentence
 from tune_jobs.report.statistics import Comparison
-from tune_jobs.report.summary import ReportSummary, summarise_experiment
+from tune_jobs.report.summary import ReportOptions, ReportSummary, summarise_experiment
 from tune_jobs.report.write import write_report
 from tune_jobs.results.trials import read_experiment
 
@@ -110,6 +110,8 @@ def test_the_whole_study_counts_each_run_once_and_wants_ten_differences(tmp_path
         "+0.27 to +0.59; p < 0.001 of no difference, by 10 independent differences). The recipe as a whole differs "
         "from the document's."
     )
+    wider = summarise_experiment(summary.results, ReportOptions(smallest_difference=0.01))
+    assert wider.study.endswith("differs from the document's, by less than 1 % points.")
     fewer = summarised(8)
     assert fewer.tests.configurations == 12 and fewer.study == ""
 
@@ -157,6 +159,18 @@ def test_rows_that_share_their_training_are_compared_in_pairs(tmp_path: Path) ->
     assert tested is not None and tested.paired and tested.verdict == "differs"
     assert tested.comparison.difference == pytest.approx(0.001) and tested.comparison.degrees == 2
     assert "in pairs" in table.description
+
+
+def test_the_baseline_of_a_table_may_be_any_of_its_rows(tmp_path: Path) -> None:
+    text = TWO_ROWS.replace('title = "Depths"', 'title = "Depths"\nbaseline = "deep"')
+    storage, trials = record_experiment(tmp_path, experiment_from(text, tmp_path), seeds=3)
+    for trial, error in zip(trials, [0.101, 0.099, 0.1, 0.0605, 0.0595, 0.06], strict=True):
+        record_result(storage, "two-rows", trial, error)
+    (table,) = summarise_experiment(read_experiment(storage, "two-rows")).tables
+    shallow, deep = table.cells
+    assert shallow.against is not None
+    assert (shallow.baseline_difference, shallow.against.comparison.difference) == pytest.approx((0.04, 0.04))
+    assert (deep.baseline_difference, deep.against) == (None, None)
 
 
 @pytest.mark.parametrize("paired", [False, True])

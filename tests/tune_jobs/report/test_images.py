@@ -11,7 +11,7 @@ from tests.tune_jobs.recorded import TWO_ROWS, experiment_from, record_experimen
 from tests.tune_jobs.report_reading import NOW, text_of
 from tune_jobs.report.comparisons import Row
 from tune_jobs.report.images import on_other_images
-from tune_jobs.report.statistics import of_differences, of_samples, summarise
+from tune_jobs.report.statistics import Comparison, of_differences, of_samples, summarise
 from tune_jobs.report.write import write_report
 from tune_jobs.results.trials import TrialResults
 
@@ -56,6 +56,22 @@ def test_no_interval_over_other_images_is_narrower_than_the_one_of_this_test_set
     assert on_other_images(here, other, wrong, paired=True) == here
 
 
+@pytest.mark.parametrize(("paired", "added"), [(True, 0.0625), (False, 0.03125)])
+def test_images_add_how_much_the_difference_varies_over_them_less_the_runs_own_noise(
+    paired: bool, added: float
+) -> None:
+    """Of four images the rows differ in the first: a variance of 1/4, divided by 4.
+
+    The runs of both rows err alike on the second, by their seeds. In pairs that is no noise; else it is one of 1/4 for
+    each row, a mean of 1/8 over the images, which is taken from the 1/4.
+    """
+    first = np.array([[1, 0, 0, 0], [1, 1, 0, 0]], bool)
+    second = np.array([[0, 0, 0, 0], [0, 1, 0, 0]], bool)
+    found = on_other_images(Comparison(0.25, 0.1, 3), first, second, paired)
+    assert found.error == pytest.approx((0.1**2 + added) ** 0.5)
+    assert found.degrees == pytest.approx(3 * (1 + added / 0.1**2) ** 2)
+
+
 def test_a_report_says_which_images_all_networks_get_wrong(tmp_path: Path, without_figures: None) -> None:
     storage, trials = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=3)
     for index, trial in enumerate(trials):
@@ -76,6 +92,28 @@ def test_a_report_says_which_images_all_networks_get_wrong(tmp_path: Path, witho
     tested = report.summary.tables[0].cells[1].against
     assert tested is not None and tested.elsewhere is not None
     assert tested.elsewhere.error > tested.comparison.error
+
+
+def test_trials_on_different_data_have_no_images_in_common(tmp_path: Path, without_figures: None) -> None:
+    storage, trials = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
+    for trial, data in zip(trials, ("ab" * 8, "cd" * 8), strict=True):
+        result = {"test_images": 8, "wrong_images": "gA=="}
+        record_result(storage, "two-rows", trial, 0.1, {"data_fingerprint": data}, result)
+    assert write_report(storage, "two-rows", NOW).summary.images is None
+
+
+def test_rows_in_pairs_of_unequal_seeds_are_held_against_other_images_by_the_seeds_that_both_have(
+    tmp_path: Path, without_figures: None
+) -> None:
+    text = TWO_ROWS.replace('title = "Depths"', 'title = "Depths"\npaired = true')
+    storage, trials = record_experiment(tmp_path, experiment_from(text, tmp_path), seeds=4)
+    wrong = np.random.default_rng(3).random((8, 100)) < 0.1
+    for trial, mask in [*zip(trials, wrong, strict=True)][1:]:  # the first row lacks seed 0
+        result = {"test_images": 100, "wrong_images": encode_mask(mask)}
+        record_result(storage, "two-rows", trial, mask.mean(), result=result)
+    tested = write_report(storage, "two-rows", NOW).summary.tables[0].cells[1].against
+    assert tested is not None and tested.paired
+    assert tested.elsewhere == on_other_images(tested.comparison, wrong[5:], wrong[1:4], paired=True)
 
 
 @pytest.mark.parametrize("kept", ["none", "of another test set", "damaged"])

@@ -174,6 +174,14 @@ def test_another_precision_is_said_and_stays_comparable(finished: Finished) -> N
             "The rows mix commits: 1f1f1f1f1f1f (5 trials); 1f1f1f1f1f1f and 2e2e2e2e2e2e (1 trial: shallow, seed 1).",
         ),
         (
+            {"attempts": [{"device": "cpu"}, {"device": "EPYC"}]},
+            "The rows mix processors: cpu (5 trials); cpu and EPYC (1 trial: shallow, seed 1).",
+        ),
+        (
+            {"attempts": [{"torch": "2.6.0"}, {}]},
+            "The rows mix torch versions: none (5 trials); 2.6.0 and none (1 trial: shallow, seed 1).",
+        ),
+        (
             {"dirty": True},
             "1 of 6 finished trials ran with uncommitted changes (see source.patch): shallow, seed 1.",
         ),
@@ -318,6 +326,27 @@ def test_cost_counts_what_was_trained_also_by_trials_that_failed(finished: Finis
     for path in ("report.md", "report.html"):
         assert "Energy: not recorded by every trial." in text_of(storage, path)
     assert "| All trials | 6 | 0.0067 | 0.0067 | 0.60 |" in text_of(storage, "report.md"), "24 s are not 0.00 hours"
+
+
+def test_hours_of_a_trial_count_once_for_each_of_its_workers_and_the_slowest_is_named_first(
+    finished: Finished,
+) -> None:
+    storage, trials = finished()
+    record_result(storage, "two-rows", trials[4], 0.1, {"workers": 4}, {"workers": 4, "seconds": 3600.0})
+    cost = experiment_cost(read_experiment(storage, "two-rows"))
+    assert cost is not None
+    assert cost.total.hours == pytest.approx(1 + 5 * 4 / 3600)
+    assert cost.total.worker_hours == pytest.approx(4 + 5 * 4 / 3600)
+    assert cost.slowest[0].trial_id == trials[4].trial_id
+
+
+def test_images_of_a_permutation_are_those_of_the_epochs_recorded(tmp_path: Path) -> None:
+    text = TWO_ROWS.replace('source = "cifar10"', 'source = "cifar10"\nsampling = "permutation"')
+    storage, trials = record_experiment(tmp_path, experiment_from(text, tmp_path), seeds=1)
+    record_metrics(storage, "two-rows", trials[0], [0.5, 0.4, 0.3])
+    cost = experiment_cost(read_experiment(storage, "two-rows"))
+    assert cost is not None
+    assert cost.total.images == 3 * 50_000  # 2 s an epoch at 25,000 images a second
 
 
 def test_a_report_without_numbers_of_the_document_does_not_explain_them(finished: Finished, tmp_path: Path) -> None:
