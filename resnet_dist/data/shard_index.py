@@ -8,7 +8,9 @@ DEST/index.npz                                written last: the data set is whol
 import hashlib
 import io
 import json
+import struct
 import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +23,9 @@ from resnet_dist.storage.interface import Storage
 INDEX = "index.npz"
 
 VERSION = 1
+
+_ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError)
+"""What `zipfile` raises where an archive is damaged, beside what others raise, too."""
 
 _ARRAYS = {"shard": "<i4", "offset": "<i8", "length": "<i8", "label": "<i4", "crc32": "<u4"}
 
@@ -124,7 +129,7 @@ def read_index(storage: Storage) -> ShardIndex | None:
             left_out=tuple(meta["left_out"]),
         ).fingerprinted()
         whole = index.fingerprint == meta["fingerprint"]
-    except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile):
+    except (ValueError, KeyError, TypeError, EOFError, OSError, *_ARCHIVE_ERRORS):
         whole = False
     if not whole:
         raise DataError(f"data.source: {storage.uri}/{INDEX} is damaged; remove it, and shard the data set again")

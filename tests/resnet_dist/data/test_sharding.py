@@ -227,6 +227,31 @@ def test_a_damaged_index_is_refused(imagenet: Path, tmp_path: Path, damage: str)
         read_index(LocalStorage(tmp_path))
 
 
+def test_an_index_of_which_any_byte_has_changed_is_refused_or_says_the_same(imagenet: Path, tmp_path: Path) -> None:
+    index, _ = sharded(imagenet_files(str(imagenet)), tmp_path)
+    data = (tmp_path / INDEX).read_bytes()
+    refused = 0
+    for place in range(0, len(data), 29):
+        (tmp_path / INDEX).write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        try:
+            found = read_index(LocalStorage(tmp_path))
+        except DataError:
+            refused += 1
+        else:
+            assert found is not None and found.fingerprint == index.fingerprint  # a date of the archive's, say
+    assert refused > 30
+
+
+def test_shards_that_were_made_with_other_labels_are_made_anew(imagenet: Path, tmp_path: Path) -> None:
+    files = imagenet_files(str(imagenet))
+    sharded(files, tmp_path)
+    (tmp_path / INDEX).unlink()  # as if it had been interrupted
+    turned = replace(files, train=[file._replace(label=2 - file.label) for file in files.train])
+    index, _ = sharded(turned, tmp_path)
+    expected = {odd_picture(c, n): 2 - c for c in range(3) for n in range(8)}
+    assert contents(tmp_path, index, index.train) == expected
+
+
 @pytest.mark.parametrize("damage", ["missing", "cut", "flipped"])
 def test_a_damaged_shard_is_named_by_whoever_reads_it(imagenet: Path, tmp_path: Path, damage: str) -> None:
     index, _ = sharded(imagenet_files(str(imagenet)), tmp_path)
