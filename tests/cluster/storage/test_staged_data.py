@@ -49,6 +49,17 @@ def test_a_host_without_the_folder_trains_on_the_same_images_under_the_same_iden
         assert getattr(copy, name).equal(getattr(original, name))
 
 
+@pytest.mark.parametrize(("one", "other"), [({"size": 16}, {"size": 24}), ({"split": 0.5}, {"split": 0.6})])
+def test_images_that_are_made_in_another_way_are_not_those_that_were_staged(
+    source: DataConfig, storage: LocalStorage, tmp_path: Path, one: dict[str, float], other: dict[str, float]
+) -> None:
+    data = replace(source, resize="crop")
+    stage(replace(data, **one), load_source(source, tmp_path / "here"), storage)
+    assert is_staged(replace(data, **one), storage)
+    assert not is_staged(replace(data, **other), storage)
+    assert not is_staged(source, storage)
+
+
 class Counting(LocalStorage):
     """A directory that counts what is read."""
 

@@ -6,7 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resnet_dist.records.trial_record import decode_mask, encode, encode_mask, encode_result, parse_result
+from resnet_dist.records.trial_record import (
+    decode_mask,
+    encode,
+    encode_mask,
+    encode_metrics,
+    encode_result,
+    parse_metrics,
+    parse_result,
+)
 from resnet_dist.storage.interface import LAYOUT
 
 
@@ -26,6 +34,12 @@ def test_a_mask_starts_with_the_highest_bit() -> None:
 def test_a_mask_of_another_test_set_is_refused(count: int) -> None:
     with pytest.raises(ValueError, match=f"16 bits for {count} images"):
         decode_mask(encode_mask(np.ones(12, bool)), count)
+
+
+@pytest.mark.parametrize("epochs", [(1, 1), (2, 1)])
+def test_lines_of_an_epoch_twice_or_before_an_earlier_one_are_no_metrics(epochs: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="its epochs are not in order"):
+        parse_metrics(encode_metrics({"epoch": epoch} for epoch in epochs))
 
 
 RESULT: dict[str, Any] = {"layout": LAYOUT, "trial": "0123456789abcdef", "epochs": 1, "top1_error": 0.25}

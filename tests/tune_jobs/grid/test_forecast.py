@@ -110,6 +110,9 @@ def test_a_study_on_sixteen_gpus_is_told_in_a_hundred_columns(
     assert told["steady"]["cost"] == pytest.approx(16 * 2.1 * told["steady"]["hours"])
     assert told["preempted"]["preemptions"] > 0 and told["preempted"]["hours"] > told["steady"]["hours"]
     assert told["packed"]["hours"] < told["steady"]["hours"] and told["packed"]["side_by_side"] == 8
+    # Eight of them do 2.12 times as much in an hour, so each takes 8 / 2.12 times as long.
+    packed = told["packed"]["busy_hours"] - told["packed"]["lost_hours"]
+    assert packed == pytest.approx(alone * 8 / 2.12, rel=0.02)
     limits = [limit["devices"] for limit in told["limits"]]
     assert told["limits"][0]["name"] == "the longest trial" and limits == sorted(limits)
     assert limits[0] == pytest.approx(alone / (14.4 * 78_125 / 3.6e6 * (1 + 0.19 / 5)), rel=0.01)

@@ -14,7 +14,7 @@ from tests.tune_jobs.recorded import (
     record_result,
 )
 from tests.tune_jobs.report_reading import NOW, Finished, Page, text_of
-from tune_jobs.report.curves import Measure
+from tune_jobs.report.curves import Measure, cell_curve
 from tune_jobs.report.figures import draw
 from tune_jobs.report.inline_figures import hover_values
 from tune_jobs.report.summary import summarise_experiment
@@ -32,6 +32,16 @@ def test_reports_of_the_same_results_have_the_same_bytes(finished: Finished) -> 
     first = written()
     assert len(first) == 8
     assert written() == first
+
+
+def test_a_curve_of_trials_that_run_goes_as_far_as_all_of_them_have_come(tmp_path: Path) -> None:
+    storage, trials = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=2)
+    record_metrics(storage, "two-rows", trials[0], [0.5, 0.4, 0.1])
+    record_metrics(storage, "two-rows", trials[1], [0.7, 0.5])
+    cell, _ = summarise_experiment(read_experiment(storage, "two-rows")).tables[0].cells
+    curve = cell_curve(cell, "test-error")
+    assert curve is not None and curve.epochs == [1, 2]
+    assert (curve.mean, curve.low, curve.high) == tuple(map(pytest.approx, ([60, 45], [50, 40], [70, 50])))
 
 
 def test_figures_mark_the_drops_of_the_learning_rate(tmp_path: Path) -> None:

@@ -253,6 +253,7 @@ def test_seeds_that_diverged_are_outcomes(tmp_path: Path) -> None:
     assert shallow[6] == "— (2 of 5 diverged)"
     assert deep[6].startswith("differs")  # its own seeds all came to an end
     assert report.summary.tests.baseline == {}
+    assert not any(cell.interim for cell in report.summary.tables[0].cells)
     assert report.summary.notices == (
         "Diverged: shallow: 2 of 5 seeds. The means of these rows leave these seeds out, which flatters the rows: no "
         "test and no verdict uses them.",

@@ -10,7 +10,8 @@ from cluster.storage.lease import Lease
 from resnet_dist.storage.interface import TrialKeys
 from tests.tune_jobs.recorded import TWO_ROWS, experiment_from, record_experiment, record_metrics, record_result
 from tune_jobs.command_line import main
-from tune_jobs.results.time_left import Watch
+from tune_jobs.results.time_left import Watch, seconds_an_epoch
+from tune_jobs.results.trials import TrialResults
 
 
 def test_rate_and_time_left_are_of_what_has_ended_since_the_watch_began(tmp_path: Path) -> None:
@@ -49,6 +50,22 @@ def test_the_rate_knows_nothing_of_the_time_before_the_first_trial_began(tmp_pat
     look = watch.look()
     assert look.epochs_an_hour == pytest.approx(4 * 3600 / 40)
     assert look.seconds_left == pytest.approx(10 * (6 + 10 * 32 / 20))
+
+
+def test_before_anything_is_known_of_the_pace_trials_that_run_share_what_is_left(tmp_path: Path) -> None:
+    storage, trials = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path, epochs=10), seeds=1)
+    for trial in trials:  # of 20 and 32 layers, 2 s an epoch each
+        record_metrics(storage, "two-rows", trial, [0.5])
+    a_layer = (2 / 20 + 2 / 32) / 2
+    assert Watch(storage, "two-rows").look().seconds_left == pytest.approx(9 * (20 + 32) * a_layer / 2)
+
+
+def test_an_epoch_takes_as_long_as_the_last_three_did() -> None:
+    lines = tuple({"epoch": epoch, "seconds": float(seconds)} for epoch, seconds in enumerate((90, 20, 10, 15), 1))
+    assert seconds_an_epoch(TrialResults("0" * 16, "trial", {}, "unfinished", metrics=lines)) == 15
+    finished = TrialResults("0" * 16, "trial", {}, "finished", {"seconds": 135.0, "epochs": 4})
+    assert seconds_an_epoch(finished) == 135 / 4
+    assert seconds_an_epoch(TrialResults("0" * 16, "trial", {}, "missing")) is None
 
 
 def test_what_is_finished_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

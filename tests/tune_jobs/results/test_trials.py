@@ -37,6 +37,18 @@ def test_every_state_is_told_apart(tmp_path: Path) -> None:
     assert {state: results.count(state) for state in ("unfinished", "missing")} == {"unfinished": 2, "missing": 1}
 
 
+def test_trials_of_every_id_are_found_where_they_are_listed_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the first digit of their ids, as many trials are."""
+    storage, _ = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
+    ids = tuple(digit * 16 for digit in "0123456789abcdef")
+    for trial_id in ids:
+        storage.put(TrialKeys("two-rows", trial_id).config, b"{}")
+    monkeypatch.setattr("tune_jobs.results.trials._MANY_TRIALS", 1)
+    assert read_experiment(storage, "two-rows").unlisted == ids
+
+
 def test_a_result_outweighs_an_earlier_failure(tmp_path: Path) -> None:
     storage, trials = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
     record_failure(storage, "two-rows", trials[0], "out of memory")
