@@ -42,7 +42,7 @@ def test_put_replaces_and_changes_the_version(storage: BrowsableStorage) -> None
 
 
 def test_an_object_grows_and_is_replaced_where_it_does_not(storage: BrowsableStorage) -> None:
-    for content in (b"one", b"one two", b"one two three", b"other", b"o"):
+    for content in (b"one", b"one two", b"one two three", b"other", b"o", b"another"):
         storage.grow("a/b", content)
         assert storage.get("a/b") == content
     assert keys(storage) == ["a/b"]

@@ -129,6 +129,21 @@ def test_hours_on_the_cluster_are_those_of_the_longest_first_in_each_place(cache
     assert both.cluster_hours == pytest.approx(9 * unit / 2)
 
 
+def test_trials_of_each_number_of_workers_run_after_the_others_and_share_what_an_update_keeps(
+    cache: Path, tmp_path: Path
+) -> None:
+    text = TWO_ROWS.replace('"network.depth" = 32', '"network.depth" = 32, "run.workers" = 2')
+    storage, _ = record_experiment(tmp_path, experiment_from(text, tmp_path), seeds=3)
+    seconds = {20: 1.0, 32: 2.0}
+    costs = Calibration("x", 2, lambda config: Cost(seconds[config.network.depth], 2**30, 2**20))
+    plan = make_plan(str(tmp_path / "experiment.toml"), storage, 3, None, {}, calibration=costs)
+    alone, pair = plan.trials[0], plan.trials[3]
+    assert alone.hours is not None and alone.memory is not None and pair.memory is not None
+    # Three of one worker on two places take two of their hours; three of two workers, twice the work, three.
+    assert plan.cluster_hours == pytest.approx((2 + 3) * alone.hours)
+    assert alone.memory - pair.memory == 2**29 + 5000 * 3080, "half of the activations, and of the test images"
+
+
 def test_hours_on_gpus_are_those_of_trials_side_by_side_and_a_plan_says_why(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

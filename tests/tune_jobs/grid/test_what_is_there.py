@@ -12,6 +12,7 @@ from cluster.storage.opening import open_storage
 from resnet_dist.storage.interface import TrialKeys, experiment_key
 from tests.tune_jobs.recorded import record_metrics, record_result
 from tune_jobs.command_line import main
+from tune_jobs.grid import pruning
 from tune_jobs.grid.experiment import Trial, experiment_record
 from tune_jobs.grid.plan import Plan, make_plan
 from tune_jobs.grid.reuse import take_over
@@ -181,6 +182,20 @@ def test_what_is_no_part_of_an_experiment_is_listed_with_its_reason_and_removed_
     assert asked(capsys, "grid", "prune", path, "--storage", storage.uri)["trials"] == []
 
 
+def test_what_is_removed_stops_looking_finished_first_and_takes_no_curves_of_a_trial_that_stays(
+    tmp_path: Path, storage: BrowsableStorage
+) -> None:
+    _, (stays, goes) = launch(file(tmp_path, TABLE, ROWS), storage)
+    keys = TrialKeys("mine", goes.trial_id)
+    curves = keys.event_file(goes.name, "1")
+    storage.put(curves, b"events")
+    for name, taken in ((stays.name, True), (goes.name, False)):  # an edited experiment may give a name to another
+        kept = {stays.trial_id: {"name": name, "config": stays.config.to_dict()}}
+        (other,) = pruning.describe(storage, "mine", [goes.trial_id], kept)
+        assert other.keys[0] == keys.result and other.finished
+        assert (curves in other.keys) is taken
+
+
 def test_trials_of_an_earlier_text_of_ones_code_are_said_to_be_there(
     tmp_path: Path, storage: BrowsableStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,8 +218,13 @@ def test_what_another_experiment_has_finished_is_taken_over_byte_for_byte(
     tmp_path: Path, storage: BrowsableStorage
 ) -> None:
     _, trained = launch(file(tmp_path, TABLE, ROWS), storage)
-    storage.put(TrialKeys("mine", trained[0].trial_id).event_file(trained[0].name, "1"), b"events")
+    for trial in trained:
+        storage.put(TrialKeys("mine", trial.trial_id).event_file(trial.name, "1"), b"events")
     both = file(tmp_path, DEPTHS, name="both", head='include = ["mine.toml"]\n')
+    failure = TrialKeys("both", trained[1].trial_id).failure
+    storage.put(failure, b"{}")  # of an attempt there
+    taken = TrialKeys("both", trained[1].trial_id).event_file(trained[1].name, "1")
+    storage.put(taken, b"of another trial of that name")
     planned = make_plan(both, storage, None, None, {})
     assert planned.notes == ("2 trials finished in experiment mine of this storage: taken over, not trained again",)
     _, started = launch(both, storage)
@@ -214,6 +234,8 @@ def test_what_another_experiment_has_finished_is_taken_over_byte_for_byte(
         for item in storage.list(there.prefix):
             assert storage.get(here.prefix + item.key.removeprefix(there.prefix)) == storage.get(item.key)
     assert storage.get(f"both/tb/{trained[0].name}/events.out.tfevents.1") == b"events"
+    assert storage.get(taken) == b"of another trial of that name"
+    assert storage.get(failure) is None
     assert launch(both, storage)[1] == [] and make_plan(both, storage, None, None, {}).notes == ()
 
 
