@@ -9,9 +9,11 @@ begins. The classes are those of the devkit (WordNet ids), or of the folders whe
 """
 
 import contextlib
+import gzip
 import io
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -139,9 +141,10 @@ def _devkit(root: Path, name: str) -> bytes:
         if unpacked.is_file():
             return unpacked.read_bytes()
         _require(archive, f"{DEVKIT}.tar.gz, which says which class each validation image has")
-        with tarfile.open(archive) as opened, contextlib.closing(_member(opened, name)) as file:
+        whole = io.BytesIO(gzip.decompress(archive.read_bytes()))  # held to its checksum, which stands at the end
+        with tarfile.open(fileobj=whole, mode="r:") as opened, contextlib.closing(_member(opened, name)) as file:
             return file.read()
-    except (tarfile.TarError, EOFError, KeyError, OSError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, KeyError, OSError) as error:
         raise DataError(f"imagenet: {archive} is damaged, or has no {name} ({' '.join(str(error).split())})") from error
 
 

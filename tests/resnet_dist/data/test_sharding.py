@@ -315,6 +315,15 @@ def test_a_class_that_one_split_lacks_is_named(tmp_path: Path) -> None:
     assert f"no images of class {wnid(3)} in val, and some in train" in refusal(tmp_path)
 
 
+def test_a_devkit_of_which_any_byte_has_changed_is_refused(tmp_path: Path) -> None:
+    """It says which class an image has: what is read of it is held to the checksum at its end."""
+    archive = write_imagenet(tmp_path) / f"{DEVKIT}.tar.gz"
+    data = archive.read_bytes()
+    for place in range(12, len(data), 20):  # beyond the date and such
+        archive.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        assert "is damaged" in refusal(tmp_path)
+
+
 def test_a_wrong_devkit_is_refused(tmp_path: Path) -> None:
     write_imagenet(tmp_path)
     write_devkit(tmp_path, [1, 2, 3], {n + 1: wnid(n) for n in range(3)})

@@ -8,6 +8,7 @@ import polars
 import pytest
 
 from resnet_dist.errors import UserError
+from resnet_dist.storage.interface import TrialKeys
 from tests.tune_jobs.recorded import TWO_ROWS, experiment_from, record_experiment, record_result
 from tune_jobs import Results, read_results
 
@@ -32,6 +33,14 @@ def test_a_polars_frame_has_the_same_columns_with_their_types(results: Results) 
     assert frame.columns == list(results.to_pandas().columns)
     assert frame.schema["network.depth"] == polars.Int64 and frame.schema["top1_error"] == polars.Float64
     assert frame["top1_error"].to_list() == [0.125, None]
+
+
+def test_an_epoch_that_was_not_evaluated_has_no_error_in_a_frame(tmp_path: Path) -> None:
+    storage, (trial, _) = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
+    line = b'{"epoch": 1, "step": 391, "train_loss": 2.0, "seconds": 2.0}\n'
+    storage.put(TrialKeys("two-rows", trial.trial_id).metrics, line)
+    frame = read_results("two-rows", storage.uri).to_polars("epochs")
+    assert frame["train_loss"].to_list() == [2.0] and frame["top1_error"].to_list() == [None]
 
 
 def test_an_experiment_without_an_epoch_is_an_empty_frame(tmp_path: Path) -> None:
