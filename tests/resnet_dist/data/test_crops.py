@@ -62,3 +62,7 @@ def test_colours_move_along_the_principal_components() -> None:
     assert shifts.std(0) == pytest.approx(expected, rel=0.05)
     assert abs(shifts.mean(0)) == pytest.approx(0, abs=0.1)
     assert abs(np.corrcoef(shifts.T) - np.eye(3)).max() < 0.05
+    # What is cut out says nothing of them, nor of how far they move.
+    place = draws.uniform(ALL[:, :3])
+    for moved in (shifts, abs(shifts)):
+        assert abs(np.corrcoef(np.column_stack([moved, place]).T)[:3, 3:]).max() < 0.06

@@ -98,6 +98,12 @@ def after_one_epoch() -> Training:
     return training
 
 
+def test_the_validation_error_is_the_top1_error_of_images_that_are_held_out() -> None:
+    training = after_one_epoch()  # which holds out the test images
+    line = training.epoch_line(training.epoch_losses(), 1.0, None)
+    assert line["validation_error"] == line["top1_error"] != line["top5_error"]
+
+
 def test_running_statistics_that_are_not_finite_are_divergence_though_all_losses_are() -> None:
     training = after_one_epoch()
     training.network.state_dict()["norm.running_var"][0] = torch.inf
