@@ -10,7 +10,7 @@ from resnet_dist.configuration.network import NetworkConfig
 from resnet_dist.networks.batch_norm import SynchronisedBatchNorm
 from resnet_dist.networks.caffenet import Activation, CaffeNet
 from resnet_dist.networks.construction import make_network, parameter_count
-from resnet_dist.networks.noise import keyed
+from resnet_dist.networks.noise import Noise, keyed
 from tests.resnet_dist.networks.test_networks import random_images, randomise
 
 
@@ -122,6 +122,8 @@ def test_dropout_follows_both_hidden_linear_layers_and_slopes_are_drawn_in_train
         layer.register_forward_hook(lambda module, given, found: seen.append((found == 0).double().mean().item()))
     with keyed(torch.tensor([1, 2])):
         first, second = network(images)
+    numbers = [module.number for module in network.modules() if isinstance(module, Noise)]
+    assert len(numbers) == len(set(numbers)) == 7 + 2, "no layer draws what another one does"
     assert len(seen) == 2 and all(0.3 < part < 0.7 for part in seen) and not torch.equal(first, second)
     first, second = network.eval()(images)
     torch.testing.assert_close(first, second)
