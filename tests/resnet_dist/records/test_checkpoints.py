@@ -54,6 +54,18 @@ def test_metrics_lines_come_back_with_their_checkpoint(kept: Checkpoints) -> Non
     assert newest is not None and newest.metrics == lines
 
 
+def test_one_that_is_deleted_is_absent_from_the_first_deletion_on(
+    kept: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deleted: list[str] = []
+    monkeypatch.setattr(kept.storage, "delete", deleted.append)
+    kept.write(8, encode(state(8)))
+    kept.delete_all()
+    names = [key.removeprefix(PREFIX) for key in deleted]
+    expected = [f"{step:010d}/{name}" for step in (4, 8, 6) for name in ("manifest.json", "state.pt")]
+    assert names == expected
+
+
 def test_a_flipped_bit_changes_no_state_unnoticed() -> None:
     data = encode(state(6))
     noticed = 0

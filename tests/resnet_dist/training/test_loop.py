@@ -1,5 +1,6 @@
 """What a run reports, and when it has diverged."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -147,6 +148,20 @@ def test_a_last_line_of_an_earlier_version_without_a_test_loss_is_divergence(
     with pytest.raises(DivergedError, match="a loss of its last epoch is not finite"):
         train(config, small_dataset(), alone("cpu"), again)
     assert storage.get(again.keys.result) is None
+
+
+def test_a_run_that_was_interrupted_between_its_last_checkpoint_and_its_result_has_the_digests_of_all_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, config = open_storage(str(tmp_path)), small_config()
+    recorder = Recorder(storage, "training", "trial", config)
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(recorder, "finish", interrupt)
+        train(config, small_dataset(), alone("cpu"), recorder)
+    train(config, small_dataset(), alone("cpu"), Recorder(storage, "training", "trial", config))
+    files = parse_result(storage.get(recorder.keys.result) or b"", config.trial_id())["files"]
+    assert files["metrics.jsonl"]["sha256"] == hashlib.sha256(storage.get(recorder.keys.metrics) or b"").hexdigest()
+    assert {"config.json", "provenance.json", "model.pt"} < files.keys()
 
 
 def test_the_training_loss_of_an_epoch_is_that_of_its_images_though_the_last_batch_has_fewer() -> None:
