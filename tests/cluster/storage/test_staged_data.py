@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,7 +52,7 @@ def test_a_host_without_the_folder_trains_on_the_same_images_under_the_same_iden
 
 @pytest.mark.parametrize(("one", "other"), [({"size": 16}, {"size": 24}), ({"split": 0.5}, {"split": 0.6})])
 def test_images_that_are_made_in_another_way_are_not_those_that_were_staged(
-    source: DataConfig, storage: LocalStorage, tmp_path: Path, one: dict[str, float], other: dict[str, float]
+    source: DataConfig, storage: LocalStorage, tmp_path: Path, one: dict[str, Any], other: dict[str, Any]
 ) -> None:
     data = replace(source, resize="crop")
     stage(replace(data, **one), load_source(source, tmp_path / "here"), storage)

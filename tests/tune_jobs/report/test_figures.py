@@ -41,7 +41,7 @@ def test_a_curve_of_trials_that_run_goes_as_far_as_all_of_them_have_come(tmp_pat
     cell, _ = summarise_experiment(read_experiment(storage, "two-rows")).tables[0].cells
     curve = cell_curve(cell, "test-error")
     assert curve is not None and curve.epochs == [1, 2]
-    assert (curve.mean, curve.low, curve.high) == tuple(map(pytest.approx, ([60, 45], [50, 40], [70, 50])))
+    assert [*curve.mean, *curve.low, *curve.high] == pytest.approx([60, 45, 50, 40, 70, 50])
 
 
 def test_figures_mark_the_drops_of_the_learning_rate(tmp_path: Path) -> None:
