@@ -107,6 +107,14 @@ REPORT_FAULTS: tuple[Fault, ...] = (
         IMAGES,
     ),
     fault(
+        "baseline-is-the-first-row",
+        "differences from the baseline are those from a table's first row",
+        "tune_jobs/report/summary.py",
+        'base=rows[str(table["baseline"])],',
+        "base=next(iter(rows.values())),",
+        COMPARISONS,
+    ),
+    fault(
         "formulas-in-spreadsheets",
         "names that begin like formulas reach spreadsheets as they are",
         "tune_jobs/report/csv_files.py",

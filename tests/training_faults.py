@@ -75,6 +75,14 @@ TRAINING_FAULTS: tuple[Fault, ...] = (
         LOOP,
     ),
     fault(
+        "validation-error-of-five",
+        "the validation error counts an image as right that is among the first five classes",
+        "resnet_dist/training/state.py",
+        '"validation", epoch).top1_error',
+        '"validation", epoch).top5_error',
+        LOOP,
+    ),
+    fault(
         "newest-weights-kept",
         "the final weights are the newest, where their average is evaluated",
         "resnet_dist/training/loop.py",
