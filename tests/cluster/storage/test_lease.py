@@ -21,6 +21,7 @@ from cluster.storage.lease import (
     Lease,
     LeaseLostError,
     duration_from_environment,
+    is_held,
     lease,
 )
 from cluster.storage.local import LocalStorage
@@ -331,6 +332,19 @@ def test_a_lease_that_cannot_be_read_is_watched_like_any_other(launches: Launche
     launches.storage.put("grid/.lease/00000004.json", b"no JSON")
     assert launches.take().generation == 5
     assert launches.clock.now - 1000 >= DURATION
+
+
+@pytest.mark.parametrize(
+    ("seconds", "released", "held"), [(0, False, True), (GIVE_UP * DURATION + 1, False, False), (0, True, False)]
+)
+def test_who_only_watches_sees_whether_a_launch_holds_the_lease(
+    launches: Launches, seconds: float, released: bool, held: bool
+) -> None:
+    assert not is_held(launches.storage, "grid")
+    holder = launches.take().holder
+    said = replace(holder, renewed=time.time() - seconds, released=released)
+    launches.storage.put("grid/.lease/00000001.json", said.to_json())
+    assert is_held(launches.storage, "grid") is held
 
 
 class SlowWrites(LocalStorage):

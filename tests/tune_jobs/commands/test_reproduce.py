@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.image_trees import image_tree, write_directory
 from tests.small_runs import small_config
 from tune_jobs.command_line import main
 from tune_jobs.commands.options import read_config
+from tune_jobs.results.bitwise_comparison import compare
 from tune_jobs.results.recorded_trial import find_trial
 
 
@@ -114,6 +116,13 @@ def test_a_changed_interruption_is_told(earlier: Path, capsys: pytest.CaptureFix
     edit(trial_folder(earlier) / "provenance.json", attempts=attempts)
     assert reproduce(earlier, "--json") == 0
     assert "It was interrupted, and went on with other: workers." in answer(capsys)["notes"]
+
+
+def test_an_epoch_that_one_run_lacks_is_a_difference(storage: Path) -> None:
+    then = find_trial(open_storage(str(storage)), trial_folder(storage).name)
+    for old, new in ((then, replace(then, metrics=then.metrics[:1])), (replace(then, metrics=then.metrics[:1]), then)):
+        found = compare(old, new)
+        assert (found.identical, found.first_epoch, found.tensors) == (False, 2, ())
 
 
 def test_a_trial_trained_again_here_is_identical(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,6 +125,8 @@ def test_hours_on_the_cluster_are_those_of_the_longest_first_in_each_place(cache
     assert plan.cluster_hours == pytest.approx(5 * unit)
     expected = in_words(3600 * 5 * unit)
     assert plan._repr_html_().endswith(f"<p>6 trials, 6 to run; {expected} with 2 workers at a time</p>")
+    seldom = make_plan(path, storage, 3, None, {"run.evaluation_epochs": 5}, calibration=costs)
+    assert seldom.trials[0].hours == pytest.approx(78_125 * (1 + 1 / 15 / 5) / 3600)
     both = make_plan(path, storage, 3, None, {"run.workers": 2}, calibration=costs)
     assert both.cluster_hours == pytest.approx(9 * unit / 2)
 

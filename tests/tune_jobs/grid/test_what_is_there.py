@@ -239,6 +239,17 @@ def test_what_another_experiment_has_finished_is_taken_over_byte_for_byte(
     assert launch(both, storage)[1] == [] and make_plan(both, storage, None, None, {}).notes == ()
 
 
+def test_the_result_is_the_last_that_is_taken_over(
+    tmp_path: Path, storage: BrowsableStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, (trial, *_) = launch(file(tmp_path, TABLE, ROWS), storage)
+    written: list[str] = []
+    monkeypatch.setattr(storage, "put", lambda key, data: written.append(key))
+    take_over(storage, "both", trial.trial_id, "mine")
+    names = [key.removeprefix(TrialKeys("both", trial.trial_id).prefix) for key in written]
+    assert names[-1] == "result.json" and names.count("result.json") == 1 and "model.pt" in names
+
+
 @pytest.mark.parametrize("spoilt", [{"scheduler": "asha"}, {"trial": "0" * 16}, {"test_loss": None}])
 def test_results_that_are_none_are_not_taken_over(
     spoilt: dict[str, Any], tmp_path: Path, storage: BrowsableStorage
