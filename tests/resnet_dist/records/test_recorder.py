@@ -7,6 +7,7 @@ import pytest
 
 from cluster.storage.local import LocalStorage
 from resnet_dist.errors import StorageError
+from resnet_dist.records import checkpoints
 from resnet_dist.records.git_state import SourceState
 from resnet_dist.records.recorder import Recorder
 from resnet_dist.workers import alone
@@ -44,6 +45,17 @@ def test_a_trial_takes_no_name_whose_curves_are_anothers(tmp_path: Path) -> None
     unlike = f"name-{other.trial_id[:8]}"
     assert event_folders(storage) == ["name", unlike, unlike]
     assert storage.get(key) == before
+
+
+@pytest.mark.parametrize(("step", "lines"), [(4, [LINE]), (3, [])])
+def test_a_checkpoint_has_the_lines_of_the_epochs_up_to_its_step(
+    step: int, lines: list[dict[str, float]], tmp_path: Path
+) -> None:
+    recorder = started(LocalStorage(tmp_path), "name")
+    recorder.epoch(LINE, [2.0] * 4, [0.1] * 4)
+    recorder.checkpoint(step, checkpoints.encode({"step": step}))
+    newest = recorder.checkpoints.latest()
+    assert newest is not None and newest.metrics == lines
 
 
 def test_a_trial_that_goes_on_was_started_when_its_first_attempt_was_and_stays_dirty(
