@@ -98,4 +98,12 @@ TRAINING_FAULTS: tuple[Fault, ...] = (
         'lines[-1]["seconds"]',
         LOOP,
     ),
+    fault(
+        "jpegs-by-pillow",
+        "torchvision decodes no JPEG: all of them fall to Pillow, which takes longer",
+        "resnet_dist/data/image_decoding.py",
+        "found = _jpeg_size(data)",
+        "found = None",
+        "tests/resnet_dist/data/test_folders_of_any_images.py",
+    ),
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.k8s.rendering import OVERLAYS, ROOT, Document, Pod, documents, of_kind, pods, selects, the
+from tests.k8s.rendering import OVERLAYS, ROOT, Document, Pod, cluster_specs, documents, of_kind, pods, selects, the
 from tune_jobs.command_line import make_parser
 from tune_jobs.commands.options import normalise
 from tune_jobs.grid.experiment import load_experiment
@@ -136,9 +136,7 @@ def test_images_agree_with_the_package_and_with_ray(rendered: Rendered, name: st
             runs_on_gpus = name != "local" and pod.is_ray_node  # what only submits has no use for CUDA
             wanted = f"resnet-dist-cuda:{tag}-cuda" if runs_on_gpus else f"resnet-dist:{tag}-cpu"
             assert container["image"] == wanted, pod.origin
-    clusters = [d["spec"] for d in of_kind(rendered(name), "RayCluster")]
-    clusters.append(the(rendered(name), "RayJob", "grid")["spec"]["rayClusterSpec"])
-    assert {spec["rayVersion"] for spec in clusters} == {PINS["ray"]}
+    assert {spec["rayVersion"] for spec in cluster_specs(rendered(name))} == {PINS["ray"]}
 
 
 def _settings(overlay: list[Document]) -> dict[str, str]:

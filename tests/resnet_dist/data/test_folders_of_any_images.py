@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def test_class_folders_that_cannot_be_split_are_refused(tmp_path: Path, tree: di
 
 
 @pytest.mark.parametrize("damage", ["cut", "no end", "corrupt", "cmyk", "grey", "turned", "progressive"])
-def test_torchvisions_decoder_takes_a_jpeg_as_pillow_does(damage: str) -> None:
+def test_torchvisions_decoder_takes_a_jpeg_as_pillow_does(damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     picture = Image.fromarray(np.add.outer(np.arange(45), np.arange(60)).astype(np.uint8)[..., None].repeat(3, 2))
     picture = picture.convert({"cmyk": "CMYK", "grey": "L"}.get(damage, "RGB"))
     exif = Image.Exif()
@@ -71,10 +72,12 @@ def test_torchvisions_decoder_takes_a_jpeg_as_pillow_does(damage: str) -> None:
     if damage == "corrupt":
         data = data[:-40] + bytes(10) + data[-30:]
     given: list[bytes] = []
-    for decoder in (image_decoding._by_pillow, image_decoding.decode):
+    monkeypatch.setattr(image_decoding, "_by_pillow", pillow := Mock(wraps=image_decoding._by_pillow))
+    for decoder in (pillow, image_decoding.decode):
         try:
             given.append(decoder(data, None)[0].numpy().tobytes())
         except NotAnImageError as error:
             given.append(str(error).encode())
     assert given[0] == given[1]
+    assert pillow.call_count == 1 + (damage in ("cut", "no end", "cmyk")), "torchvision has decoded the others"
     assert (b"can be decoded" in given[1]) == (damage in ("cut", "no end"))
