@@ -106,4 +106,12 @@ TRAINING_FAULTS: tuple[Fault, ...] = (
         "found = None",
         "tests/resnet_dist/data/test_folders_of_any_images.py",
     ),
+    fault(
+        "response-norm-over-three",
+        "CaffeNet's normalisation over channels takes three of them and not five",
+        "resnet_dist/networks/caffenet.py",
+        "nn.LocalResponseNorm(5)",
+        "nn.LocalResponseNorm(3)",
+        "tests/resnet_dist/networks/test_caffenet.py",
+    ),
 )

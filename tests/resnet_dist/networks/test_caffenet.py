@@ -55,7 +55,7 @@ def test_the_compared_network_of_128_pixels_has_a_last_map_of_3() -> None:
     assert network.eval()(torch.zeros(2, 3, 128, 128)).shape == (2, 1000)
 
 
-def reference(network: CaffeNet, images: Tensor, position: str) -> Tensor:
+def reference(network: CaffeNet, images: Tensor, position: str, over_channels: bool = False) -> Tensor:
     """The forward pass again, by torch's functions."""
     state = network.state_dict()
 
@@ -74,8 +74,11 @@ def reference(network: CaffeNet, images: Tensor, position: str) -> Tensor:
     def pool(out: Tensor) -> Tensor:
         return F.max_pool2d(out, 3, 2, ceil_mode=True)
 
-    out = pool(layer("conv1", images, stride=4))
-    out = pool(layer("conv2", out, padding=2, groups=2))
+    def response(out: Tensor) -> Tensor:
+        return F.local_response_norm(out, 5, alpha=1e-4, beta=0.75, k=1) if over_channels else out
+
+    out = response(pool(layer("conv1", images, stride=4)))
+    out = response(pool(layer("conv2", out, padding=2, groups=2)))
     out = layer("conv4", layer("conv3", out, padding=1), padding=1, groups=2)
     out = pool(layer("conv5", out, padding=1, groups=2)).flatten(1)
     return F.linear(layer("fc7", layer("fc6", out)), state["linear.weight"], state["linear.bias"])
@@ -139,9 +142,9 @@ def test_maxout_is_the_greater_of_two_pieces_of_the_same_width() -> None:
 
 
 def test_caffes_normalisation_over_channels_is_torchs() -> None:
-    network = network_of(67, 5, width=6, fully_connected=8, local_response_norm=True)
-    plain = network_of(67, 5, width=6, fully_connected=8)
-    plain.load_state_dict(network.state_dict())
-    images = 100 * torch.rand(2, 3, 67, 67)  # squares that count beside 1
-    assert isinstance(network.response_norm, nn.LocalResponseNorm)
-    assert not torch.equal(network(images), plain(images))
+    network = network_of(67, 5, width=6, fully_connected=8, local_response_norm=True).double()
+    randomise(network)
+    images = 100 * random_images(2, 3, 67, 67)  # squares that count beside 1
+    found, plain = network(images), reference(network, images, "none")
+    torch.testing.assert_close(found, reference(network, images, "none", over_channels=True), rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(found, plain, rtol=0.01)
