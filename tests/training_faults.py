@@ -122,4 +122,12 @@ TRAINING_FAULTS: tuple[Fault, ...] = (
         "if processes:",
         "tests/resnet_dist/data/test_sharding.py",
     ),
+    fault(
+        "readme-without-deviation",
+        "the code in an archive's README leaves images undivided by their deviation",
+        "tune_jobs/commands/export.py",
+        "network((images.double() - model.mean) / model.std)",
+        "network(images.double() - model.mean)",
+        "tests/tune_jobs/commands/test_export.py",
+    ),
 )
