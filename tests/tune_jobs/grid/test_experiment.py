@@ -255,6 +255,16 @@ def test_a_copy_that_departs_from_the_references_conditions_deviates(tmp_path: P
     assert (deviation.setting, deviation.recipe, deviation.actual) == ("run.epochs", (200,), (50,))
 
 
+@pytest.mark.parametrize("number", ["reference = 0.1", "paper = 0.1", ""])
+def test_the_references_conditions_hold_for_rows_with_a_number_of_the_document_or_of_the_paper(
+    number: str, tmp_path: Path
+) -> None:
+    text = TWO_ROWS[: TWO_ROWS.index("[[table.cell]]")] + f'[[table.cell]]\nlabel = "only"\n{number}\n'
+    text = text.replace("[[table]]", '[recipe.run]\nepochs = 50\n[reference]\n"run.epochs" = 200\n[[table]]', 1)
+    found = [deviation.setting for deviation in experiment_from(text, tmp_path).deviations]
+    assert found == (["run.epochs"] if number else [])
+
+
 def test_include_takes_registered_experiments_and_files(tmp_path: Path) -> None:
     (tmp_path / "other.toml").write_text(TWO_ROWS, encoding="utf-8")
     both = experiment_from('name = "both"\ninclude = ["demo", "other.toml"]', tmp_path)

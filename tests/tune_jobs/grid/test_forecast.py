@@ -8,12 +8,12 @@ import pytest
 
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.errors import UserError
-from tests.tune_jobs.recorded import TWO_ROWS, experiment_from, record_experiment, record_result
+from tests.tune_jobs.recorded import TWO_ROWS, experiment_from, record_experiment, record_metrics, record_result
 from tune_jobs.actions.forecast import forecast_grid
 from tune_jobs.command_line import main
 from tune_jobs.grid import calibration
 from tune_jobs.grid.calibration import Cost
-from tune_jobs.grid.forecast import Cluster
+from tune_jobs.grid.forecast import Cluster, Limit
 from tune_jobs.grid.machines import constants, machine
 
 GPU = json.loads((Path(__file__).parents[3] / "docs/results/gpu-h100/gpu.json").read_text())
@@ -137,3 +137,26 @@ def test_here_is_this_machine_with_as_many_places_as_asked_for(
     for trial in found:
         record_result(storage, "two-rows", trial, 0.1)
     assert forecast_grid(path, storage.uri, "4xhere", seeds=2)[1] is None
+
+
+def test_a_launcher_is_busy_with_epochs_that_are_left_and_holds_what_is_in_storage(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "measure", lambda config: Cost(0.3, 2**30, 2**20))
+    storage, found = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
+    record_result(storage, "two-rows", found[0], 0.1)
+    record_metrics(storage, "two-rows", found[1], [0.5] * 150)
+    launcher, memory = constants()["launcher"], constants()["memory"]
+    monkeypatch.setitem(launcher, "seconds_a_trial", 2.0)
+    monkeypatch.setitem(launcher, "seconds_an_epoch", 0.1)
+
+    def limits() -> dict[str, Limit]:
+        _, told = forecast_grid(tmp_path / "experiment.toml", storage.uri, "4xhere", seeds=1)
+        assert told is not None
+        return {limit.name: limit for limit in told.limits}
+
+    assert limits()["the launcher"].why.startswith("busy 7,000 ms with each trial, 2000 to start it"), "50 epochs"
+    assert "the head's memory" not in limits()
+    # The finished trial takes its part.
+    monkeypatch.setitem(memory, "head", memory["launcher_base"] + 1.5 * memory["launcher_a_trial"])
+    assert next(iter(limits())) == "the head's memory" and limits()["the head's memory"].devices == 0

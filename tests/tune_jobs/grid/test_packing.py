@@ -57,6 +57,10 @@ def test_those_that_a_gpus_memory_holds() -> None:
     assert choose([*runs(60), *deep[:1]], 1, two).count == 2, "the largest counts"
 
 
+def test_a_batch_in_parts_takes_what_one_part_takes() -> None:
+    assert run_memory(of(data__batch_size=1024, data__accumulation=8)) == run_memory(of(data__batch_size=128))
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -180,6 +180,7 @@ def test_what_is_in_storage_is_taken_off(cache: Path, tmp_path: Path) -> None:
     assert [item.state for item in plan.trials] == ["finished", "unfinished"]
     assert plan.trials[0].hours is None
     assert plan.trials[1].hours == pytest.approx(78_125 * 0.75 * (1 + 1 / 15) / 3600, rel=1e-3)
+    assert plan.hours == plan.trials[1].hours
 
 
 @pytest.mark.parametrize("seeds", [0, -1])
