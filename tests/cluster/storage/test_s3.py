@@ -13,10 +13,11 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 
 from cluster.storage.opening import open_storage
 from cluster.storage.s3 import DEFAULT_TIMEOUT, MULTIPART_BYTES, TIMEOUT_VARIABLE, S3Storage
@@ -295,3 +296,27 @@ def test_a_store_that_ignores_write_only_if_absent_fails_the_check(
     )
     monkeypatch.setattr(faulty, "do_DELETE", lambda self: self.answer(204), raising=False)
     assert "does not honour 'write only if absent'" in failure("s3://bucket")
+
+
+@pytest.mark.parametrize(("there", "missing"), [(["a.b"], True), (["a", "a.b"], False), ([], True)])
+def test_what_is_denied_is_missing_unless_an_object_of_this_very_name_is_listed(
+    there: list[str], missing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Client:
+        """Denies what is missing, as stores do to those who may list a prefix alone, and what is forbidden."""
+
+        def get_object(self, **_: str) -> None:
+            answer = {"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
+            raise ClientError(answer, "GetObject")  # type: ignore[arg-type]
+
+        def list_objects_v2(self, **asked: Any) -> dict[str, list[dict[str, str]]]:
+            return {"Contents": [{"Key": key} for key in there if key.startswith(asked["Prefix"])][: asked["MaxKeys"]]}
+
+    storage = S3Storage("s3://bucket", timeout=1)
+    monkeypatch.setattr(storage, "_ready", lambda: None)
+    monkeypatch.setattr(storage, "_client", Client)
+    if missing:
+        assert storage.get("a") is None
+    else:
+        with pytest.raises(StorageError, match="access is denied"):
+            storage.get("a")

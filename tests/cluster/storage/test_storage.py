@@ -316,3 +316,13 @@ def test_files_have_the_usual_permissions(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
+
+
+def test_two_writes_of_one_size_at_one_time_have_two_versions(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    versions = set()
+    for content in (b"one", b"two"):
+        storage.put("a", content)
+        os.utime(tmp_path / "a", ns=(0, 0))  # as within one tick of a coarse clock
+        versions.add(storage.list("a")[0].version)
+    assert len(versions) == 2

@@ -108,6 +108,44 @@ def test_a_damaged_write_and_all_after_it_are_dropped(storage: LocalStorage, dam
     spool.close()
 
 
+class KilledError(OSError):
+    """In the place of a process that dies."""
+
+
+def test_a_process_that_dies_while_it_forgets_leaves_a_beginning(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink = Path.unlink
+
+    def last(path: Path, missing_ok: bool = False) -> None:
+        """Remove one write, and then no other."""
+        if path.name.isdecimal():
+            if forgotten:
+                raise KilledError
+            forgotten.append(path)
+        unlink(path, missing_ok)
+
+    spool = opened(storage)
+    for key in ("a", "b", "c", "d"):
+        spool.append("put", key, b"content")
+    forgotten: list[Path] = []
+    with monkeypatch.context() as context, pytest.raises(KilledError):
+        context.setattr(Path, "unlink", last)
+        spool.clear()
+    spool.close()
+    again = opened(storage)
+    assert waiting(again) == ["put a", "put b", "put c"]
+    sorted(again.directory.glob("0*"))[1].write_bytes(b"damaged")
+    again.close()
+    forgotten.clear()
+    with monkeypatch.context() as context, pytest.raises(StorageError):
+        context.setattr(Path, "unlink", last)
+        opened(storage)
+    spool = opened(storage)
+    assert waiting(spool) == ["put a"], "c does not come after what was lost"
+    spool.close()
+
+
 def test_a_half_written_file_is_no_write(storage: LocalStorage) -> None:
     spool = opened(storage)
     spool.append("put", "a", b"1")

@@ -1,6 +1,7 @@
 """`resnet-dist reproduce`: how to get a trial again, and whether it was got."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from tests.image_trees import image_tree, write_directory
 from tests.small_runs import small_config
 from tune_jobs.command_line import main
 from tune_jobs.commands.options import read_config
-from tune_jobs.results.bitwise_comparison import compare
+from tune_jobs.results import bitwise_comparison
 from tune_jobs.results.recorded_trial import find_trial
 
 
@@ -121,8 +122,17 @@ def test_a_changed_interruption_is_told(earlier: Path, capsys: pytest.CaptureFix
 def test_an_epoch_that_one_run_lacks_is_a_difference(storage: Path) -> None:
     then = find_trial(open_storage(str(storage)), trial_folder(storage).name)
     for old, new in ((then, replace(then, metrics=then.metrics[:1])), (replace(then, metrics=then.metrics[:1]), then)):
-        found = compare(old, new)
+        found = bitwise_comparison.compare(old, new)
         assert (found.identical, found.first_epoch, found.tensors) == (False, 2, ())
+
+
+def test_the_same_numbers_of_another_type_are_a_difference(storage: Path) -> None:
+    then = find_trial(open_storage(str(storage)), trial_folder(storage).name)
+    state = checkpoints.decode(then.model or b"")
+    state["network"]["linear.bias"] = state["network"]["linear.bias"].double()
+    now = replace(then, model=checkpoints.encode(state), result=None)
+    found = bitwise_comparison.compare(then, now)
+    assert (found.identical, found.tensors, found.largest_difference) == (False, ("linear.bias",), math.inf)
 
 
 def test_a_trial_trained_again_here_is_identical(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,11 +190,12 @@ def test_weights_that_differ_are_named_with_the_largest_difference(
     path = trial_folder(earlier) / "model.pt"
     state = checkpoints.decode(path.read_bytes())
     state["network"]["linear.bias"][2] += 0.5
+    state["network"]["linear.weight"][0, 0] += 0.25
     path.write_bytes(checkpoints.encode(state))
     edit(trial_folder(earlier) / "provenance.json", host="elsewhere")
     assert reproduce(earlier, "--run") == 1
     said = capsys.readouterr().out
-    assert "Weights: 1 tensors differ, by up to 0.5" in said
+    assert "Weights: 2 tensors differ, by up to 0.5" in said
     assert "host: elsewhere then" in said
 
 
