@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,10 +13,12 @@ import torch.nn.functional as F
 
 from cluster.storage.opening import open_storage
 from resnet_dist.data.batches import Standardiser
+from resnet_dist.data.sharded import ShardedDataset
 from resnet_dist.errors import DivergedError
 from resnet_dist.records.model_file import read_model
 from resnet_dist.records.recorder import Recorder
 from resnet_dist.records.trial_record import decode_mask, error_text, parse_result
+from resnet_dist.training import loop
 from resnet_dist.training.loop import train
 from resnet_dist.training.state import Training
 from resnet_dist.workers import alone
@@ -193,3 +196,14 @@ def test_each_source_of_randomness_follows_its_own_seed_or_else_the_runs(source:
     one, other = drawn(seed=1), drawn(seed=2)
     assert all(one[name] != other[name] for name in one)
     assert drawn(seed=1, **{f"seed_{source}": 2}) == one | {source: other[source]}
+
+
+def test_the_result_has_what_all_workers_have_asked_of_the_shards() -> None:
+    dataset = object.__new__(ShardedDataset)
+    here = {"data_requests": 5, "data_bytes": 700, "data_retries": 1}
+    elsewhere = torch.tensor([10, 2_000, 0])
+    workers = SimpleNamespace(sum=lambda counts: counts + elsewhere, device=torch.device("cpu"), is_first=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ShardedDataset, "reads", lambda _: here)
+        found = loop._reads(SimpleNamespace(dataset=dataset, workers=workers))  # type: ignore[arg-type]
+    assert found == {"data_requests": 15, "data_bytes": 2_700, "data_retries": 1}
