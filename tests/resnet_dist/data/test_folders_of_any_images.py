@@ -16,12 +16,15 @@ from tests.image_trees import CLASSES, encoded, image_tree, pixels, write_archiv
 
 
 def test_images_of_any_size_are_scaled_and_cut_to_their_middle(tmp_path: Path) -> None:
-    wide = pixels(7, (100, 60))
+    wide, tall = pixels(7, (100, 60)), pixels(8, (46, 77))
     tree = image_tree() | {"train/ant/0.png": encoded(wide), "train/ant/1.jpg": encoded(pixels(1, (300, 31)), "JPEG")}
+    tree |= {"train/bee/0.png": encoded(tall)}
     images = folder_images(write_directory(tmp_path, tree), 30, crop=True)
     assert images.train_images.shape == (13, 3, 30, 30)
-    expected = np.asarray(Image.fromarray(wide[:, 20:80]).resize((30, 30), Image.Resampling.BILINEAR))
-    assert abs(images.train_images[0].transpose(1, 2, 0).astype(int) - expected).max() <= 1
+    firsts = [images.train_images[list(images.train_labels).index(label)] for label in (0, 1)]
+    for found, middle in zip(firsts, (wide[:, 20:80], tall[15:61]), strict=True):
+        expected = np.asarray(Image.fromarray(middle).resize((30, 30), Image.Resampling.BILINEAR))
+        assert abs(found.transpose(1, 2, 0).astype(int) - expected).max() <= 1
     grown = folder_images(tmp_path, 64, crop=True).train_images
     assert grown.shape == (13, 3, 64, 64) and grown[0].min() >= 0
 

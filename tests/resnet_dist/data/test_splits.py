@@ -98,6 +98,15 @@ def test_validation_images_beside_test_images_are_left_out_and_that_is_said(
     assert "the test images are those of test/; val/ is left out" in caplog.text
 
 
+def test_of_two_folders_of_validation_images_and_no_test_images_the_one_called_valid_is_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tree = {name.replace("test/", "valid/"): data for name, data in image_tree().items()}
+    images = folder_images(write_directory(tmp_path, tree | {"val/ant/0.png": encoded(pixels(5))}))
+    assert len(images.test_labels) == 6
+    assert "the test images are those of valid/; val/ is left out" in caplog.text
+
+
 def test_two_spellings_of_one_split_are_refused(tmp_path: Path) -> None:
     tree = image_tree() | {"Train/ant/0.png": encoded(pixels(0))}
     assert "has both Train and train; give one of them another name" in refusal(write_archive(tmp_path / "a.tar", tree))

@@ -124,14 +124,16 @@ def test_activations_have_their_values(name: str) -> None:
 
 def test_dropout_follows_both_hidden_linear_layers_and_slopes_are_drawn_in_training_alone() -> None:
     network = network_of(67, 5, width=6, fully_connected=64, dropout=0.5, activation="rrelu")
-    images, seen = torch.ones(2, 3, 67, 67), []
+    images, seen = torch.ones(2, 3, 67, 67), {}
     for layer in network.dropouts:
-        layer.register_forward_hook(lambda module, given, found: seen.append((found == 0).double().mean().item()))
+        layer.register_forward_hook(
+            lambda module, given, found: seen.update({module: (found == 0).double().mean().item()})
+        )
     with keyed(torch.tensor([1, 2])):
         first, second = network(images)
     numbers = [module.number for module in network.modules() if isinstance(module, Noise)]
     assert len(numbers) == len(set(numbers)) == 7 + 2, "no layer draws what another one does"
-    assert len(seen) == 2 and all(0.3 < part < 0.7 for part in seen) and not torch.equal(first, second)
+    assert len(seen) == 2 and all(0.3 < part < 0.7 for part in seen.values()) and not torch.equal(first, second)
     first, second = network.eval()(images)
     torch.testing.assert_close(first, second)
     assert Activation("rrelu", 1).eval()(torch.tensor([-60.0, 4.0])).tolist() == [-3, 4]

@@ -9,6 +9,7 @@ from scipy import stats
 from resnet_dist.configuration.batch_norm import BatchNormConfig
 from resnet_dist.configuration.network import NetworkConfig
 from resnet_dist.networks.cifar import ResidualNetwork
+from resnet_dist.networks.construction import make_network
 from resnet_dist.networks.initialisation import initialise
 from resnet_dist.training.state import Training
 from resnet_dist.workers import alone
@@ -157,3 +158,16 @@ def test_another_seed_draws_other_weights() -> None:
     for name, value in first.items():
         assert torch.equal(value, again[name])
         assert torch.equal(value, other[name]) == (name.endswith("bias") and name != "linear.bias")
+
+
+def test_hidden_linear_layers_of_caffenet_are_drawn_as_convolutions_are_and_the_last_is_not() -> None:
+    config = NetworkConfig(family="caffenet", depth=8, width=6, fully_connected=64)
+    network = make_network(config, BatchNormConfig(), classes=100, size=67).double()
+    initialise(network, config, seed=3)
+    drawn = {name: parameter.detach().numpy().ravel() for name, parameter in network.named_parameters()}
+    # Inputs to one output: conv2 and conv5 have two groups; 16 channels and one pixel are left before fc6.
+    for layer, fan_in in {"conv1": 3 * 121, "conv2": 3 * 25, "conv5": 12 * 9, "fc6": 16, "fc7": 64}.items():
+        assert_normal(drawn[f"{layer}.layer.weight"], 0, math.sqrt(2 / fan_in))
+        assert not drawn[f"{layer}.layer.bias"].any()
+    assert_uniform(drawn["linear.weight"], -1 / 8, 1 / 8)
+    assert_uniform(drawn["linear.bias"], -1 / 8, 1 / 8)
