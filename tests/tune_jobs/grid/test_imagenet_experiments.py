@@ -23,7 +23,9 @@ from tests.small_runs import small_dataset
 from tune_jobs.actions.grid import plan_grid, run_grid
 from tune_jobs.command_line import main
 from tune_jobs.grid import calibration
+from tune_jobs.grid.calibration import Calibration, Cost
 from tune_jobs.grid.experiment import load_experiment, trials
+from tune_jobs.grid.plan import make_plan
 
 # Top-1 errors: He et al. 2015, tables 2 and 3 (ten crops); of CaffeNet, of the page that the document names.
 PAPERS: dict[str, list[float | None]] = {
@@ -129,6 +131,16 @@ def test_imagenet_is_planned_before_it_is_at_hand_and_not_run(name: str, tmp_pat
     assert {trial.steps for trial in plan.trials} == {epochs * -(-1_281_167 // 256)}
     with pytest.raises(DataError, match=r"is a name in recipes; make shards of the data set \(resnet-dist data shard"):
         run_grid(name, tmp_path / "results", seeds=1)
+
+
+@pytest.mark.parametrize(("crops", "views"), [("one", 1), ("ten", 10), ("scales", 36)])
+def test_hours_have_each_view_of_each_test_image(crops: str, views: int, tmp_path: Path) -> None:
+    costs = Calibration("x", 1, lambda config: Cost(1.0, 0, 0))
+    settings = {"data.test_crops": crops, "run.evaluation_epochs": 1}
+    plan = make_plan("imagenet-shortcut", LocalStorage(tmp_path), 1, 1, settings, costs)
+    # A test image costs a third of one to train on.
+    share = 1 + views / 3 * 50_000 / 1_281_167
+    assert plan.trials[0].hours == pytest.approx(-(-1_281_167 // 256) * share / 3600)
 
 
 def test_a_plan_says_how_many_cores_decode_what_a_step_takes(

@@ -144,6 +144,7 @@ def test_trials_of_each_number_of_workers_run_after_the_others_and_share_what_an
     # Three of one worker on two places take two of their hours; three of two workers, twice the work, three.
     assert plan.cluster_hours == pytest.approx((2 + 3) * alone.hours)
     assert alone.memory - pair.memory == 2**29 + 5000 * 3080, "half of the activations, and of the test images"
+    assert pair.expected_storage == pytest.approx(alone.expected_storage), "they take as long, and so write as much"
 
 
 def test_hours_on_gpus_are_those_of_trials_side_by_side_and_a_plan_says_why(

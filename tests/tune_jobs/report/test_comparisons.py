@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
+from resnet_dist.storage.interface import TrialKeys
 from tests.tune_jobs.recorded import TWO_ROWS, experiment_from, record_experiment, record_result
 from tests.tune_jobs.report_reading import NOW, rows_of, text_of
 from tune_jobs.report import comparisons
@@ -47,6 +48,23 @@ def test_the_p_beside_a_verdict_is_that_of_its_own_test(tmp_path: Path) -> None:
     equivalent, consistent = (cell["document"] for cell in report.to_dict()["tables"][0]["cells"])
     assert [round(equivalent[key], 4) for key in ("p", "equivalence_p")] == [1.0, 0.0247]
     assert [round(consistent[key], 4) for key in ("p", "equivalence_p")] == [0.4508, 0.0608]  # 0.2254 by Holm's method
+
+
+def test_rows_in_pairs_are_compared_by_the_seeds_that_both_have(tmp_path: Path) -> None:
+    text = TWO_ROWS.replace('title = "Depths"', 'title = "Depths"\npaired = true')
+    storage, trials = record_experiment(tmp_path, experiment_from(text, tmp_path), seeds=5)
+    shallow, deep = [0.101, 0.096, 0.103, 0.099], [0.02, 0.083, 0.077, 0.086, 0.078]
+    for trial, error in zip(trials[1:], [*shallow, *deep], strict=True):  # the first row lacks seed 0
+        record_result(storage, "two-rows", trial, error)
+    tested = summarise_experiment(read_experiment(storage, "two-rows")).tables[0].cells[1].against
+    expected = stats.ttest_rel(deep[1:], shallow)
+    assert tested is not None and tested.paired
+    assert tested.comparison.interval == pytest.approx(tuple(expected.confidence_interval()))
+    assert (tested.comparison.degrees, tested.comparison.p) == (3, pytest.approx(expected.pvalue))
+    for trial in (trials[1], trials[-1], trials[-2]):  # three and three runs are left, of which two seeds are in both
+        storage.delete(TrialKeys("two-rows", trial.trial_id).result)
+    row = summarise_experiment(read_experiment(storage, "two-rows")).tables[0].cells[1]
+    assert row.ours is not None and row.ours.n == 3 and row.against is None
 
 
 def test_a_configuration_of_several_tables_is_tested_once(tmp_path: Path) -> None:
