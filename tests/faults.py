@@ -3,6 +3,7 @@
 from tests.fault import Fault
 from tests.fault import fault as _fault
 from tests.gpu_faults import GPU_FAULTS
+from tests.plan_faults import PLAN_FAULTS
 from tests.pretended_gpu_faults import PRETENDED_GPU_FAULTS
 from tests.report_faults import REPORT_FAULTS
 from tests.storage_faults import STORAGE_FAULTS
@@ -487,6 +488,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     *GPU_FAULTS,
     *PRETENDED_GPU_FAULTS,
+    *PLAN_FAULTS,
     *REPORT_FAULTS,
     *STORAGE_FAULTS,
     *TRAINING_FAULTS,

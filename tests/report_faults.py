@@ -122,4 +122,20 @@ REPORT_FAULTS: tuple[Fault, ...] = (
         "False",
         REPORT_FILES,
     ),
+    fault(
+        "pairs-in-their-order",
+        "rows in pairs of unequal seeds are subtracted by their order, and not by seed",
+        "tune_jobs/report/comparisons.py",
+        "[first[seed] - second[seed] for seed in first if seed in second]",
+        "[ours - base for ours, base in zip(first.values(), second.values(), strict=False)]",
+        COMPARISONS,
+    ),
+    fault(
+        "last-epoch-as-the-best",
+        "the column of the best epoch has the errors of the last one",
+        "tune_jobs/report/columns.py",
+        "lambda c: _mean_sd(c.best), lambda",
+        "lambda c: _mean_sd(c.ours), lambda",
+        REPORT_FILES,
+    ),
 )

@@ -52,6 +52,26 @@ def test_the_result_has_the_time_of_all_epochs_and_the_mean_of_their_throughputs
     assert result["images_per_second"] == pytest.approx((200 + 400 + 800) / 3, abs=0.05)
 
 
+def test_after_an_interruption_inside_an_epoch_its_time_is_that_of_the_whole_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, now = small_config(run__checkpoint_steps=2), [1000.0]
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def attempt(stop_at: int = 0) -> dict[str, Any]:
+        def on_step(step: int, _: torch.Tensor) -> None:
+            now[0] += 3.0
+            if step == stop_at:
+                raise InterruptedError
+
+        recorder = Recorder(open_storage(str(tmp_path)), "training", "trial", config)
+        return train(config, small_dataset(), alone("cpu"), recorder, on_step=on_step)
+
+    with pytest.raises(InterruptedError):
+        attempt(stop_at=10)
+    assert attempt()["seconds"] == 36.0, "two epochs of six steps; four of the second one's are done again"
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.9])
 def test_the_final_weights_are_those_of_the_test_error(tmp_path: Path, decay: float) -> None:
     config, dataset = small_config(solver__average_decay=decay), small_dataset(test=50)
