@@ -95,15 +95,21 @@ def test_formulas_in_names_reach_no_spreadsheet(finished: Finished) -> None:
 
 @pytest.mark.usefixtures("without_figures")
 def test_the_best_epoch_appears_only_if_asked_for_and_says_what_it_is(finished: Finished) -> None:
-    storage, _ = finished()
+    storage, trials = finished()
+    record_result(storage, "two-rows", trials[0], ERRORS[0], result={"best_top1_error": 0.091})
     write_report(storage, "two-rows", NOW)
     assert "optimistic" not in text_of(storage, "report.html").lower()
     assert "best" not in text_of(storage, "results.csv") + text_of(storage, "tables.csv")
     report = write_report(storage, "two-rows", NOW, ReportOptions(best_epoch=True))
     assert rows_of(text_of(storage, "report.md"))[0][4] == "Best epoch, % (optimistic)"
     assert "It is no measure of the network" in text_of(storage, "report.html")
-    assert "best_top1_error_optimistic" in text_of(storage, "results.csv")
-    assert report.to_dict()["tables"][0]["cells"][0]["best_epoch_optimistic"]["mean"] == pytest.approx(0.1)
+    lines = csv.DictReader(io.StringIO(text_of(storage, "results.csv")))
+    assert [float(line["best_top1_error_optimistic"]) for line in lines] == [0.091, *ERRORS[1:]]
+    mean = (0.091 + 0.099 + 0.1) / 3
+    assert report.to_dict()["tables"][0]["cells"][0]["best_epoch_optimistic"]["mean"] == pytest.approx(mean)
+    assert rows_of(text_of(storage, "report.md"))[1][4].startswith(f"{100 * mean:.2f} ± ")
+    (line, _) = csv.DictReader(io.StringIO(text_of(storage, "tables.csv")))
+    assert float(line["best_mean_optimistic"]) == pytest.approx(mean)
 
 
 @pytest.mark.usefixtures("without_figures")
