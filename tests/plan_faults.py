@@ -63,4 +63,20 @@ PLAN_FAULTS: tuple[Fault, ...] = (
         "if cell.reference is not None:",
         EXPERIMENT,
     ),
+    fault(
+        "parts-not-told-apart",
+        "an update that is done in parts is taken to cost what one in a whole does",
+        "tune_jobs/grid/calibration.py",
+        "(data.batch_size, data.accumulation, data.size)",
+        "(data.batch_size, data.size)",
+        PLAN,
+    ),
+    fault(
+        "what-all-parts-keep",
+        "what one part of a batch has kept counts beside what the next one keeps",
+        "tune_jobs/grid/calibration.py",
+        "held -= self.size if holders[self.address] == 0 else 0",
+        "pass",
+        PLAN,
+    ),
 )

@@ -8,6 +8,7 @@ import json
 import os
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -203,20 +204,33 @@ def _activations(training: Any) -> int:
     """Bytes that one update's forward passes keep, weights excepted, for the largest of its sub-batches."""
     import torch
 
-    kept: dict[int, int] = {}
+    holders: Counter[int] = Counter()  # of each storage, by its address, while a forward pass keeps it
+    held = most = 0
+    weights = {part.untyped_storage().data_ptr() for part in training.network.parameters()}
+    weights |= {part.untyped_storage().data_ptr() for part in training.network.buffers()}
 
-    def keep(tensor: Any) -> Any:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    class Kept:
+        """A tensor that goes when the pass back has used it: sub-batches are done one after the other."""
+
+        def __init__(self, tensor: Any) -> None:
+            nonlocal held, most
+            self.tensor, storage = tensor, tensor.untyped_storage()
+            self.address, self.size = storage.data_ptr(), storage.nbytes()
+            if self.address not in weights:
+                holders[self.address] += 1
+                held += self.size if holders[self.address] == 1 else 0
+                most = max(most, held)
+
+        def __del__(self) -> None:
+            nonlocal held
+            if self.address not in weights:
+                holders[self.address] -= 1
+                held -= self.size if holders[self.address] == 0 else 0
 
     training.start_epoch()
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
         training.update()
-    for weights in (*training.network.parameters(), *training.network.buffers()):
-        kept.pop(weights.untyped_storage().data_ptr(), None)
-    # Sub-batches are done one after the other: what one keeps is free for the next.
-    return sum(kept.values()) // int(training.config.data.accumulation)
+    return most
 
 
 def _what_costs(config: TrainingConfig) -> list[Any]:

@@ -113,6 +113,16 @@ def test_a_second_plan_measures_nothing(cache: Path, tmp_path: Path, monkeypatch
     assert Calibration("a", 2, cost)(changed).seconds == 0.2, "a plan needs no place to remember it"
 
 
+def test_what_costs_something_else_is_measured_by_itself(cache: Path) -> None:
+    measured: list[TrainingConfig] = []
+    costs = Calibration("a", 1, lambda config: measured.append(config) or Cost(len(measured), 0, 0))
+    other: list[dict[str, Any]] = [{"network.depth": 32}, {"network.width": 8}, {"network.shortcut": "B"}]
+    other += [{"network.family": "preactivation"}, {"data.batch_size": 64}, {"data.accumulation": 2}]
+    other += [{"run.precision": "float64"}, {"run.exact": True}]
+    configs = [TrainingConfig().override(settings) for settings in ({}, *other)]
+    assert [costs(config).seconds for config in configs * 2] == 2 * [*range(1, len(configs) + 1)]
+
+
 def test_hours_on_the_cluster_are_those_of_the_longest_first_in_each_place(cache: Path, tmp_path: Path) -> None:
     # Three trials of 32 layers and three of 20, on two places: 32 and 32, then 32 and 20, then 20 and 20 beside it.
     storage, _ = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=3)
@@ -198,12 +208,8 @@ def test_a_measured_update_takes_time_and_memory_that_grow_with_the_network(cach
     assert small.seconds > 0 and small.weights < large.weights and small.activations < large.activations
     # Each of the six convolutions of the small one keeps its input: 8 images of 4 x 32 x 32, 8 x 16 x 16, ... floats.
     assert small.activations > 4 * 8 * (3 * 1024 + 3 * 4 * 1024 + 2 * 8 * 256 + 16 * 64)
-    halves = measure(
-        TrainingConfig().override(
-            {"network.depth": 8, "network.width": 4, "data.batch_size": 8, "data.accumulation": 2}
-        )
-    )
-    assert halves.activations < small.activations
+    parts = {"network.depth": 8, "network.width": 4, "data.batch_size": 32, "data.accumulation": 4}
+    assert measure(TrainingConfig().override(parts)).activations == small.activations, "one part is kept at a time"
 
 
 def test_an_update_of_exact_mode_is_measured_which_has_a_loss_for_each_shard(cache: Path) -> None:
