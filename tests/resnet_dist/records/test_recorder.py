@@ -92,3 +92,12 @@ def test_the_result_of_another_trial_is_not_taken_for_this_ones(tmp_path: Path) 
     storage.put(recorder.keys.result, json.dumps({"layout": 1, "trial": "0" * 16, "top1_error": 0.1}).encode())
     with pytest.raises(StorageError, match=r"result\.json is corrupt"):
         recorder.result()
+
+
+def test_a_trial_that_is_tried_again_has_not_failed(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    first = started(storage, "trial")
+    first.fail("error", "a disk was full")
+    assert storage.get(first.keys.failure) is not None
+    started(storage, "trial")
+    assert storage.get(first.keys.failure) is None

@@ -85,6 +85,17 @@ def test_a_run_begins_from_weights_and_is_another_trial_than_one_that_does_not(
     assert torch.equal(network_of(tmp_path / "r", again["trial"])["conv.weight"], network["conv.weight"])
 
 
+def test_weights_that_are_not_those_of_the_trials_result_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = (trained(tmp_path / "r", "--seed", seed, capsys=capsys)["trial"] for seed in "12")
+    models = [tmp_path / "r" / "train" / "trials" / trial / "model.pt" for trial in (one, other)]
+    models[0].write_bytes(models[1].read_bytes())
+    assert main(["train", "--storage", str(tmp_path / "r"), *SMALL, "--network.weights", f"train/{one}"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"train/trials/{one}/model.pt: is damaged or replaced: it is not the file" in line
+
+
 def test_fine_tuning_draws_the_last_layer_for_other_classes(
     weights: Path, images: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from cluster.storage.local import LocalStorage
 from resnet_dist import launch
+from resnet_dist.configuration.run import RunConfig
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.launch import Job, run_in_process
 from tests.small_runs import small_config, small_dataset
@@ -89,3 +90,20 @@ def test_the_plan_tells_the_mean_of_the_finished_trials(tmp_path: Path, capsys: 
     assert line in capsys.readouterr().out
     assert main([*command, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["storage"] == {"requests": 1200, "sent": 1_200_000}
+
+
+@pytest.mark.parametrize(
+    ("run", "seconds", "steps", "expected"),
+    [
+        (RunConfig(), 96_000, 1600, 27),  # an hour apart, where a sixteenth of the run is longer
+        (RunConfig(checkpoints=4), 1000, 10, 4),
+        (RunConfig(checkpoints=0), 1000, 10, 17),  # a minute apart
+        (RunConfig(checkpoint_seconds=0, checkpoint_steps=4), 1000, 10, 3),
+        (RunConfig(checkpoint_seconds=0, epochs=200, checkpoint_epochs=2, checkpoint_steps=4), 1000, 1600, 400),
+        (RunConfig(checkpoint_seconds=0), 1000, 10, 1),
+    ],
+)
+def test_as_many_checkpoints_are_expected_as_are_written(
+    run: RunConfig, seconds: float, steps: int, expected: int
+) -> None:
+    assert storage_use.checkpoints(run, seconds, steps) == expected

@@ -60,7 +60,7 @@ def test_rows_in_pairs_are_compared_by_the_seeds_that_both_have(tmp_path: Path) 
     expected = stats.ttest_rel(deep[1:], shallow)
     assert tested is not None and tested.paired
     assert tested.comparison.interval == pytest.approx(tuple(expected.confidence_interval()))
-    assert (tested.comparison.degrees, tested.comparison.p) == (3, pytest.approx(expected.pvalue))
+    assert tested.comparison.degrees == 3 and tested.comparison.p == pytest.approx(expected.pvalue)
     for trial in (trials[1], trials[-1], trials[-2]):  # three and three runs are left, of which two seeds are in both
         storage.delete(TrialKeys("two-rows", trial.trial_id).result)
     row = summarise_experiment(read_experiment(storage, "two-rows")).tables[0].cells[1]

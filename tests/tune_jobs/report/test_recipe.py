@@ -1,12 +1,16 @@
 """A report says what was trained, on how many images, and in what its rows differ; a terminal has the verdicts."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from resnet_dist.storage.interface import experiment_key
 from tests.tune_jobs.recorded import experiment_from, record_experiment, record_result
 from tests.tune_jobs.report_reading import NOW, Finished, shown, text_of
+from tune_jobs.report.recipe import recipe
 from tune_jobs.report.write import write_report
+from tune_jobs.results.trials import read_experiment
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 
@@ -63,6 +67,21 @@ def test_drops_are_said_where_some_rows_have_another_schedule(tmp_path: Path) ->
     write_report(storage, "own", NOW)
     text = text_of(storage, "report.md", "own")
     assert "rate × 0.1 at epochs 3, 5 (in rows whose schedule is step)." in text
+
+
+def test_settings_that_an_earlier_version_did_not_know_have_their_defaults_and_crops_are_no_shifts(
+    tmp_path: Path,
+) -> None:
+    storage, trials = record_experiment(tmp_path, experiment_from(OWN, tmp_path), seeds=1)
+    for trial in trials:
+        record_result(storage, "own", trial, 0.1)
+    record = json.loads(storage.get(experiment_key("own")) or b"")
+    for trial in record["trials"].values():
+        del trial["config"]["data"]["sampling"]
+        trial["config"]["data"]["augmentation"] = "paper"
+    storage.put(experiment_key("own"), json.dumps(record).encode())
+    said = recipe(read_experiment(storage, "own"))
+    assert "pixels; sampling: replacement, crops: paper, flips: no, 64 a batch." in said
 
 
 def test_a_terminals_table_has_the_verdicts_against_baseline_and_document(finished: Finished) -> None:
