@@ -249,6 +249,12 @@ def test_deviations_name_what_was_changed(tmp_path: Path) -> None:
     }
 
 
+def test_a_deviation_names_what_each_of_the_rows_had(tmp_path: Path) -> None:
+    text = TWO_ROWS.replace('"network.depth" = 32', '"network.depth" = 32, "run.epochs" = 150')
+    (deviation,) = experiment_from(text, tmp_path, overrides={"run.epochs": 20}).deviations
+    assert (deviation.setting, deviation.recipe, deviation.actual) == ("run.epochs", (200, 150), (20,))
+
+
 def test_a_copy_that_departs_from_the_references_conditions_deviates(tmp_path: Path) -> None:
     text = TWO_ROWS.replace("[[table]]", '[recipe.run]\nepochs = 50\n[reference]\n"run.epochs" = 200\n[[table]]', 1)
     (deviation,) = experiment_from(text, tmp_path).deviations
