@@ -39,6 +39,9 @@ EVALUATION_COST = 1 / 3
 
 FILE = "calibration.json"
 
+VERSION = 2
+"""Of what is measured, and how. Raise it when that changes, so that nobody plans by earlier numbers."""
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -69,7 +72,7 @@ class Calibration:
     def __call__(self, config: TrainingConfig) -> Cost:
         """The cost of a configuration's updates: remembered, or else measured."""
         file = cache_directory() / FILE
-        known, key = _read(file), json.dumps([self.machine, version("torch"), *_what_costs(config)])
+        known, key = _read(file), json.dumps([VERSION, self.machine, version("torch"), *_what_costs(config)])
         if key not in known:
             known[key] = asdict(self.measure(config))
             with suppress(OSError):  # a plan of a cache that cannot be written measures again
