@@ -157,12 +157,8 @@ def test_an_earlier_versions_result_without_a_test_loss_is_none(tmp_path: Path) 
 def test_a_last_line_of_an_earlier_version_without_a_test_loss_is_divergence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such a run was interrupted between its last checkpoint and its result."""
-    storage, config = open_storage(str(tmp_path)), small_config()
-    recorder = Recorder(storage, "training", "trial", config)
-    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(recorder, "finish", interrupt)
-        train(config, small_dataset(), alone("cpu"), recorder)
+    recorder = interrupted_before_its_result(tmp_path, monkeypatch)
+    storage, config = recorder.storage, recorder.config
     recorder.lines[2]["test_loss"] = None
     checkpoint = recorder.checkpoints.latest()
     assert checkpoint
@@ -176,11 +172,8 @@ def test_a_last_line_of_an_earlier_version_without_a_test_loss_is_divergence(
 def test_a_run_that_was_interrupted_between_its_last_checkpoint_and_its_result_has_the_digests_of_all_its_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    storage, config = open_storage(str(tmp_path)), small_config()
-    recorder = Recorder(storage, "training", "trial", config)
-    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
-        patch.setattr(recorder, "finish", interrupt)
-        train(config, small_dataset(), alone("cpu"), recorder)
+    recorder = interrupted_before_its_result(tmp_path, monkeypatch)
+    storage, config = recorder.storage, recorder.config
     train(config, small_dataset(), alone("cpu"), Recorder(storage, "training", "trial", config))
     files = parse_result(storage.get(recorder.keys.result) or b"", config.trial_id())["files"]
     assert files["metrics.jsonl"]["sha256"] == hashlib.sha256(storage.get(recorder.keys.metrics) or b"").hexdigest()
@@ -197,6 +190,15 @@ def test_the_training_loss_of_an_epoch_is_that_of_its_images_though_the_last_bat
     assert line["train_loss"] == pytest.approx((16 * 1 + 4 * 2) / 20)
     assert (line["epoch"], line["step"], line["images_per_second"]) == (1, 2, 40)
     assert line["learning_rate"] == 0.1, "of the epoch's own updates: the next one's is 0.01"
+
+
+def interrupted_before_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    """Of a run that has written its last checkpoint."""
+    recorder = Recorder(open_storage(str(tmp_path)), "training", "trial", config := small_config())
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(recorder, "finish", interrupt)
+        train(config, small_dataset(), alone("cpu"), recorder)
+    return recorder
 
 
 def interrupt(*_: object) -> None:
