@@ -21,7 +21,7 @@ from tests.fault import Fault
 from tests.faults import FAULTS
 
 ROOT = Path(__file__).parent.parent
-COPIED = ("resnet_dist", "tune_jobs", "cluster", "benchmarks", "tests", "pyproject.toml")
+COPIED = ("resnet_dist", "tune_jobs", "cluster", "benchmarks", "tests", "docs", "pyproject.toml")
 TIMEOUT = 600
 """Seconds after which a fault counts as noticed: one that makes training hang has been noticed by the reader."""
 
