@@ -1,5 +1,12 @@
 """What a file is: from its first bytes, whatever its name says; and which names are those of images."""
 
+import struct
+import zipfile
+import zlib
+
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError)
+"""What `zipfile` raises where an archive is damaged."""
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")
 
 _MAGIC = (

@@ -8,9 +8,6 @@ DEST/index.npz                                written last: the data set is whol
 import hashlib
 import io
 import json
-import struct
-import zipfile
-import zlib
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,14 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_dist.errors import DataError
+from resnet_dist.file_kinds import ZIP_ERRORS
 from resnet_dist.storage.interface import Storage
 
 INDEX = "index.npz"
 
 VERSION = 1
-
-_ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError)
-"""What `zipfile` raises where an archive is damaged, beside what others raise, too."""
 
 _ARRAYS = {"shard": "<i4", "offset": "<i8", "length": "<i8", "label": "<i4", "crc32": "<u4"}
 
@@ -129,7 +124,7 @@ def read_index(storage: Storage) -> ShardIndex | None:
             left_out=tuple(meta["left_out"]),
         ).fingerprinted()
         whole = index.fingerprint == meta["fingerprint"]
-    except (ValueError, KeyError, TypeError, EOFError, OSError, *_ARCHIVE_ERRORS):
+    except (ValueError, KeyError, TypeError, OSError, *ZIP_ERRORS):
         whole = False
     if not whole:
         raise DataError(f"data.source: {storage.uri}/{INDEX} is damaged; remove it, and shard the data set again")

@@ -10,10 +10,8 @@ import io
 import json
 import logging
 import pickle
-import struct
 import warnings
 import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,12 +19,10 @@ from typing import Any
 import torch
 
 from resnet_dist.errors import CheckpointError
+from resnet_dist.file_kinds import ZIP_ERRORS
 from resnet_dist.storage.interface import Storage
 
 LOGGER = logging.getLogger(__name__)
-
-ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError)
-"""What `zipfile` raises where an archive is damaged."""
 
 KEEP = 2
 """Complete checkpoints kept: the newest, and the one before it in case the newest turns out to be damaged."""
@@ -77,7 +73,7 @@ def _require_checksums(data: bytes) -> None:
         return
     try:
         damaged = zipfile.ZipFile(io.BytesIO(data)).testzip()
-    except ARCHIVE_ERRORS as error:
+    except ZIP_ERRORS as error:
         raise DamagedError(str(error)) from None
     if damaged is not None:
         raise DamagedError(f"bad CRC-32 of {damaged}")

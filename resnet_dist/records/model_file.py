@@ -24,7 +24,7 @@ from resnet_dist.data.dataset import Dataset
 from resnet_dist.data.epochs import EpochPlan
 from resnet_dist.data.sharded import ShardedDataset
 from resnet_dist.errors import ConfigurationError, UserError
-from resnet_dist.file_kinds import FIRST_BYTES, kind_of
+from resnet_dist.file_kinds import FIRST_BYTES, ZIP_ERRORS, kind_of
 from resnet_dist.networks.construction import make_network
 from resnet_dist.records import checkpoints, trial_record
 
@@ -198,7 +198,7 @@ def exported(file: Path | io.BytesIO, record: str) -> bytes | None:
                 for name in archive.namelist():
                     if name.rpartition("/")[2] == record:
                         return archive.read(name)
-    except checkpoints.ARCHIVE_ERRORS as error:
+    except ZIP_ERRORS as error:
         raise checkpoints.DamagedError(str(error)) from None
     return None
 
