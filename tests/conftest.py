@@ -72,17 +72,26 @@ def directories_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture(autouse=True)
-def log_as_it_was() -> Iterator[None]:
-    """A command that a test calls in this process may set up the log; the next test finds it as it was."""
-    loggers = [logging.getLogger(name) for name in PACKAGES]
-    before = [(list(logger.handlers), logger.propagate, logger.level) for logger in loggers]
+def untouched_log() -> Iterator[None]:
+    """A command that is called in this process may set up the log; each test finds it as a process begins with it.
+
+    Also after a command that another module's fixture called, which is set up before this one.
+    """
+    reset_log()
     root = logging.getLogger().level  # Ray Train lowers it in the process that starts workers
     yield
     logging.getLogger().setLevel(root)
-    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
-        logger.handlers[:] = handlers
-        logger.propagate = propagate
-        logger.setLevel(level)
+    reset_log()
+
+
+def reset_log() -> None:
+    """Take what `logs.configure` did from every logger of ours."""
+    for name in [*PACKAGES, *logging.root.manager.loggerDict]:
+        if name.partition(".")[0] in PACKAGES:
+            logger = logging.getLogger(name)
+            logger.handlers.clear()
+            logger.propagate = True
+            logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture
