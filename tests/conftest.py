@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -68,6 +69,13 @@ def directories_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Ite
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RESNET_DIST_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("RESNET_DIST_SPOOL", str(tmp_path_factory.mktemp("spool")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def environment_as_it_was() -> Iterator[None]:
+    """A command that is called in this process may set variables, for Ray or MLflow; no later test has them."""
+    with mock.patch.dict(os.environ):
         yield
 
 

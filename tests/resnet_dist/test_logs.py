@@ -32,15 +32,6 @@ def written() -> Iterator[io.StringIO]:
     ours.setLevel(level)
 
 
-@pytest.fixture(scope="module")
-def set_up_by_a_module() -> None:
-    """The log of this process as a command that a module's fixture called has set it up."""
-    with pytest.MonkeyPatch.context() as patch:
-        for chosen in logs.FORMATS:
-            patch.setenv(logs.VARIABLE, chosen)
-            logs.configure()
-
-
 def lines(written: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in written.getvalue().splitlines()]
 
@@ -90,12 +81,3 @@ def test_an_error_of_a_command_is_a_json_line_too() -> None:
     assert done.returncode == 1
     (line,) = map(json.loads, done.stderr.splitlines())
     assert line["level"] == "error" and "bucket" in line["message"]
-
-
-def test_what_set_up_the_log_for_a_module_leaves_it_untouched_for_its_tests(
-    set_up_by_a_module: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name in (*logs.PACKAGES, "resnet_dist.data.cache"):
-        logging.getLogger(name).info("said")
-    assert capsys.readouterr().err == ""
-    assert logging.getLogger("resnet_dist.data.cache").getEffectiveLevel() == logging.WARNING
