@@ -35,3 +35,8 @@ class EpochPlan:
             return self.batch_size
         position = (step - self.first_step(self.epoch(step))) * self.batch_size
         return min(self.batch_size, self.images - position)
+
+    @property
+    def smallest(self) -> int:
+        """Images in the smallest batch: the last one of a permutation has what is left."""
+        return self.size(self.first_step(1) - 1)

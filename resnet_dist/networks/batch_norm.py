@@ -86,6 +86,28 @@ def set_momentum(network: nn.Module, momentum: float | Tensor) -> None:
             module.momentum = momentum  # type: ignore[assignment]
 
 
+def needs_several_images(network: nn.Module, size: int) -> bool:
+    """Whether some batch norm would see a single value a channel if a batch had one image of `size` rows and columns.
+
+    Such a batch has no variance. The network is left in training mode, as it is found.
+    """
+    values: list[int] = []
+
+    def count(_: nn.Module, inputs: tuple[Tensor]) -> None:
+        values.append(inputs[0].numel() // inputs[0].shape[1])
+
+    layers = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    hooks = [layer.register_forward_pre_hook(count) for layer in layers]
+    weight = next(network.parameters())
+    network.eval()  # nothing is drawn, and running statistics stay
+    with torch.no_grad():
+        network(weight.new_zeros(1, 3, size, size))
+    network.train()
+    for hook in hooks:
+        hook.remove()
+    return min(values, default=2) < 2
+
+
 def combine(counts: Tensor, means: Tensor, squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Count, mean and sum of squared deviations of a whole from those of its parts.
 

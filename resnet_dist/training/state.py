@@ -4,13 +4,16 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from resnet_dist.configuration.data import DataConfig
 from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.data.batches import Standardiser
 from resnet_dist.data.dataset import Dataset
+from resnet_dist.data.epochs import EpochPlan
 from resnet_dist.data.sharded import ShardedDataset
 from resnet_dist.errors import ConfigurationError
+from resnet_dist.networks.batch_norm import needs_several_images
 from resnet_dist.networks.construction import make_network
 from resnet_dist.networks.initialisation import initialise
 from resnet_dist.networks.noise import draws
@@ -52,6 +55,7 @@ class Training:
         weights_seed, order_seed, augmentation_seed = run.seeds
         network = make_network(config.network, config.batch_norm, len(dataset.classes), weights_seed, config.data.size)
         initialise(network, config.network, weights_seed)
+        _require_variance(network, config.data, EpochPlan(images, config.data.batch_size, config.data.sampling))
         initial = initial or InitialState()
         if initial.network is not None:
             load_weights(network, initial.network, config)
@@ -182,3 +186,15 @@ class Training:
         # The losses so far are sums over workers: the first one carries them on.
         losses = state["losses"].to(self.workers.device)
         self.losses = losses if self.workers.is_first else torch.zeros_like(losses)
+
+
+def _require_variance(network: nn.Module, data: DataConfig, plan: EpochPlan) -> None:
+    """Raise a `ConfigurationError` if a batch norm would see a single value a channel in an epoch's last batch."""
+    if plan.smallest >= 2 * data.accumulation or not needs_several_images(network, data.size):
+        return
+    parts = f" in {data.accumulation} parts," if data.accumulation > 1 else ""
+    raise ConfigurationError(
+        f"data.batch_size: {data.batch_size} leaves {plan.smallest} of {plan.images} images for the last batch of an "
+        f"epoch,{parts} too few for this network's batch norm, as one value has no variance; give another "
+        "data.batch_size or data.train_limit, or data.sampling replacement"
+    )
