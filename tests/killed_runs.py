@@ -194,6 +194,27 @@ class Outcome:
         return equal and self.lines == other.lines and self.events == other.events
 
 
+def epochs_kept(experiment: Path) -> dict[Path, list[str]]:
+    """Of each trial that is to go on from a checkpoint: its metrics, and the lines of those epochs, times and all.
+
+    Who trains an epoch again writes other times.
+    """
+    kept = {}
+    for file in experiment.glob("trials/*/metrics.jsonl"):
+        steps = [int(path.parent.name) for path in file.parent.glob("checkpoints/*/manifest.json")]
+        if steps and not file.with_name("result.json").exists():
+            lines = file.read_text().split("\n")[:-1]  # one that is being written, or was torn by a kill, is none
+            if of_checkpoint := [line for line in lines if json.loads(line)["step"] <= max(steps)]:
+                kept[file] = of_checkpoint
+    return kept
+
+
+def require_kept(kept: dict[Path, list[str]]) -> None:
+    """Hold trials to what `epochs_kept` has seen of them."""
+    for file, lines in kept.items():
+        assert file.read_text().splitlines()[: len(lines)] == lines, f"{file}: an epoch was trained again"
+
+
 TIMINGS = ("seconds", "images_per_second")
 
 
