@@ -135,6 +135,17 @@ def test_a_run_whose_records_are_sent_in_the_background_is_killed_and_goes_on(tm
 
 
 @pytest.mark.integration
+def test_a_run_goes_on_from_a_checkpoint_that_waits_to_be_sent(tmp_path: Path) -> None:
+    config, manifest = config_of("sgd, warm-up, permutation"), "checkpoints/0000000002/manifest.json"
+    moment = Moment("before write", 1, key=manifest)
+    assert not attempt(config, tmp_path, moment=moment, dataset=DATASET, remote=True)
+    assert list(tmp_path.rglob("state.pt")) and not list(tmp_path.rglob("manifest.json"))
+    # From step 2 on six are left, as above.
+    assert attempt(config, tmp_path, moment=Moment("step", 7), dataset=DATASET, remote=True)
+    assert outcome(LocalStorage(tmp_path), config).same_bits(undisturbed(config))
+
+
+@pytest.mark.integration
 @pytest.mark.parametrize("sampling", SAMPLING)
 def test_in_exact_mode_a_run_goes_on_with_any_number_of_workers_to_the_same_bits(sampling: str, tmp_path: Path) -> None:
     config = config_of(f"sgd, warm-up, {sampling}", run__exact=True, run__virtual_shards=4)
