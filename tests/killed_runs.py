@@ -38,6 +38,8 @@ class Moment:
     count: int
     rank: int = 0
     """Which worker. Only the first one writes; deletions count as writes."""
+    key: str = ""
+    """How the key of a write ends that counts; all do by default."""
 
 
 class _Countdown:
@@ -45,8 +47,8 @@ class _Countdown:
         self.moment = moment
         self.left = moment.count
 
-    def pass_by(self, event: Event, leave: Callable[[], object] = lambda: None) -> None:
-        if event == self.moment.event:
+    def pass_by(self, event: Event, key: str = "", leave: Callable[[], object] = lambda: None) -> None:
+        if event == self.moment.event and key.endswith(self.moment.key):
             self.left -= 1
             if not self.left:
                 leave()
@@ -62,27 +64,27 @@ class _DeadlyStorage(LocalStorage):
         self.is_remote = remote
 
     def put(self, key: str, data: bytes) -> None:
-        self.countdown.pass_by("before write")
+        self.countdown.pass_by("before write", key)
         super().put(key, data)
-        self.countdown.pass_by("after write")
+        self.countdown.pass_by("after write", key)
 
     def grow(self, key: str, data: bytes) -> None:
-        self.countdown.pass_by("before write")
+        self.countdown.pass_by("before write", key)
         path = self.root / key
         if path.exists() and data.startswith(here := path.read_bytes()):
             torn = here + data[len(here) : (len(here) + len(data)) // 2]
-            self.countdown.pass_by("half written", lambda: path.write_bytes(torn))
+            self.countdown.pass_by("half written", key, lambda: path.write_bytes(torn))
         super().grow(key, data)
-        self.countdown.pass_by("after write")
+        self.countdown.pass_by("after write", key)
 
     def delete(self, key: str) -> None:
-        self.countdown.pass_by("before write")
+        self.countdown.pass_by("before write", key)
         super().delete(key)
-        self.countdown.pass_by("after write")
+        self.countdown.pass_by("after write", key)
 
     def _write(self, key: str, data: bytes, publish: Callable[[Path, Path], Any]) -> Any:
         def publish_or_die(temporary: Path, target: Path) -> Any:
-            self.countdown.pass_by("half written")
+            self.countdown.pass_by("half written", key)
             return publish(temporary, target)
 
         return super()._write(key, data, publish_or_die)
@@ -192,6 +194,27 @@ class Outcome:
             torch.equal(value, other.weights[name]) for name, value in self.weights.items()
         )
         return equal and self.lines == other.lines and self.events == other.events
+
+
+def epochs_kept(experiment: Path) -> dict[Path, list[str]]:
+    """Of each trial that is to go on from a checkpoint: its metrics, and the lines of those epochs, times and all.
+
+    Who trains an epoch again writes other times.
+    """
+    kept = {}
+    for file in experiment.glob("trials/*/metrics.jsonl"):
+        steps = [int(path.parent.name) for path in file.parent.glob("checkpoints/*/manifest.json")]
+        if steps and not file.with_name("result.json").exists():
+            lines = file.read_text().split("\n")[:-1]  # one that is being written, or was torn by a kill, is none
+            if of_checkpoint := [line for line in lines if json.loads(line)["step"] <= max(steps)]:
+                kept[file] = of_checkpoint
+    return kept
+
+
+def require_kept(kept: dict[Path, list[str]]) -> None:
+    """Hold trials to what `epochs_kept` has seen of them."""
+    for file, lines in kept.items():
+        assert file.read_text().splitlines()[: len(lines)] == lines, f"{file}: an epoch was trained again"
 
 
 TIMINGS = ("seconds", "images_per_second")

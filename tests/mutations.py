@@ -4,7 +4,7 @@ python -m tests.mutations           all faults, a line each; exit code 1 if one 
 python -m tests.mutations NAME …    some of them
 python -m tests.mutations --list    the table of faults: where each is put, and the tests that are to notice it
 
-It takes 12 minutes on a quiet machine, so it is no part of `make test`; `make mutations` runs it.
+It takes a quarter of an hour on a quiet machine, so it is no part of `make test`; `make mutations` runs it.
 """
 
 import argparse

@@ -191,4 +191,14 @@ STORAGE_FAULTS: tuple[Fault, ...] = (
         ":",
         "tests/tune_jobs/commands/test_reproduce.py",
     ),
+    fault(
+        "stopped-without-checkpoints",
+        "a trial that a search stops loses its checkpoints, and begins again when it is taken up",
+        "tune_jobs/grid/tune_callback.py",
+        "            record_failure(open_storage(self.storage_uri), keys, kind, reason, attempts)\n",
+        "            record_failure(open_storage(self.storage_uri), keys, kind, reason, attempts)\n"
+        "            for item in open_storage(self.storage_uri).list(keys.checkpoints):\n"
+        "                open_storage(self.storage_uri).delete(item.key)\n",
+        "tests/integration/test_searching_grid.py::test_asha_stops_trials_early_and_fifo_takes_them_up",
+    ),
 )

@@ -178,4 +178,12 @@ TRAINING_FAULTS: tuple[Fault, ...] = (
         "training.epoch_line(losses, elapsed,",
         LOOP,
     ),
+    fault(
+        "goes-on-from-the-newest-step",
+        "a trial is said to go on from the step at which that is seen, and not from its checkpoint's",
+        "resnet_dist/heartbeat.py",
+        'sign["first_step"] = sign["first_step"] or step',
+        'sign["first_step"] = step',
+        "tests/integration/test_hung_worker.py",
+    ),
 )

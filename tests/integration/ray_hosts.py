@@ -39,6 +39,8 @@ def records(experiment):
     found = {{}}
     for key, _, version in storage.list(experiment + "/trials/"):
         trial, _, name = key.split("/", 2)[2].partition("/")
+        if name.startswith("checkpoints/") and name.endswith("/manifest.json"):
+            found.setdefault(trial, {{}}).setdefault("checkpoints", []).append(int(name.split("/")[1]))
         if "/" in name or name.endswith(".pt"):
             continue
         if known.get(key, ("", None))[0] != version and (data := storage.get(key)):
@@ -131,7 +133,7 @@ class RayHosts:
         return self._python.run(code)
 
     def records(self, experiment: str) -> dict[str, dict[str, Any]]:
-        """Of each trial, by the last part of its name: its records, as far as they exist."""
+        """Of each trial, by the last part of its name: its records, and the steps of its `checkpoints`."""
         found: dict[str, dict[str, Any]] = self.stored(f"answer = records({experiment!r})")
         return found
 

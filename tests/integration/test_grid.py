@@ -109,9 +109,12 @@ def test_a_grid_ends_in_a_report_starts_nothing_again_and_is_reproduced_on_two_w
     result = json.loads((storage / "small" / "trials" / two["trial"] / "result.json").read_text())
     assert result["workers"] == 2
 
-    again = said("reproduce", f"small/{two['trial']}", "--storage", str(storage), "--run")
+    into = tmp_path / "again"
+    again = said("reproduce", f"small/{two['trial']}", "--storage", str(storage), "--run", "--into", str(into))
     assert again["comparison"]["identical"]
     assert stamps(storage) == after
+    trained = json.loads((into / "small" / "trials" / two["trial"] / "result.json").read_text())
+    assert (trained["workers"], trained["attempts"]) == (2, 1)
 
 
 @pytest.fixture

@@ -37,6 +37,8 @@ device = "cpu"
 exact = true
 virtual_shards = 2
 """
+STEPS = 10
+"""Of an epoch, at whose end is a checkpoint."""
 SECONDS = 5
 """After which a worker is held to be hung."""
 
@@ -97,6 +99,9 @@ def test_a_stopped_worker_is_ended_a_dead_one_is_named_and_neither_changes_the_r
     # Ray may end the other worker before it can say that it has lost this one.
     assert re.search(rf"worker . of 2 \(process {killed} on \S+\) died; ", dead)
     assert re.search(r"; the trial goes on from step \d+$", dead)
+    steps = [int(line.rpartition(" ")[2]) for line in (on, dead)]
+    assert 2 * STEPS <= steps[0] <= steps[1], "epochs that were over are trained again"
+    assert [step % STEPS for step in steps] == [0, 0], "there is no checkpoint of that step"
     assert "raylet" not in said and "Traceback" not in said
 
     assert main([*command[3:-1], str(quiet)]) == 0

@@ -12,7 +12,7 @@ import pytest
 from cluster.processes import Process, of_session, start_time
 from cluster.storage.opening import open_storage
 from tests.integration.test_grid import EXPERIMENT, NO_RELU, run, start
-from tests.killed_runs import points
+from tests.killed_runs import epochs_kept, points, require_kept
 
 EPOCHS = 8
 
@@ -46,17 +46,6 @@ def finished_files(storage: Path) -> dict[Path, tuple[bytes, int]]:
     return {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in files if "checkpoints" not in file.parts}
 
 
-def epochs_kept(storage: Path) -> dict[Path, list[str]]:
-    """Of each trial that is to go on from a checkpoint: its metrics, and the lines of those epochs, times and all."""
-    kept = {}
-    for file in storage.glob("small/trials/*/metrics.jsonl"):
-        steps = [int(path.parent.name) for path in file.parent.glob("checkpoints/*/manifest.json")]
-        if steps and not file.with_name("result.json").exists():
-            lines = file.read_text().split("\n")[:-1]  # a line that the kill has torn is none
-            kept[file] = [line for line in lines if json.loads(line)["step"] <= max(steps)]
-    return kept
-
-
 @pytest.mark.integration
 def test_a_grid_killed_twice_finishes_every_trial_once_and_touches_none_that_is_finished(tmp_path: Path) -> None:
     experiment, storage = tmp_path / "small.toml", tmp_path / "results"
@@ -69,9 +58,9 @@ def test_a_grid_killed_twice_finishes_every_trial_once_and_touches_none_that_is_
         now = finished_files(storage)
         assert finished.items() <= now.items(), "a launch touched a finished trial"
         finished = now
-        half_done |= epochs_kept(storage)
+        half_done |= epochs_kept(storage / "small")
     assert finished, "there is none to be touched"
-    assert any(half_done.values()), "there is none to go on from a checkpoint"
+    assert half_done, "there is none to go on from a checkpoint"
 
     summary = run(experiment, storage)
     done_before = {file.parent.name for file in finished if file.name == "result.json"}
@@ -79,8 +68,7 @@ def test_a_grid_killed_twice_finishes_every_trial_once_and_touches_none_that_is_
     assert [trial["state"] for trial in summary["trials"]] == ["finished"] * 3
     now = finished_files(storage)
     assert finished.items() <= now.items(), "a launch touched a finished trial"
-    for file, kept in half_done.items():
-        assert file.read_text().splitlines()[: len(kept)] == kept, "an epoch was trained again"
+    require_kept(half_done)
     resumed = 0
     for trial in summary["trials"]:
         folder = storage / "small" / "trials" / trial["trial"]

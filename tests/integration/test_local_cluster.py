@@ -27,6 +27,7 @@ UP, STAGE, TRAIN, PACK, READ, STOP = [text for mark, text in BLOCKS if mark == "
 
 LINE = re.compile(r"^    ((?:ray|resnet-dist (?:cluster|data stage|submit|job)) .*?) *(?:#.*)?$", re.MULTILINE)
 README = LINE.findall((ROOT / "README.md").read_text())
+TOKEN = re.compile(r"\b[0-9a-f]{64}\b")
 EPOCHS = 12
 DEMO = f"""name = "demo"
 title = "Demo"
@@ -143,7 +144,7 @@ def test_the_readme_and_the_guide_from_cluster_up_to_cluster_down(shell: Shell, 
     assert told == [status, down]
     record = json.loads((tmp_path / "cache" / "cluster.json").read_text())
     token = Path(record["directory"], "token")
-    assert token.stat().st_mode & 0o077 == 0
+    assert token.stat().st_mode & 0o077 == 0 and TOKEN.fullmatch(token.read_text())
     sessions = [Process(*node) for node in record["nodes"]]
     running = [process for leader in sessions for process in of_session(leader)]
     assert len(sessions) == 3 and len(running) > 12
@@ -206,7 +207,7 @@ def test_the_readme_and_the_guide_from_cluster_up_to_cluster_down(shell: Shell, 
     assert not any(of_session(leader) for leader in sessions)
     assert not Path(record["directory"]).exists()
     assert "No cluster" in shell.run(down)
-    assert not re.search(r"\b[0-9a-f]{64}\b", shell.said), "a token was printed"
+    assert not TOKEN.search(shell.said), "a token was printed"
 
 
 def words(command: str, others: dict[str, str]) -> str:

@@ -20,6 +20,7 @@ from cluster.storage.local import LocalStorage
 from resnet_dist.gpus import REHEARSAL
 from resnet_dist.launch import Job, run_in_process
 from tests.integration.test_hung_worker import numbers
+from tests.killed_runs import epochs_kept, require_kept
 from tests.plain_python import plain_python
 from tune_jobs.command_line import main
 from tune_jobs.grid.plan import make_plan
@@ -186,10 +187,11 @@ def test_on_a_node_that_comes_later_with_such_gpus_each_trial_fails_once_and_in_
     code, out, err = grid(experiment)
     assert code == 1
     assert err == ""
-    for trial in json.loads(out)["trials"]:
-        assert trial["state"] == "failed" and NO_DRIVER.format(1, "") in trial["reason"]
-    for file in (experiment.parent / "results").rglob("failure.json"):
-        assert json.loads(file.read_text())["attempts"] == 1
+    trials = json.loads(out)["trials"]
+    assert [trial["state"] for trial in trials] == ["failed"] * 2
+    assert all(NO_DRIVER.format(1, "") in trial["reason"] for trial in trials)
+    failures = [json.loads(file.read_text()) for file in (experiment.parent / "results").rglob("failure.json")]
+    assert [failure["attempts"] for failure in failures] == [1] * 2
     assert not seen(experiment)
 
 
@@ -275,10 +277,12 @@ def test_trials_side_by_side_have_the_numbers_that_each_has_alone_through_ctrl_c
     assert (process.returncode, err) == (130, "interrupted; the same command goes on from the last checkpoint\n")
     while gpu_processes(mixed_cluster):  # they end with the launch
         time.sleep(0.05)
-    before = checkpoints()
-    assert before
+    before, interrupted = checkpoints(), epochs_kept(tmp_path / "results" / "mixed")
+    assert interrupted
     with start() as process:
         until(lambda: checkpoints() - before, process)
+        killed = epochs_kept(tmp_path / "results" / "mixed")
+        assert killed
         for pid in gpu_processes(mixed_cluster):
             os.kill(pid, signal.SIGKILL)
         out, err = process.communicate()
@@ -299,5 +303,7 @@ def test_trials_side_by_side_have_the_numbers_that_each_has_alone_through_ctrl_c
         assert provenance["side_by_side"] == 2
         attempts.append(len(provenance["attempts"]))
     assert 3 in attempts
+    require_kept(interrupted)
+    require_kept(killed)
     while gpu_processes(mixed_cluster):
         time.sleep(0.05)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.test_grid import HEAD, run, start
+from tests.killed_runs import epochs_kept, require_kept
 
 pytestmark = pytest.mark.integration
 
@@ -44,7 +45,12 @@ def test_asha_stops_trials_early_and_fifo_takes_them_up(tmp_path: Path) -> None:
     assert "A search, not a table" in (storage / "small" / "report" / "report.md").read_text()
     assert run(experiment, storage, "--scheduler", "asha")["started"] == 0
 
+    half_done = epochs_kept(storage / "small")
+    assert sorted(map(len, half_done.values())) == sorted(
+        trial["epochs_done"] for trial in search["trials"] if trial["state"] == "early-stopped"
+    )
     complete = run(experiment, storage)
+    require_kept(half_done)
     assert complete["started"] == states.count("early-stopped")
     assert [trial["state"] for trial in complete["trials"]] == ["finished"] * 4
     assert "A search, not a table" not in (storage / "small" / "report" / "report.md").read_text()

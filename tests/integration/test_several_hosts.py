@@ -120,6 +120,17 @@ def epochs(records: dict[str, Any]) -> int:
     return len(records.get("metrics.jsonl", []))
 
 
+def require_kept(before: Records, after: Records) -> int:
+    """Hold trials that were half done to the epochs, times and all, that their checkpoints had; how many had one."""
+    half_done = {
+        trial: records for trial, records in before.items() if "checkpoints" in records and "result.json" not in records
+    }
+    for trial, records in half_done.items():
+        lines = [line for line in records["metrics.jsonl"] if line["step"] <= max(records["checkpoints"])]
+        assert lines and after[trial]["metrics.jsonl"][: len(lines)] == lines, f"an epoch of {trial} was trained again"
+    return len(half_done)
+
+
 def versions(cluster: RayHosts, trial: str) -> dict[str, str]:
     """Of each object of a trial."""
     listed = f"storage.list('restless/trials/{trial}/')"
@@ -148,8 +159,8 @@ def happen(cluster: RayHosts, images: Path, package: Path) -> Story:
         def seen() -> bool:
             now.clear()
             now.update(cluster.records("restless"))
-            begun = [one for one in now.values() if one.keys() >= {"config.json", "provenance.json", "metrics.jsonl"}]
-            return any(map(holds, begun))
+            needed = {"config.json", "provenance.json", "metrics.jsonl", "checkpoints"}
+            return any(holds(one) for one in now.values() if one.keys() >= needed)
 
         wait_until(seen, what)
         LOGGER.info(what)
@@ -228,8 +239,10 @@ def test_a_stopped_job_is_taken_up_by_the_next_which_leaves_finished_trials_alon
     assert "job one: STOPPED" in story.stopped
     finished, half_done = story.trial(workers=2), story.trial(workers=2, exact=True)
     assert "result.json" in story.at_stop[finished] and "result.json" not in story.at_stop[half_done]
+    assert f"restless/trials/{finished}/result.json" in story.versions
     assert versions(story.cluster, finished) == story.versions, "not one object of it was written again"
     assert len(places(story.at_first_leave[half_done])) == 2
+    assert require_kept(story.at_stop, story.at_first_leave) == 1
     jobs = json.loads(story.cluster.ask("job", "status", "--json", "--address", story.cluster.job_server))
     assert {job["job_id"]: job["status"] for job in jobs} == {"one": "STOPPED", "other": "FAILED", "two": "SUCCEEDED"}
     assert "4 trials, 1 finished already, 3 to run" in story.followed
@@ -241,13 +254,14 @@ def test_a_trial_of_two_workers_goes_on_when_the_host_of_one_leaves(story: Story
     assert machines(story.at_first_leave[trial]) == {"first", "second"}
     assert machines(story.at_end[trial]) == {"first", "late"}, "what is left, and what has joined"
     assert len(places(story.at_end[trial])) == 3
+    assert require_kept({trial: story.at_first_leave[trial]}, story.at_end) == 1
 
 
 def test_a_trial_of_one_worker_goes_on_elsewhere_when_its_host_leaves(story: Story) -> None:
     moved = [trial for trial, records in story.at_end.items() if places(records)[0] == "first" != places(records)[-1]]
     (trial,) = (trial for trial in moved if story.configs[trial].run.workers == 1)
     assert places(story.at_end[trial]) == ["first", "late"], "the host that joined is used"
-    assert "result.json" not in story.at_second_leave[trial]
+    assert require_kept({trial: story.at_second_leave[trial]}, story.at_end) == 1
 
 
 def test_every_trial_ends_with_the_numbers_of_an_undisturbed_run_on_one_worker(

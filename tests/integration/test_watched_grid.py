@@ -121,13 +121,15 @@ class Watched:
         """Read it in the ways that its owner would, as long as there is one that has not seen it half done."""
         if len(self.half_done) == 3 or self.storage.get("small/experiment.json") is None:
             return
-        finished = sum(trial["state"] == "finished" for trial in self.trials.values())
-        if not 0 < finished < len(CELLS):
+        unfinished = [trial["name"] for trial in self.trials.values() if trial["state"] != "finished"]
+        if not 0 < len(unfinished) < len(CELLS):
             return
         self.half_done.add("status")
-        if self.mirror.sync().unchanged or any(self.mirror.directory.rglob("events.out.tfevents.*")):
+        self.mirror.sync()
+        if any(list((self.mirror.directory / name).rglob("events.out.tfevents.*")) for name in unfinished):
             self.half_done.add("events")
-        if command_output("grid", "report", "small", "--storage", self.storage.uri):
+        reported = command_output("grid", "report", "small", "--storage", self.storage.uri)["trials"]
+        if 0 < reported["finished"] < len(CELLS):
             self.half_done.add("report")
 
     def scrape(self) -> None:

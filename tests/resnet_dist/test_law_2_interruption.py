@@ -60,9 +60,12 @@ def config_of(variant: str, **more: Any) -> TrainingConfig:
 
 
 def moments(workers: int = 1) -> st.SearchStrategy[Moment]:
-    """Moments in the life of a process; each of them comes in a run from its beginning."""
+    """Moments in the life of a process; each of them comes in a run from its beginning.
+
+    Hypothesis begins with what stands first: a kill after step 3, when the checkpoint of step 2 is there to go on from.
+    """
     return st.one_of(
-        st.builds(Moment, st.just("step"), st.integers(1, 7), st.integers(0, workers - 1)),
+        st.builds(Moment, st.just("step"), st.sampled_from([3, 4, 5, 6, 7, 1, 2]), st.integers(0, workers - 1)),
         st.builds(Moment, st.just("evaluation"), st.integers(1, 2), st.integers(0, workers - 1)),
         st.builds(Moment, st.just("half written"), st.integers(1, 17)),
         st.builds(Moment, st.sampled_from(["before write", "after write"]), st.integers(1, 26)),
@@ -76,40 +79,48 @@ def undisturbed(config: TrainingConfig, workers: int = 1) -> Outcome:
         return outcome(LocalStorage(directory), config)
 
 
-def killed_and_resumed(config: TrainingConfig, kills: list[Moment], workers: int = 1) -> Outcome:
+def killed_and_resumed(config: TrainingConfig, kills: list[Moment], workers: int = 1) -> tuple[Outcome, int]:
+    """What comes of a run that is killed at these moments, and the step of the checkpoint from which its last attempt
+    goes on, 0 without one.
+    """
+    last_step = undisturbed(config, workers).lines[-1]["step"]
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         assert not attempt(config, root, workers, kills[0], DATASET), "the first process was not killed"
         for moment in kills[1:]:
             attempt(config, root, workers, moment, DATASET)  # what is left to do may be over before the moment
-        assert attempt(config, root, workers, dataset=DATASET)
-        return outcome(LocalStorage(root), config)
+        step = max((int(path.parent.name) for path in root.rglob("checkpoints/*/manifest.json")), default=0)
+        # Only a run that goes on from an earlier step has one more than are left.
+        one_too_many = Moment("step", last_step - step + 1)
+        assert attempt(config, root, workers, one_too_many, DATASET), f"it did not go on from step {step}"
+        return outcome(LocalStorage(root), config), step
+
+
+def require_law_2(config: TrainingConfig, workers: int, most_kills: int) -> None:
+    """Kill runs at any moments and hold them to the one left alone. One of them, at least, has a checkpoint."""
+    steps = []
+
+    @settings(max_examples=2, database=None)
+    @given(st.lists(moments(workers), min_size=1, max_size=most_kills))
+    def check(kills: list[Moment]) -> None:
+        found, step = killed_and_resumed(config, kills, workers)
+        steps.append(step)
+        assert found.same_bits(undisturbed(config, workers))
+
+    check()
+    assert 2 in steps, "no run had a checkpoint to go on from"
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_run_killed_at_any_moments_is_the_run_left_alone(variant: str) -> None:
-    config = config_of(variant)
-
-    @settings(max_examples=2, database=None)
-    @given(st.lists(moments(), min_size=1, max_size=3))
-    def check(kills: list[Moment]) -> None:
-        assert killed_and_resumed(config, kills).same_bits(undisturbed(config))
-
-    check()
+    require_law_2(config_of(variant), workers=1, most_kills=3)
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("variant", [next(name for name in VARIANTS if name.startswith(solver)) for solver in SOLVERS])
 def test_two_workers_killed_at_any_moments_are_the_two_left_alone(variant: str) -> None:
-    config = config_of(variant)
-
-    @settings(max_examples=2, database=None)
-    @given(st.lists(moments(workers=2), min_size=1, max_size=2))
-    def check(kills: list[Moment]) -> None:
-        assert killed_and_resumed(config, kills, workers=2).same_bits(undisturbed(config, workers=2))
-
-    check()
+    require_law_2(config_of(variant), workers=2, most_kills=2)
 
 
 @pytest.mark.integration
@@ -119,6 +130,17 @@ def test_a_run_whose_records_are_sent_in_the_background_is_killed_and_goes_on(tm
         assert not attempt(config, tmp_path, moment=moment, dataset=DATASET, remote=True)
     attempt(config, tmp_path, moment=Moment("step", 2), dataset=DATASET, remote=True)
     # From step 2 on six are left: only a run that begins anew has a seventh.
+    assert attempt(config, tmp_path, moment=Moment("step", 7), dataset=DATASET, remote=True)
+    assert outcome(LocalStorage(tmp_path), config).same_bits(undisturbed(config))
+
+
+@pytest.mark.integration
+def test_a_run_goes_on_from_a_checkpoint_that_waits_to_be_sent(tmp_path: Path) -> None:
+    config, manifest = config_of("sgd, warm-up, permutation"), "checkpoints/0000000002/manifest.json"
+    moment = Moment("before write", 1, key=manifest)
+    assert not attempt(config, tmp_path, moment=moment, dataset=DATASET, remote=True)
+    assert list(tmp_path.rglob("state.pt")) and not list(tmp_path.rglob("manifest.json"))
+    # From step 2 on six are left, as above.
     assert attempt(config, tmp_path, moment=Moment("step", 7), dataset=DATASET, remote=True)
     assert outcome(LocalStorage(tmp_path), config).same_bits(undisturbed(config))
 
