@@ -1,4 +1,4 @@
-"""Deliberate faults in what is shown and handed on of runs and in what is read, and the tests that are to notice each."""
+"""Deliberate faults in images that are read and in what is shown of results, and the tests that are to notice each."""
 
 from tests.fault import Fault, fault
 

@@ -142,6 +142,19 @@ def test_a_csv_file_has_lines_in_utf_8_that_end_alike_everywhere(
     assert '"depths: größer als 5×5, κ"' in lines[1] and lines[1].endswith(",Zürich")
 
 
+def test_a_path_that_is_not_utf_8_is_the_same_text_in_every_format(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, trials = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
+    record_failure(storage, "two-rows", trials[0], os.fsdecode(b"no images in /data/\xff"))
+    uri, target = f"{storage.uri}/two-rows", tmp_path / "table"
+    assert rows(uri, capsys)[0]["reason"] == "no images in /data/\\udcff"
+    assert main(["results", uri, "--output", str(target)]) == 0
+    assert target.read_text(encoding="utf-8").splitlines()[1].endswith(",no images in /data/\\udcff")
+    assert main(["results", uri, "--format", "parquet", "--output", str(target)]) == 0
+    assert parquet.read_table(target).to_pylist()[0]["reason"] == "no images in /data/\\udcff"
+
+
 def test_a_table_without_rows_is_whole_in_every_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     storage, _ = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
     uri = f"{storage.uri}/two-rows"

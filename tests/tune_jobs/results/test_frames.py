@@ -13,6 +13,7 @@ from resnet_dist.errors import UserError
 from resnet_dist.storage.interface import TrialKeys
 from tests.tune_jobs.recorded import TWO_ROWS, experiment_from, record_experiment, record_metrics, record_result
 from tune_jobs import Results, read_results
+from tune_jobs.results.html_table import html_table
 
 
 @pytest.fixture
@@ -65,6 +66,7 @@ def test_a_notebook_shows_each_trial_with_its_newest_error_in_per_cent(tmp_path:
         ["missing", "0 of 200", "", trials[3].trial_id],
     ]
     assert [row[0] for row in cells] == [html.escape(trial.name) for trial in trials] and "1 &lt; 2</b>" in shown
+    assert '<td style="text-align:left">a&lt;b&amp;c</td>' in html_table(("name",), [("a<b&c",)])
     plain = found.to_dict()["trials"]
     assert [(one["top1_error"], one["epochs_done"], one["epochs"]) for one in plain] == [
         (0.0, 2, 200),

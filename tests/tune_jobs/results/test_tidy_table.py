@@ -87,13 +87,25 @@ def test_the_columns_are_those_that_other_tools_rely_on() -> None:
 
 
 def test_a_zero_is_a_value_and_what_is_not_finite_is_none() -> None:
-    result = {"top1_error": 0.0, "top5_error": 0.1234567890123, "attempts": 1, "data_retries": 0, "seconds": 7}
+    result: dict[str, Any] = {
+        "top1_error": 0.0,
+        "top5_error": 0.1234567890123,
+        "attempts": 1,
+        "data_retries": 0,
+        "seconds": 7,
+    }
     result |= {"test_loss": float("inf"), "train_loss": float("nan"), "best_top1_error": None}
     _, (row,) = table(record_of({}), result=result, provenance={"dirty": False, "commit": None})
     expected = result | {"test_loss": None, "train_loss": None, "seconds": 7.0, "dirty": False, "commit": None}
     assert {name: row[name] for name in expected} == expected
     assert row["dirty"] is False and isinstance(row["seconds"], float) and isinstance(row["data_retries"], int)
-    line = {"epoch": 3, "learning_rate": 0.0, "top1_error": 0.0, "train_loss": float("-inf"), "seconds": 0}
+    line: dict[str, Any] = {
+        "epoch": 3,
+        "learning_rate": 0.0,
+        "top1_error": 0.0,
+        "train_loss": float("-inf"),
+        "seconds": 0,
+    }
     _, (row,) = table(record_of({}), "epochs", metrics=(line,))
     assert {name: row[name] for name in line} == line | {"train_loss": None}
 
