@@ -6,6 +6,7 @@ from tests.gpu_faults import GPU_FAULTS
 from tests.plan_faults import PLAN_FAULTS
 from tests.pretended_gpu_faults import PRETENDED_GPU_FAULTS
 from tests.report_faults import REPORT_FAULTS
+from tests.results_faults import RESULTS_FAULTS
 from tests.storage_faults import STORAGE_FAULTS
 from tests.training_faults import TRAINING_FAULTS
 
@@ -490,6 +491,7 @@ FAULTS: tuple[Fault, ...] = (
     *PRETENDED_GPU_FAULTS,
     *PLAN_FAULTS,
     *REPORT_FAULTS,
+    *RESULTS_FAULTS,
     *STORAGE_FAULTS,
     *TRAINING_FAULTS,
 )

@@ -2,10 +2,12 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from resnet_dist.configuration.training import TrainingConfig
 from resnet_dist.records.trial_record import PARTS
 from tune_jobs.results.schemas import record_schema
 from tune_jobs.results.trials import TrialResults
@@ -17,7 +19,7 @@ Value = str | int | float | bool | None
 RESULT_COLUMNS = tuple(
     name
     for name in record_schema("result")["properties"]
-    if name not in ("layout", "trial", "name", "wrong_images", *PARTS)
+    if name not in ("layout", "trial", "name", "wrong_images", "sha256", *PARTS)
 )
 METRICS_COLUMNS = tuple(record_schema("metrics")["properties"])
 ORIGIN_COLUMNS = ("commit", "dirty", "data_fingerprint", "python", "torch", "host", "started", "finished")
@@ -39,7 +41,8 @@ class Column:
         if value is None or (isinstance(value, float) and not math.isfinite(value)):
             return None
         if self.kind == "text":
-            return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            return text.encode(errors="backslashreplace").decode()  # of paths that are no UTF-8
         if self.kind == "boolean":
             return bool(value)
         return int(value) if self.kind == "integer" else float(value)
@@ -114,18 +117,25 @@ def _kind(schema: str, name: str) -> Kind:
 
 
 def varying_settings(trials: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Names, as `section.field`, of the settings in which an experiment's trials differ, apart from the seed."""
-    values: dict[str, set[str]] = {}
+    """Names, as `section.field`, of the settings in which an experiment's trials differ, apart from the seed.
+
+    A setting that a record of an earlier version lacks had no effect then, as its default has none.
+    """
+    values: dict[str, Counter[str]] = {}
     for trial in trials.values():
         for section, settings in trial["config"].items():
             for name, value in settings.items():
-                values.setdefault(f"{section}.{name}", set()).add(json.dumps(value))
+                values.setdefault(f"{section}.{name}", Counter())[json.dumps(value)] += 1
+    defaults = TrainingConfig().to_flat_dict()
+    for name, found in values.items():
+        if found.total() < len(trials):
+            found[json.dumps(defaults.get(name))] += 1
     return [name for name, found in values.items() if len(found) > 1 and name != "run.seed"]
 
 
 def _setting(name: str, trials: Mapping[str, Mapping[str, Any]]) -> Column:
     section, _, field = name.partition(".")
-    types = {type(trial["config"][section].get(field)) for trial in trials.values()} - {type(None)}
+    types = {type(trial["config"].get(section, {}).get(field)) for trial in trials.values()} - {type(None)}
     kind: Kind = "text"
     if types == {bool}:
         kind = "boolean"
@@ -133,4 +143,4 @@ def _setting(name: str, trials: Mapping[str, Mapping[str, Any]]) -> Column:
         kind = "integer"
     elif types <= {int, float}:
         kind = "number"
-    return Column(name, kind, lambda trial, _: trial.config[section].get(field))
+    return Column(name, kind, lambda trial, _: trial.config.get(section, {}).get(field))

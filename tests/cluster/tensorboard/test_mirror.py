@@ -1,5 +1,6 @@
 """The local copy of event files follows what is in storage."""
 
+import errno
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,7 @@ def test_a_grown_object_grows_in_place(storage: BrowsableStorage, mirror: Mirror
         storage.put(SEGMENTS[1], b"1")
         assert mirror.sync() == MirrorReport(downloaded=2, removed=0, unchanged=0)
         assert reader.read() == b"cd"
+    assert mirror.sync() == MirrorReport(downloaded=0, removed=0, unchanged=2)
 
 
 def test_a_vanished_run_leaves_no_trace(storage: BrowsableStorage, mirror: Mirror) -> None:
@@ -73,10 +75,12 @@ def test_a_vanished_run_leaves_no_trace(storage: BrowsableStorage, mirror: Mirro
     assert list(mirror.directory.iterdir()) == []
 
 
-@pytest.mark.parametrize("change", ["rewritten", "first grown", "first gone", "earlier added", "last rewritten"])
+@pytest.mark.parametrize(
+    "change", ["rewritten", "first grown", "first gone", "earlier added", "last rewritten", "last cut"]
+)
 def test_a_run_that_did_not_just_grow_is_copied_anew(storage: BrowsableStorage, mirror: Mirror, change: str) -> None:
     storage.put(SEGMENTS[1], b"1")
-    storage.put(SEGMENTS[2], b"2")
+    storage.put(SEGMENTS[2], b"22")
     storage.put("grid/tb/other/events.out.tfevents.0", b"x")
     mirror.sync()
     if change == "first gone":
@@ -87,6 +91,7 @@ def test_a_run_that_did_not_just_grow_is_copied_anew(storage: BrowsableStorage, 
             "first grown": (SEGMENTS[1], b"1+"),
             "earlier added": (SEGMENTS[0], b"0"),
             "last rewritten": (SEGMENTS[2], b"?"),
+            "last cut": (SEGMENTS[2], b"2"),
         }[change]
         storage.put(key, data)
     storage.put(SEGMENTS[3], b"3")
@@ -127,6 +132,22 @@ def test_a_failing_download_is_made_up_for_by_the_next_sync(tmp_path: Path) -> N
     assert list(content(mirror)) == SEGMENTS[:1]  # none of a later name, which TensorBoard would have read first
     failing = False
     assert mirror.sync() == MirrorReport(downloaded=4, removed=0, unchanged=1)
+
+
+def test_a_full_disk_is_told_with_the_directory_of_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    storage = LocalStorage(tmp_path / "results")
+    storage.put(SEGMENTS[0], b"0")
+    mirror = Mirror(storage, "grid/tb/", tmp_path / "copy")
+    with monkeypatch.context() as patched:
+        patched.setattr("cluster.tensorboard.mirror.os.replace", full)
+        with pytest.raises(
+            StorageError, match=rf"^cannot copy event files to {tmp_path}/copy: No space left on device;"
+        ):
+            mirror.sync()
+    assert mirror.sync() == MirrorReport(downloaded=1, removed=0, unchanged=0)
 
 
 def test_a_name_that_files_cannot_have_is_left_out(

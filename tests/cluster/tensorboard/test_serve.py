@@ -233,6 +233,48 @@ def test_an_address_that_this_machine_lacks_is_one_line(tmp_path: Path, host: st
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("host", "address"), [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]")]
+)
+def test_an_answer_is_waited_for_where_this_machine_can_ask(
+    host: str, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cluster.tensorboard.serve import _url, _wait_until_it_answers
+
+    asked = []
+
+    class Connection:
+        status = 200
+
+        def __init__(self, host: str, port: int, timeout: float) -> None:
+            asked.append(f"[{host}]" if ":" in host else host)
+
+        def request(self, *_: str) -> None: ...
+
+        def getresponse(self) -> "Connection":
+            return self
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr("cluster.tensorboard.serve.http.client.HTTPConnection", Connection)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        _wait_until_it_answers(process, host, 6006, tmp_path)
+        process.kill()
+    assert asked == [address]
+    assert _url(host, 6006) == f"http://{f'[{host}]' if ':' in host else host}:6006/"
+
+
+def test_a_tensorboard_that_ends_at_once_is_told_with_its_last_line(tmp_path: Path) -> None:
+    from cluster.tensorboard.serve import _wait_until_it_answers
+
+    log = tmp_path / "log"
+    log.write_text("Traceback:\n  at some place\nImportError: no module\n\n")
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+        with pytest.raises(UserError, match=r"^TensorBoard does not start: ImportError: no module$"):
+            _wait_until_it_answers(process, "127.0.0.1", 1, log)
+
+
 def shown(directory: Path) -> list[str]:
     """Event files as TensorBoard finds them, which follows links."""
     found = []

@@ -81,6 +81,28 @@ def test_interleaving_gives_every_prefix_the_share_of_each_class(labels: list[in
         assert np.abs(share).max() < len(set(labels))
 
 
+def test_classes_of_unequal_size_are_interleaved_in_this_order() -> None:
+    """By (k + 1/2) / n: 1/8, 3/8, 5/8, 7/8 of class 0, 1/2 of class 1 and 1/4, 3/4 of class 2."""
+    labels = np.array([0, 0, 0, 0, 1, 2, 2], np.int64)
+    assert interleaved_order(labels).tolist() == [0, 5, 1, 4, 2, 6, 3]
+
+
+def test_images_that_are_read_in_another_way_are_another_entry_of_the_cache(tmp_path: Path, cache: Path) -> None:
+    tree = {f"{name}/{i}.png": encoded(pixels(10 * ord(name) + i, (9, 12))) for name in "ab" for i in range(12)}
+    source = write_directory(tmp_path / "images", tree)
+    found = [
+        dataset_fingerprint(config(source, size=size, resize="crop", split=split))
+        for size, split in ((8, 0.5), (9, 0.5), (8, 0.6))
+    ]
+    assert found == [
+        folder_images(source, *given).interleaved().fingerprint()
+        for given in ((8, True, 0.5), (9, True, 0.5), (8, True, 0.6))
+    ]
+    assert len(set(found)) == 3
+    with pytest.raises(DataError, match="is 9x12 pixels, not 8x8"):
+        dataset_fingerprint(config(source, size=8, split=0.5))
+
+
 def test_limits_and_holdout_cut_the_interleaved_order(archive: Path, cache: Path) -> None:
     whole = load_dataset(config(archive))
     cut = load_dataset(config(archive, train_limit=20, holdout=6, test_limit=7))

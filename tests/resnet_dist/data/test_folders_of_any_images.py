@@ -1,6 +1,7 @@
 """Folders whose images are of any size, or not split, and the decoder that they share with shards."""
 
 import io
+import tarfile
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -61,6 +62,31 @@ def test_class_folders_that_cannot_be_split_are_refused(tmp_path: Path, tree: di
     with pytest.raises(DataError, match=said) as caught:
         folder_images(write_directory(tmp_path, tree), split=0.99)
     assert "\n" not in str(caught.value)
+
+
+def test_class_folders_that_are_split_are_numbered_by_name_whatever_the_order_of_an_archive(tmp_path: Path) -> None:
+    tree = {f"{name}/{i}.png": encoded(pixels(100 * n + i)) for n, name in enumerate("cab") for i in range(12)}
+    found = folder_images(write_archive(tmp_path / "a.zip", tree), split=0.5)
+    assert found.classes == ("a", "b", "c")
+    ours = {pixels(i).transpose(2, 0, 1).tobytes() for i in range(12)}
+    held = zip((*found.train_images, *found.test_images), (*found.train_labels, *found.test_labels), strict=True)
+    assert {image.tobytes() for image, label in held if label == 2} == ours
+
+
+def test_what_cannot_be_an_image_of_a_class_folder_is_named(tmp_path: Path) -> None:
+    tree = {f"{name}/{i}.png": encoded(pixels(100 * n + i)) for n, name in enumerate("ab") for i in range(12)}
+    write_directory(tmp_path, tree)
+    with (tmp_path / "a/large.png").open("wb") as file:
+        file.truncate(2**40)  # a hole, which would not fit in memory
+    with pytest.raises(DataError, match=r"a/large\.png in .* is 1,099,511,627,776 bytes, too large for an image"):
+        folder_images(tmp_path, split=0.5)
+    path = write_archive(tmp_path / "images.tar", tree)
+    with tarfile.open(path, "a:") as archive:
+        link = tarfile.TarInfo("a/link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "0.png"
+        archive.addfile(link)
+    with pytest.raises(DataError, match=r"a/link\.png in .* is a link or special file, not an image file"):
+        folder_images(path, split=0.5)
 
 
 @pytest.mark.parametrize("damage", ["cut", "no end", "corrupt", "cmyk", "grey", "turned", "progressive"])

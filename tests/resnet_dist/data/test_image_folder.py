@@ -20,7 +20,7 @@ from resnet_dist.data.archives import SUFFIXES
 from resnet_dist.data.decoded_images import DecodedImages
 from resnet_dist.data.image_folder import folder_images, folder_key
 from resnet_dist.errors import DataError
-from tests.image_trees import CLASSES, encoded, image_tree, pixels, refusal, write_archive, write_directory
+from tests.image_trees import CLASSES, encoded, image_tree, pixels, refusal, write_archive, write_directory, written
 
 
 def test_a_directory_gives_each_image_with_its_class(tmp_path: Path) -> None:
@@ -235,6 +235,20 @@ def test_a_file_too_large_for_an_image_is_not_read(tmp_path: Path) -> None:
 def test_a_class_folder_in_one_split_only_is_named(tmp_path: Path, present: str, absent: str) -> None:
     message = refusal(write_directory(tmp_path, image_tree() | {f"{present}/dog/0.png": encoded(pixels(0))}))
     assert f"{present}/dog but no {absent}/dog" in message
+
+
+@pytest.mark.parametrize("kind", ["directory", "a.tar"])
+def test_classes_are_numbered_by_the_code_points_of_their_names(tmp_path: Path, kind: str) -> None:
+    names = ("bee", "Zebra", "ant", "10", "9")
+    tree = image_tree(classes=names)
+    images = folder_images(written(tmp_path, kind, {name: tree[name] for name in reversed(tree)}))
+    assert images.classes == ("10", "9", "Zebra", "ant", "bee")
+    assert np.array_equal(images.test_images[2 * 2], pixels(5 * 4 + 2).transpose(2, 0, 1))  # Zebra's first
+
+
+def test_of_several_wrong_files_the_first_by_name_is_told(tmp_path: Path) -> None:
+    tree = image_tree() | {"train/ant/0.png": b"words", "train/bee/0.png": b"words"}
+    assert "train/ant/0.png" in refusal(write_directory(tmp_path, tree))
 
 
 def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:

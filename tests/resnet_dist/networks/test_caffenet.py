@@ -99,6 +99,20 @@ def test_batch_norm_stands_before_the_activation_or_after_it(position: str) -> N
     assert norms == (0 if position == "none" else 7)
 
 
+def test_every_batch_norm_has_the_eps_of_the_configuration_and_every_prelu_a_slope_a_channel() -> None:
+    config = NetworkConfig(family="caffenet", depth=8, width=6, activation="prelu", activation_batch_norm="after")
+    with torch.device("meta"):
+        network = make_network(config, BatchNormConfig(eps=0.25), 5, size=67)
+    assert {module.eps for module in network.modules() if isinstance(module, nn.BatchNorm2d)} == {0.25}
+    slopes = {name.split(".")[0]: value.numel() for name, value in network.named_parameters() if "slopes" in name}
+    assert slopes == {"conv1": 6, "conv2": 16, "conv3": 24, "conv4": 24, "conv5": 16, "fc6": 4096, "fc7": 4096}
+    prelu = Activation("prelu", 3)
+    with torch.no_grad():
+        assert prelu.slopes is not None
+        prelu.slopes.copy_(torch.tensor([0.5, 0.0, -1.0]))
+    assert prelu(torch.tensor([[-2.0, -2.0, -2.0]])).tolist() == [[-1, 0, 2]]
+
+
 ACTIVATIONS: dict[str, list[float]] = {  # of -3, -0.5, 0 and 2
     "relu": [0, 0, 0, 2],
     "leaky_relu": [-0.03, -0.005, 0, 2],
@@ -127,13 +141,17 @@ def test_dropout_follows_both_hidden_linear_layers_and_slopes_are_drawn_in_train
     images, seen = torch.ones(2, 3, 67, 67), {}
     for layer in network.dropouts:
         layer.register_forward_hook(
-            lambda module, given, found: seen.update({module: (found == 0).double().mean().item()})
+            lambda module, given, found: seen.update({module: ((found == 0).double().mean().item(), found.shape[1])})
         )
     with keyed(torch.tensor([1, 2])):
         first, second = network(images)
     numbers = [module.number for module in network.modules() if isinstance(module, Noise)]
     assert len(numbers) == len(set(numbers)) == 7 + 2, "no layer draws what another one does"
-    assert len(seen) == 2 and all(0.3 < part < 0.7 for part in seen.values()) and not torch.equal(first, second)
+    assert (
+        len(seen) == 2
+        and all(0.3 < part < 0.7 and width == 64 for part, width in seen.values())
+        and not torch.equal(first, second)
+    )
     first, second = network.eval()(images)
     torch.testing.assert_close(first, second)
     assert Activation("rrelu", 1).eval()(torch.tensor([-60.0, 4.0])).tolist() == [-3, 4]

@@ -113,16 +113,19 @@ def test_epochs_that_are_run_again_to_other_points_replace_all_that_followed(sto
     assert names(storage) == ["000003.resnet_dist", "000006.resnet_dist"]
 
 
-def test_a_torn_end_is_written_again(storage: LocalStorage) -> None:
-    first = files_of(storage, 16)
+@pytest.mark.parametrize("missing", [1, 4, 5, len(segment(2)) // 3])
+def test_a_torn_end_is_written_again(storage: LocalStorage, missing: int) -> None:
+    first = files_of(storage, 24)
     first.write(1, segment(1))
     first.write(2, segment(2))
     (item,) = storage.list("")
     whole = storage.get(item.key) or b""
-    storage.put(item.key, whole[: -len(segment(2)) // 3])
-    second = files_of(storage, 16, recorded=1)
+    storage.put(item.key, whole[:-missing])
+    second = files_of(storage, 24, recorded=1)
     second.write(2, segment(2))
     assert written(storage) == expected(2)
+    second.write(3, segment(3))
+    assert written(storage) == expected(3)
 
 
 def test_files_of_one_epoch_each_are_taken_over(storage: LocalStorage) -> None:

@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
-from tensorboard.plugins.hparams.metadata import parse_session_start_info_plugin_data
+from tensorboard.plugins.hparams.api_pb2 import STATUS_SUCCESS
+from tensorboard.plugins.hparams.metadata import (
+    parse_session_end_info_plugin_data,
+    parse_session_start_info_plugin_data,
+)
 from tensorboard.util.tensor_util import make_ndarray
 
 from cluster.storage.local import LocalStorage
@@ -87,6 +91,18 @@ def test_a_confusion_matrix_is_darker_where_more_images_are() -> None:
     assert corner[0, 1] == corner[1, 0] == corner[1, 1] == 255
 
 
+def test_each_cell_of_a_confusion_matrix_holds_its_per_cent_of_the_row() -> None:
+    shown = pixels(confusion_picture(torch.tensor([[3, 1, 0], [0, 0, 4], [1, 3, 16]]), ["", "", ""]).png)
+    margin, cell = 8, 25
+    for (row, column), text in {(0, 0): "75", (0, 1): "25", (1, 2): "100", (2, 0): "5", (2, 1): "15"}.items():
+        found = shown[margin + cell * row :, margin + cell * column :][:cell, :cell]
+        alone = Image.new("RGB", (cell, cell), tuple(found[2, 2].tolist()))
+        colour = "white" if int(text) > 50 else "black"
+        ImageDraw.Draw(alone).text((cell // 2, cell // 2), text, colour, ImageFont.load_default(11), "mm")
+        assert np.array_equal(found, np.asarray(alone)), (row, column)
+    assert (shown[margin : margin + cell, margin + 2 * cell :] == 255).all(), "a cell of none is empty"
+
+
 @pytest.mark.parametrize("named", [0, 2])
 def test_names_stand_beside_their_row_and_above_their_column(named: int) -> None:
     names = ["", "", ""]
@@ -143,10 +159,13 @@ def test_settings_are_told_once_and_the_end_at_the_end(run: tuple[TrainingConfig
     assert step == 0
     told = parse_session_start_info_plugin_data(start.metadata.plugin_data.content)
     shown = {name: getattr(v, str(v.WhichOneof("kind"))) for name, v in told.hparams.items()}
-    assert shown == hyperparameters(config)
+    assert shown == hyperparameters(config) and told.group_name == config.trial_id()
+    assert (shown["data.holdout"], shown["schedule.warmup_iterations"], shown["run.exact"]) == (0, 0, False)
     assert shown["schedule.milestones"] == "1" and shown["solver.nesterov"] is True and shown["run.workers"] == 1
     assert not {"data.fingerprint", "run.histogram_epochs", "solver.alpha"} & shown.keys()
-    assert [s for s, v in found if v.tag == "_hparams_/session_end_info"] == [12]
+    ((step, end),) = [(s, v) for s, v in found if v.tag == "_hparams_/session_end_info"]
+    assert step == 12
+    assert parse_session_end_info_plugin_data(end.metadata.plugin_data.content).status == STATUS_SUCCESS
 
 
 def test_curves_stand_before_pictures_and_histograms(run: tuple[TrainingConfig, list[tuple[int, Any]]]) -> None:

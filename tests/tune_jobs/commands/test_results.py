@@ -1,11 +1,12 @@
 """`resnet-dist results`: the same tidy table in every format."""
 
 import csv
+import errno
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from pyarrow import parquet
@@ -22,6 +23,7 @@ from tests.tune_jobs.recorded import (
     record_result,
 )
 from tune_jobs.command_line import main
+from tune_jobs.commands.results import WRITERS
 from tune_jobs.results.tidy_table import ResultTable, varying_settings
 from tune_jobs.results.trials import iterate_trials
 
@@ -116,6 +118,69 @@ def as_csv(value: object) -> str:
     return "" if value is None else str(value)
 
 
+def test_rows_beyond_a_group_of_a_parquet_file_follow_in_order(
+    uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tune_jobs.commands.results.ROW_GROUP", 2)
+    target = tmp_path / "table.parquet"
+    assert main(["results", uri, "--rows", "epochs", "--format", "parquet", "--output", str(target)]) == 0
+    file = parquet.ParquetFile(target)
+    assert [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)] == [2, 2, 1]
+    assert file.read().to_pylist() == rows(uri, capsys, "--rows", "epochs")
+
+
+def test_a_csv_file_has_lines_in_utf_8_that_end_alike_everywhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = TWO_ROWS.replace('"shallow"', '"größer als 5×5, κ"')
+    storage, trials = record_experiment(tmp_path, experiment_from(text, tmp_path), seeds=1)
+    record_failure(storage, "two-rows", trials[0], "Zürich")
+    target = tmp_path / "table.csv"
+    assert main(["results", f"{storage.uri}/two-rows", "--output", str(target)]) == 0
+    lines = target.read_bytes().decode("utf-8").split("\n")
+    assert len(lines) == 1 + 2 + 1 and lines[-1] == "" and "\r" not in "".join(lines)
+    assert '"depths: größer als 5×5, κ"' in lines[1] and lines[1].endswith(",Zürich")
+
+
+def test_a_path_that_is_not_utf_8_is_the_same_text_in_every_format(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, trials = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
+    record_failure(storage, "two-rows", trials[0], os.fsdecode(b"no images in /data/\xff"))
+    uri, target = f"{storage.uri}/two-rows", tmp_path / "table"
+    assert rows(uri, capsys)[0]["reason"] == "no images in /data/\\udcff"
+    assert main(["results", uri, "--output", str(target)]) == 0
+    assert target.read_text(encoding="utf-8").splitlines()[1].endswith(",no images in /data/\\udcff")
+    assert main(["results", uri, "--format", "parquet", "--output", str(target)]) == 0
+    assert parquet.read_table(target).to_pylist()[0]["reason"] == "no images in /data/\\udcff"
+
+
+def test_a_table_without_rows_is_whole_in_every_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    storage, _ = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
+    uri = f"{storage.uri}/two-rows"
+    assert rows(uri, capsys, "--rows", "epochs") == []
+    assert main(["results", uri, "--rows", "epochs"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    target = tmp_path / "table.parquet"
+    assert main(["results", uri, "--rows", "epochs", "--format", "parquet", "--output", str(target)]) == 0
+    assert parquet.read_table(target).num_rows == 0 and "top1_error" in parquet.read_table(target).column_names
+
+
+def test_what_cannot_be_written_to_its_end_leaves_the_earlier_file_and_no_other(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(columns: object, found: object, file: IO[str]) -> None:
+        file.write("half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (folder := tmp_path / "tables").mkdir()
+    (folder / "table.csv").write_text("the earlier table")
+    monkeypatch.setitem(WRITERS, "csv", full)
+    assert main(["results", uri, "--output", str(folder / "table.csv")]) == 1
+    assert f"--output {folder}/table.csv: cannot be written: No space left" in capsys.readouterr().err
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("table.csv", "the earlier table")]
+
+
 def test_an_experiment_without_trials_is_a_table_without_rows() -> None:
     record: dict[str, Any] = {"tables": [], "trials": {}}
     assert [column.name for column in ResultTable(record, "trials").columns][:4] == ["trial", "name", "cells", "state"]
@@ -136,6 +201,20 @@ def test_a_mistake_is_one_line(arguments: list[str], says: str, uri: str, capsys
     assert main(["results", place, *arguments[1:]]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert says in line
+
+
+def test_the_experiments_of_a_storage_are_named_each_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    storage = LocalStorage(tmp_path)
+    for number in range(10):
+        storage.put(f"grid-{number}/experiment.json", b"{}")
+    assert main(["results", str(tmp_path)]) == 1
+    others = ", ".join(f"grid-{number}" for number in range(1, 8))
+    assert f"give one of its experiments: {tmp_path}/grid-0 (or {others}, …)\n" in capsys.readouterr().err
+
+
+def test_an_experiment_in_the_root_directory_is_looked_for_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["results", "/no-such-experiment"]) == 1
+    assert "no-such-experiment: no such experiment in /;" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("uri", ["s3://bucket", "/"])
@@ -262,5 +341,6 @@ def test_the_best_trial_goes_where_output_says(
     assert main(["results", searched, "--best", "--output", str(target)]) == 0
     assert capsys.readouterr().out == ""
     assert "top1_error 10.00 %\n" in target.read_text()
-    assert main(["results", searched, "--best", "--rows", "epochs"]) == 1
-    assert "leave out --rows" in capsys.readouterr().err
+    for options in (["--rows", "epochs"], ["--format", "parquet", "--output", str(target)]):
+        assert main(["results", searched, "--best", *options]) == 1
+        assert "leave out --rows and --format parquet" in capsys.readouterr().err

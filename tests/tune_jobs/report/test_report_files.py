@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -13,6 +14,7 @@ from tests.tune_jobs.recorded import (
     TWO_ROWS,
     experiment_from,
     record_experiment,
+    record_failure,
     record_result,
 )
 from tests.tune_jobs.report_reading import ERRORS, NOW, Finished, Page, rows_of, shown, text_of
@@ -79,6 +81,16 @@ def test_csv_has_a_line_for_every_trial_of_every_row(finished: Finished) -> None
     assert {(line["state"], line["precision"], line["dirty"]) for line in lines} == {("finished", "float32", "False")}
     assert lines[0]["paper"] == "0.09"
     assert lines[3]["paper"] == ""
+
+
+@pytest.mark.usefixtures("without_figures")
+def test_a_path_that_is_not_utf_8_is_told_in_every_file(tmp_path: Path) -> None:
+    storage, trials = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
+    record_failure(storage, "two-rows", trials[0], os.fsdecode(b"no images in /data/\xff"))
+    write_report(storage, "two-rows", NOW)
+    (line, _) = csv.DictReader(io.StringIO(text_of(storage, "results.csv")))
+    assert line["reason"] == "no images in /data/\\udcff"
+    assert all("no images in /data/" in text_of(storage, file) for file in ("report.md", "report.html"))
 
 
 @pytest.mark.usefixtures("without_figures")

@@ -1,6 +1,8 @@
 """Results as the frames that people have installed."""
 
+import html
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -9,8 +11,9 @@ import pytest
 
 from resnet_dist.errors import UserError
 from resnet_dist.storage.interface import TrialKeys
-from tests.tune_jobs.recorded import TWO_ROWS, experiment_from, record_experiment, record_result
+from tests.tune_jobs.recorded import TWO_ROWS, experiment_from, record_experiment, record_metrics, record_result
 from tune_jobs import Results, read_results
+from tune_jobs.results.html_table import html_table
 
 
 @pytest.fixture
@@ -46,6 +49,31 @@ def test_an_epoch_that_was_not_evaluated_has_no_error_in_a_frame(tmp_path: Path)
 def test_an_experiment_without_an_epoch_is_an_empty_frame(tmp_path: Path) -> None:
     storage, _ = record_experiment(tmp_path, experiment_from(TWO_ROWS, tmp_path), seeds=1)
     assert read_results("two-rows", storage.uri).to_arrow("epochs").num_rows == 0
+
+
+def test_a_notebook_shows_each_trial_with_its_newest_error_in_per_cent(tmp_path: Path) -> None:
+    text = TWO_ROWS.replace('label = "deep"', 'label = "deep <b>"').replace('title = "Two rows"', 'title = "1 < 2"')
+    storage, trials = record_experiment(tmp_path, experiment_from(text, tmp_path), seeds=2)
+    record_result(storage, "two-rows", trials[0], 0.0)
+    record_metrics(storage, "two-rows", trials[1], [0.5, 0.4, 0.3125])
+    found = read_results("two-rows", storage.uri)
+    shown = found._repr_html_()
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", shown)[1:]]
+    assert [row[1:] for row in cells] == [
+        ["finished", "2 of 200", "0.00", trials[0].trial_id],
+        ["unfinished", "3 of 200", "31.25", trials[1].trial_id],
+        ["missing", "0 of 200", "", trials[2].trial_id],
+        ["missing", "0 of 200", "", trials[3].trial_id],
+    ]
+    assert [row[0] for row in cells] == [html.escape(trial.name) for trial in trials] and "1 &lt; 2</b>" in shown
+    assert '<td style="text-align:left">a&lt;b&amp;c</td>' in html_table(("name",), [("a<b&c",)])
+    plain = found.to_dict()["trials"]
+    assert [(one["top1_error"], one["epochs_done"], one["epochs"]) for one in plain] == [
+        (0.0, 2, 200),
+        (None, 3, 200),
+        (None, 0, 200),
+        (None, 0, 200),
+    ]
 
 
 def test_a_frame_of_what_is_not_installed_is_one_line(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
