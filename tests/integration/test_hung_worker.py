@@ -31,7 +31,7 @@ width = 4
 [schedule]
 milestones = []
 [run]
-epochs = 24
+epochs = 80
 checkpoint_epochs = 1
 device = "cpu"
 exact = true
