@@ -159,26 +159,20 @@ def write_report(
     files: dict[str, bytes] = {}
     every = [*([overview] if overview else []), *(one for drawn in drawings.values() for one in drawn)]
     for drawing in every:
-        files[f"{_path(drawing)}.svg"] = _encoded(drawing.svg)
+        files[f"{_path(drawing)}.svg"] = drawing.svg.encode()
         files[f"{_path(drawing)}.png"] = drawing.png
-    files["results.csv"] = _encoded(trials_csv(summary))
-    files["tables.csv"] = _encoded(cells_csv(summary))
+    files["results.csv"] = trials_csv(summary).encode()
+    files["tables.csv"] = cells_csv(summary).encode()
     if summary.images:
-        files["images.csv"] = _encoded(images_csv(summary.images))
+        files["images.csv"] = images_csv(summary.images).encode()
     linked = {table: [_linked(drawing) for drawing in drawn] for table, drawn in drawings.items()}
-    text = markdown(summary, where, [_linked(overview)] if overview else [], linked, written)
-    files["report.md"] = _encoded(text)
-    files["report.html"] = _encoded(html_page(summary, where, overview, drawings, written))
+    files["report.md"] = markdown(summary, where, [_linked(overview)] if overview else [], linked, written).encode()
+    files["report.html"] = html_page(summary, where, overview, drawings, written).encode()
     target, prefix = (storage, f"{name}/report/") if into is None else (into, "")
     for path, data in files.items():
         target.put(f"{prefix}{path}", data)
     figures = {drawing.name: drawing for drawing in every}
     return Report(summary, tuple(f"{target.uri.rstrip('/')}/{prefix}{path}" for path in files), figures)
-
-
-def _encoded(text: str) -> bytes:
-    """As UTF-8, which a path in a reason may not be."""
-    return text.encode(errors="backslashreplace")
 
 
 def _path(drawing: Drawing) -> str:

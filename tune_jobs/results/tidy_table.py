@@ -41,8 +41,7 @@ class Column:
         if value is None or (isinstance(value, float) and not math.isfinite(value)):
             return None
         if self.kind == "text":
-            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-            return text.encode(errors="backslashreplace").decode()  # of paths that are no UTF-8
+            return ",".join(map(str, value)) if isinstance(value, list) else str(value)
         if self.kind == "boolean":
             return bool(value)
         return int(value) if self.kind == "integer" else float(value)

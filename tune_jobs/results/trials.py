@@ -261,4 +261,5 @@ def _require_all_epochs(rows: Sequence[Mapping[str, Any]], result: Mapping[str, 
 
 
 def _one_line(text: object) -> str:
-    return " ".join(str(text).split())
+    """A reason on one line, in UTF-8, which a path that it names may not be."""
+    return " ".join(str(text).split()).encode(errors="backslashreplace").decode()
